@@ -1,0 +1,203 @@
+//! mistral.rs in process: the only module that imports it.
+//!
+//! - `mistral/load.rs` builds a model with an adapter merged into it, on a thread of its own
+//! - `mistral/capture.rs` draws the tokens of one sequence and carries its answer out
+//!
+//! mistral.rs 0.8.1 cannot swap an adapter, so a publish builds a second model while the first still answers, and
+//! then replaces it; the first ends when its last request is answered. Invariants:
+//! - a request is answered by the policy that was current when it arrived, whatever is published meanwhile;
+//! - a model that no request and no policy holds ends its thread and frees its memory. 0.8.1 leaks one sleeping
+//!   thread for each model (its interval logger never ends): some kilobytes a publish;
+//! - nothing here reaches for the network: every file is named by its local path.
+//!
+//! When a mistral.rs with exchangeable adapters reaches crates.io, only `load.rs` changes.
+
+mod capture;
+mod load;
+
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use mistralrs::core::{NormalRequest, Request as CoreRequest, RequestMessage, SamplingParams, StopTokens};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::sampler::{Sampler, mix_seed};
+use crate::{Adapter, Completion, Engine, EngineError, PolicyVersion, Request};
+use capture::{Answer, Bounds, Caller, Capture};
+use load::Loader;
+
+/// Where the model runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// One sequence at a time: the only correct way in 0.8.1.
+    Cpu,
+    /// A CUDA device, with PagedAttention and up to `max_sequences` sequences together.
+    Gpu {
+        /// Which device, from 0.
+        index: usize,
+        /// How many sequences are decoded together.
+        max_sequences: usize,
+        /// Memory of the key-value cache in MiB. Twice this is used while a publish overlaps the old model.
+        cache_mb: usize,
+    },
+}
+
+/// Type of the weights and activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    F32,
+    /// On a GPU only: candle has no bf16 matrix product on the CPU.
+    Bf16,
+}
+
+/// How a model is loaded; the same for every publish of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MistralSettings {
+    pub device: Device,
+    pub precision: Precision,
+}
+
+impl MistralSettings {
+    /// How many sequences may be in a model at a time.
+    ///
+    /// On the CPU exactly one: 0.8.1's single-query attention (`flash_attn_cpu_single_q`) shares one scratch area
+    /// between the sequences of a batch, so all but one get wrong logits, and its own limit
+    /// (`max_num_seqs` 1) does not keep requests apart. `tests/engines.rs` compares concurrent sequences with our
+    /// own forward and fails when this is lifted too early.
+    fn max_sequences(&self) -> usize {
+        match self.device {
+            Device::Cpu => 1,
+            Device::Gpu { max_sequences, .. } => max_sequences.max(1),
+        }
+    }
+}
+
+/// The engine: the policy that answers now, and what is needed to build the next one.
+pub struct MistralRs {
+    loader: Arc<Loader>,
+    current: RwLock<Arc<Policy>>,
+    /// Publishes are made one after the other.
+    publishing: tokio::sync::Mutex<()>,
+    /// One permit for each sequence inside mistral.rs, across an old and a new model.
+    slots: Arc<Semaphore>,
+}
+
+/// One loaded model. Dropping the last reference ends its thread.
+struct Policy {
+    version: PolicyVersion,
+    /// Prompt and completion together are at most this long.
+    context: usize,
+    requests: mpsc::Sender<CoreRequest>,
+    /// Ends the model's thread when dropped. `requests` is taken from it once, because asking it again would
+    /// restart a thread that died, with a model that nobody checked.
+    _runner: Arc<mistralrs::core::MistralRs>,
+}
+
+impl MistralRs {
+    /// Loads the model in `model_dir` with `adapter` as the policy of step 0.
+    ///
+    /// # Errors
+    /// [`EngineError::Model`] when a file is missing, the settings cannot work or the model does not load;
+    /// [`EngineError::Adapter`] when the adapter does not fit it.
+    pub async fn load(model_dir: &Path, settings: MistralSettings, adapter: Adapter) -> Result<Self, EngineError> {
+        let loader = Arc::new(Loader::open(model_dir, settings)?);
+        let first = loader.load(0, adapter).await?;
+        Ok(Self {
+            loader,
+            current: RwLock::new(Arc::new(first)),
+            publishing: tokio::sync::Mutex::new(()),
+            slots: Arc::new(Semaphore::new(settings.max_sequences())),
+        })
+    }
+
+    fn current(&self) -> Arc<Policy> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Engine for MistralRs {
+    /// Dropping the future makes the sequences that already run draw a stop token next; without stop tokens they
+    /// run on to their length, unread. A slot is free again only when mistral.rs has let go of its sequence.
+    async fn generate(&self, request: Request) -> Result<Vec<Completion>, EngineError> {
+        let policy = self.current();
+        let max_new_tokens = room(&request, policy.context)?;
+        let mut answers = Vec::with_capacity(request.group_size);
+        for index in 0..request.group_size {
+            let slot = Arc::clone(&self.slots).acquire_owned().await.map_err(|_| EngineError::Stopped)?;
+            answers.push(policy.start(&request, index, max_new_tokens, slot).await?);
+        }
+        let mut completions = Vec::with_capacity(request.group_size);
+        for answer in answers {
+            let Answer { tokens, log_probs, finish } = answer.await.map_err(|_| EngineError::Stopped)??;
+            completions.push(Completion { tokens, log_probs, finish, policy: policy.version.clone() });
+        }
+        Ok(completions)
+    }
+
+    /// Dropping the future keeps the old policy; the model being built is thrown away when it is ready.
+    async fn publish(&self, step: u64, adapter: Adapter) -> Result<PolicyVersion, EngineError> {
+        let _turn = self.publishing.lock().await;
+        // The model's folder was fine once: what fails now is the run's fault, not the user's input.
+        let next = self.loader.load(step, adapter).await.map_err(|error| match error {
+            EngineError::Model { problem, .. } => {
+                EngineError::Adapter(format!("mistral.rs did not load it: {problem}"))
+            }
+            other => other,
+        })?;
+        let version = next.version.clone();
+        let old = std::mem::replace(&mut *self.current.write().unwrap_or_else(PoisonError::into_inner), Arc::new(next));
+        drop(old);
+        Ok(version)
+    }
+
+    fn concurrency(&self) -> usize {
+        /// Group size that this guess is made for: enough requests to fill the slots, and one to wait.
+        const TYPICAL_GROUP: usize = 8;
+        self.loader.settings.max_sequences() / TYPICAL_GROUP + 2
+    }
+}
+
+impl Policy {
+    /// Hands one sequence to the model; the answer comes through the receiver.
+    async fn start(
+        &self,
+        request: &Request,
+        index: usize,
+        max_new_tokens: usize,
+        slot: OwnedSemaphorePermit,
+    ) -> Result<Caller, EngineError> {
+        let sampler = Sampler::new(mix_seed(request.seed, index as u64), request.sampling.temperature);
+        let stop_tokens = Arc::clone(&request.sampling.stop_tokens);
+        let bounds = Bounds { prompt_tokens: request.prompt.len(), max_new_tokens, stop_tokens };
+        let (capture, response, caller) = Capture::new(bounds, sampler, slot);
+        let message = RequestMessage::CompletionTokens(request.prompt.to_vec());
+        let params = sampling_params(request, max_new_tokens);
+        let mut core = NormalRequest::new_simple(message, params, response, 0, None, None);
+        core.logits_processors = Some(vec![Arc::new(capture)]);
+        self.requests.send(CoreRequest::Normal(Box::new(core))).await.map_err(|_| EngineError::Stopped)?;
+        Ok(caller)
+    }
+}
+
+/// Greedy, because [`Capture`] has drawn already. Temperature 0 takes mistral.rs's arg-max path; leaving it unset
+/// would mean 1.0 and a softmax over the one-hot logits.
+fn sampling_params(request: &Request, max_new_tokens: usize) -> SamplingParams {
+    SamplingParams {
+        temperature: Some(0.0),
+        max_len: Some(max_new_tokens),
+        stop_toks: Some(StopTokens::Ids(request.sampling.stop_tokens.to_vec())),
+        ..SamplingParams::deterministic()
+    }
+}
+
+/// How many tokens may be drawn: what the request asks, as far as the context goes. At least one.
+fn room(request: &Request, context: usize) -> Result<usize, EngineError> {
+    let tokens = request.prompt.len();
+    if tokens == 0 || tokens >= context {
+        return Err(EngineError::PromptLength { tokens, context });
+    }
+    if request.sampling.max_new_tokens == 0 {
+        return Err(EngineError::Generate("max_new_tokens is 0".into()));
+    }
+    Ok(request.sampling.max_new_tokens.min(context - tokens))
+}

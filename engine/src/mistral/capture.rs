@@ -1,0 +1,234 @@
+//! Draws the tokens of one sequence inside mistral.rs, and carries its answer out.
+//!
+//! mistral.rs returns neither token ids nor natural-log probabilities, so a logits processor draws by itself, keeps
+//! both, and leaves mistral.rs a single possible token.
+//!
+//! Ownership is the point of this file. mistral.rs panics, and its model dies, when the receiver of a response is
+//! gone; and a slot may not be given on before mistral.rs has let go of the sequence. So the sequence itself owns
+//! its capture, and the capture owns the response's receiver, the slot, and the way back to the caller: all end
+//! together, when mistral.rs drops the sequence, for whatever reason (done, failed, refused, model gone).
+//! Invariant: each capture answers exactly once, from `drop`.
+//!
+//! 0.8.1 lets a sequence that ends with its first token run on, after it has answered. The capture knows by itself
+//! where its sequence ends: from there on it repeats the last token, which ends the sequence for good.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{Device, Tensor};
+use mistralrs::core::{CustomLogitsProcessor, Response};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use crate::sampler::Sampler;
+use crate::{EngineError, Finish};
+
+/// What one sequence produced.
+#[derive(Debug)]
+pub struct Answer {
+    pub tokens: Vec<u32>,
+    /// As long as `tokens`.
+    pub log_probs: Vec<f32>,
+    pub finish: Finish,
+}
+
+type Reply = oneshot::Sender<Result<Answer, EngineError>>;
+
+/// The caller's end: dropping it abandons the sequence.
+pub type Caller = oneshot::Receiver<Result<Answer, EngineError>>;
+
+/// Where a sequence begins and ends.
+#[derive(Debug, Clone)]
+pub struct Bounds {
+    pub prompt_tokens: usize,
+    /// At least one.
+    pub max_new_tokens: usize,
+    pub stop_tokens: Arc<[u32]>,
+}
+
+pub struct Capture {
+    bounds: Bounds,
+    state: Mutex<State>,
+    /// Taken in `drop` only; closed when the caller has gone.
+    reply: Option<Reply>,
+    _slot: OwnedSemaphorePermit,
+}
+
+struct State {
+    sampler: Sampler,
+    tokens: Vec<u32>,
+    log_probs: Vec<f32>,
+    responses: mpsc::Receiver<Response>,
+}
+
+impl Capture {
+    /// The capture, where mistral.rs is to send its response, and where the caller gets the answer.
+    pub fn new(bounds: Bounds, sampler: Sampler, slot: OwnedSemaphorePermit) -> (Self, mpsc::Sender<Response>, Caller) {
+        // One response is the rule; a sequence that runs on, or a batch that fails late, sends a second one, and
+        // the model waits until there is room for it.
+        let (response, responses) = mpsc::channel(4);
+        let (reply, answer) = oneshot::channel();
+        let state = Mutex::new(State { sampler, tokens: Vec::new(), log_probs: Vec::new(), responses });
+        (Self { bounds, state, reply: Some(reply), _slot: slot }, response, answer)
+    }
+
+    /// The token at this position; `context` is how long prompt and completion are so far.
+    fn pick(&self, logits: &[f32], context: usize) -> u32 {
+        let abandoned = self.reply.as_ref().is_none_or(oneshot::Sender::is_closed);
+        if let (true, Some(&stop)) = (abandoned, self.bounds.stop_tokens.first()) {
+            return stop;
+        }
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match state.ended(&self.bounds).or_else(|| state.kept(&self.bounds, context)) {
+            Some(token) => token,
+            None => state.draw(logits),
+        }
+    }
+}
+
+impl CustomLogitsProcessor for Capture {
+    /// `logits`: (V), f32, already on the CPU. Returns 0 for the pick and −∞ elsewhere.
+    fn apply(&self, logits: &Tensor, context: &[u32]) -> candle_core::Result<Tensor> {
+        let mut values: Vec<f32> = logits.to_vec1()?;
+        if values.is_empty() {
+            candle_core::bail!("the model gave no logits");
+        }
+        let pick = self.pick(&values, context.len()) as usize;
+        values.fill(f32::NEG_INFINITY);
+        match values.get_mut(pick) {
+            Some(logit) => *logit = 0.0,
+            None => candle_core::bail!("stop token {pick} is not in the vocabulary"),
+        }
+        let vocabulary = values.len();
+        Tensor::from_vec(values, vocabulary, &Device::Cpu)
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        if let Some(reply) = self.reply.take() {
+            let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+            // An error here only says that nobody waits.
+            let _ = reply.send(state.answer());
+        }
+    }
+}
+
+impl State {
+    /// The last token, when the sequence ends with it.
+    fn ended(&self, bounds: &Bounds) -> Option<u32> {
+        let last = *self.tokens.last()?;
+        (bounds.stop_tokens.contains(&last) || self.tokens.len() >= bounds.max_new_tokens).then_some(last)
+    }
+
+    /// The token that was drawn for this position: mistral.rs asks again for one that it did not keep, when another
+    /// sequence of the batch has failed.
+    fn kept(&self, bounds: &Bounds, context: usize) -> Option<u32> {
+        self.tokens.get(context.checked_sub(bounds.prompt_tokens)?).copied()
+    }
+
+    fn draw(&mut self, logits: &[f32]) -> u32 {
+        let (token, log_prob) = self.sampler.sample(logits);
+        self.tokens.push(token);
+        self.log_probs.push(log_prob);
+        token
+    }
+
+    /// Joins what was drawn with what mistral.rs says about it.
+    fn answer(&mut self) -> Result<Answer, EngineError> {
+        let done = match self.responses.try_recv() {
+            Ok(Response::CompletionDone(done)) => done,
+            Ok(Response::CompletionModelError(problem, _)) => return Err(EngineError::Generate(first_line(&problem))),
+            Ok(Response::InternalError(problem) | Response::ValidationError(problem)) => {
+                return Err(EngineError::Generate(first_line(&problem.to_string())));
+            }
+            Ok(_) => return Err(EngineError::Generate("not a completion: this is a bug in the engine".into())),
+            Err(_) => return Err(EngineError::Stopped),
+        };
+        let finish = finish(done.choices.first().map_or("nothing", |choice| choice.finish_reason.as_str()))?;
+        if self.tokens.len() != done.usage.completion_tokens {
+            let (drawn, kept) = (self.tokens.len(), done.usage.completion_tokens);
+            return Err(EngineError::Generate(format!("{drawn} tokens were drawn but mistral.rs kept {kept}")));
+        }
+        if let Some(at) = self.log_probs.iter().position(|log_prob| !log_prob.is_finite()) {
+            return Err(EngineError::Generate(format!("the logits of token {at} are not finite")));
+        }
+        Ok(Answer { tokens: std::mem::take(&mut self.tokens), log_probs: std::mem::take(&mut self.log_probs), finish })
+    }
+}
+
+/// candle writes a backtrace behind its messages when the environment asks for one.
+pub fn first_line(problem: &str) -> String {
+    problem.lines().next().unwrap_or_default().to_string()
+}
+
+fn finish(reason: &str) -> Result<Finish, EngineError> {
+    match reason {
+        "stop" => Ok(Finish::Stop),
+        "length" => Ok(Finish::Length),
+        other => Err(EngineError::Generate(format!("mistral.rs ended the sequence with `{other}`"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    fn capture(max_new_tokens: usize, slots: &Arc<Semaphore>) -> (Capture, mpsc::Sender<Response>, Caller) {
+        let slot = Arc::clone(slots).try_acquire_owned().expect("a free slot");
+        let bounds = Bounds { prompt_tokens: 2, max_new_tokens, stop_tokens: [2].into() };
+        Capture::new(bounds, Sampler::new(1, 0.0), slot)
+    }
+
+    fn slots() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(1))
+    }
+
+    fn picked(capture: &Capture, logits: &[f32], context: &[u32]) -> u32 {
+        let logits = Tensor::new(logits, &Device::Cpu).expect("a tensor");
+        let one_hot: Vec<f32> = capture.apply(&logits, context).and_then(|t| t.to_vec1()).expect("one-hot logits");
+        assert_eq!(one_hot.iter().filter(|x| **x == f32::NEG_INFINITY).count(), one_hot.len() - 1);
+        one_hot.iter().position(|x| *x == 0.0).expect("a pick") as u32
+    }
+
+    #[test]
+    fn a_token_asked_for_twice_is_drawn_once() {
+        let (capture, _response, _caller) = capture(9, &slots());
+        assert_eq!(picked(&capture, &[0.0, 2.0, 1.0], &[5, 5]), 1);
+        assert_eq!(picked(&capture, &[3.0, 2.0, 1.0], &[5, 5]), 1, "asked again for the same position");
+        assert_eq!(picked(&capture, &[3.0, 2.0, 1.0], &[5, 5, 1]), 0);
+        assert_eq!(capture.state.lock().expect("unpoisoned").tokens, [1, 0]);
+    }
+
+    #[test]
+    fn nothing_is_drawn_behind_the_end() {
+        let check = |max_new_tokens, first: &[f32], token| {
+            let (capture, _response, _caller) = capture(max_new_tokens, &slots());
+            assert_eq!(picked(&capture, first, &[5, 5]), token);
+            assert_eq!(picked(&capture, &[3.0, 2.0, 1.0], &[5, 5, token]), token);
+            assert_eq!(capture.state.lock().expect("unpoisoned").tokens, [token]);
+        };
+        check(9, &[0.0, 0.0, 1.0], 2);
+        check(1, &[0.0, 1.0, 0.0], 1);
+    }
+
+    #[test]
+    fn an_abandoned_sequence_stops() {
+        let (capture, _response, caller) = capture(9, &slots());
+        assert_eq!(picked(&capture, &[3.0, 2.0, 1.0], &[5, 5]), 0);
+        drop(caller);
+        assert_eq!(picked(&capture, &[3.0, 2.0, 1.0], &[5, 5, 0]), 2);
+    }
+
+    #[tokio::test]
+    async fn a_dropped_sequence_answers_and_frees_its_slot() {
+        let slots = slots();
+        let (capture, _response, caller) = capture(9, &slots);
+        assert_eq!(slots.available_permits(), 0);
+        drop(capture);
+        assert!(matches!(caller.await, Ok(Err(EngineError::Stopped))));
+        assert_eq!(slots.available_permits(), 1);
+    }
+}

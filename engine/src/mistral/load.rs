@@ -1,0 +1,232 @@
+//! Builds a model with an adapter merged into its weights.
+//!
+//! mistral.rs takes in-memory adapters from a thread-local list while it builds, so each build has an OS thread of
+//! its own: nothing can leak from one publish into the next. The build needs a tokio runtime only to be awaited;
+//! the model makes another thread and runtime for itself, and outlives both.
+
+use std::any::Any;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use candle_core::{DType, Tensor};
+use mistralrs::core::{
+    AdapterPaths, DefaultSchedulerMethod, DeviceMapSetting, LocalModelPaths, MemoryGpuConfig, MistralRsBuilder,
+    ModelDType, ModelPaths, NormalLoaderBuilder, NormalSpecificConfig, PagedAttentionConfig, PagedCacheType, Pipeline,
+    SchedulerConfig,
+};
+use mistralrs_quant::{LoraAdapter, ShardedSafeTensors};
+use tokio::sync::oneshot;
+
+use super::capture::first_line;
+use super::{Device, MistralSettings, Policy, Precision};
+use crate::adapter::hash_bytes;
+use crate::{Adapter, EngineError, LoraConfig, PolicyVersion};
+
+/// What stays the same from one build to the next.
+pub struct Loader {
+    pub settings: MistralSettings,
+    dir: PathBuf,
+    weights: Vec<PathBuf>,
+    /// One handle for all builds: candle refuses to add tensors of two handles, even of one card.
+    device: candle_core::Device,
+}
+
+impl Loader {
+    /// Checks the settings and that every file is there; loads nothing.
+    pub fn open(dir: &Path, settings: MistralSettings) -> Result<Self, EngineError> {
+        if settings.device == Device::Cpu && settings.precision == Precision::Bf16 {
+            return Err(model_error(dir, "bf16 needs a GPU: candle has no bf16 matrix product on the CPU; use f32"));
+        }
+        for name in ["config.json", "tokenizer.json"] {
+            existing(dir, name)?;
+        }
+        let weights = weight_files(dir)?;
+        let device = match settings.device {
+            Device::Cpu => candle_core::Device::Cpu,
+            Device::Gpu { index, .. } => candle_core::Device::new_cuda(index)
+                .map_err(|e| model_error(dir, format!("CUDA device {index}: {e}")))?,
+        };
+        Ok(Self { settings, dir: dir.to_path_buf(), weights, device })
+    }
+
+    /// Builds the policy of `step` on a new thread. Dropping the future lets the thread end and drops the policy.
+    pub async fn load(self: &Arc<Self>, step: u64, adapter: Adapter) -> Result<Policy, EngineError> {
+        let loader = Arc::clone(self);
+        let (reply, policy) = oneshot::channel();
+        let thread = thread::Builder::new()
+            .name("mistralrs-load".into())
+            .spawn(move || drop(reply.send(loader.build(step, &adapter))))
+            .map_err(|e| model_error(&self.dir, format!("no thread to load it on: {e}")))?;
+        match policy.await {
+            Ok(policy) => policy,
+            // The sender went without a word: mistral.rs panicked, as it does on files that it cannot read.
+            Err(_) => Err(model_error(&self.dir, panic_message(thread.join().err()))),
+        }
+    }
+
+    /// Everything that happens on the loading thread.
+    fn build(&self, step: u64, adapter: &Adapter) -> Result<Policy, EngineError> {
+        let loaded = hash_bytes(&adapter.bytes);
+        if loaded != adapter.hash {
+            return Err(EngineError::WrongAdapter { published: adapter.hash.clone(), loaded });
+        }
+        self.apply(adapter)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|e| self.error(e))?;
+        let runner = runtime.block_on(self.build_runner())?;
+        let context = runner.config(None).map_err(|e| self.error(e))?.max_seq_len;
+        Ok(Policy {
+            version: PolicyVersion { step, adapter: loaded },
+            context: context.ok_or_else(|| self.error("the model names no context length"))?,
+            requests: runner.get_sender(None).map_err(|e| self.error(e))?,
+            _runner: runner,
+        })
+    }
+
+    /// Puts the adapter where the build on this thread looks for it.
+    fn apply(&self, adapter: &Adapter) -> Result<(), EngineError> {
+        let tensors = adapter.tensors()?;
+        check_names(&adapter.config, &tensors)?;
+        let tensors: HashMap<String, Tensor> = tensors.into_iter().collect();
+        let dtype = match self.settings.precision {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::BF16,
+        };
+        let config = mistralrs_quant::LoraConfig {
+            rank: adapter.config.r,
+            alpha: adapter.config.lora_alpha,
+            target_modules: adapter.config.target_modules.iter().cloned().collect(),
+        };
+        mistralrs_quant::clear_applied_loras();
+        let weights = ShardedSafeTensors::wrap(Box::new(tensors), dtype, self.device.clone());
+        mistralrs_quant::push_applied_lora(LoraAdapter { config, weights });
+        Ok(())
+    }
+
+    /// Loads the weights and starts the model's thread.
+    ///
+    /// One level below `TextModelBuilder`, which takes no device, maps layers by free memory, and lists the folder
+    /// through the hub's client. Neither template nor generation defaults are given, so mistral.rs knows no
+    /// end-of-sequence token but those of the request.
+    async fn build_runner(&self) -> Result<Arc<mistralrs::core::MistralRs>, EngineError> {
+        let specific = NormalSpecificConfig::default();
+        let id = self.dir.to_string_lossy().into_owned();
+        let loader = NormalLoaderBuilder::new(specific, None, None, Some(id), false, None)
+            .build(None)
+            .map_err(|e| self.error(e))?;
+        let (dtype, silent) = (self.model_dtype(), true);
+        let pipeline = loader
+            .load_model_from_path(
+                &self.paths(),
+                &dtype,
+                &self.device,
+                silent,
+                DeviceMapSetting::dummy(),
+                None,
+                self.paged_attention()?,
+            )
+            .map_err(|e| self.error(format!("{e:#}")))?;
+        let scheduler = self.scheduler(&*pipeline.lock().await);
+        Ok(MistralRsBuilder::new(pipeline, scheduler, false, None)
+            .with_no_prefix_cache(true)
+            .with_disable_eos_stop(true)
+            .build()
+            .await)
+    }
+
+    fn paths(&self) -> Box<dyn ModelPaths> {
+        Box::new(LocalModelPaths {
+            tokenizer_filename: self.dir.join("tokenizer.json"),
+            config_filename: self.dir.join("config.json"),
+            template_filename: None,
+            filenames: self.weights.clone(),
+            adapter_paths: AdapterPaths::None,
+            gen_conf: None,
+            preprocessor_config: None,
+            processor_config: None,
+            chat_template_json_filename: None,
+        })
+    }
+
+    fn model_dtype(&self) -> ModelDType {
+        match self.settings.precision {
+            Precision::F32 => ModelDType::F32,
+            Precision::Bf16 => ModelDType::BF16,
+        }
+    }
+
+    /// PagedAttention exists on a GPU only. The cache has a fixed size: sizes that follow the free memory would
+    /// leave none for the model that a publish builds beside this one.
+    fn paged_attention(&self) -> Result<Option<PagedAttentionConfig>, EngineError> {
+        match self.settings.device {
+            Device::Cpu => Ok(None),
+            Device::Gpu { cache_mb, .. } => {
+                PagedAttentionConfig::new(None, MemoryGpuConfig::MbAmount(cache_mb), PagedCacheType::Auto)
+                    .map(Some)
+                    .map_err(|e| self.error(e))
+            }
+        }
+    }
+
+    fn scheduler(&self, pipeline: &dyn Pipeline) -> SchedulerConfig {
+        let max_num_seqs = self.settings.max_sequences();
+        match pipeline.get_metadata().cache_config.clone() {
+            Some(config) => SchedulerConfig::PagedAttentionMeta { max_num_seqs, config },
+            None => {
+                let max_num_seqs = max_num_seqs.try_into().unwrap_or(std::num::NonZeroUsize::MIN);
+                SchedulerConfig::DefaultScheduler { method: DefaultSchedulerMethod::Fixed(max_num_seqs) }
+            }
+        }
+    }
+
+    fn error(&self, problem: impl ToString) -> EngineError {
+        model_error(&self.dir, first_line(&problem.to_string()))
+    }
+}
+
+/// Every tensor must belong to a target module: mistral.rs passes over the others without a word.
+fn check_names(config: &LoraConfig, tensors: &BTreeMap<String, Tensor>) -> Result<(), EngineError> {
+    let fits = |name: &str| {
+        let module = name.strip_prefix("base_model.model.")?;
+        let module = module.strip_suffix(".lora_A.weight").or_else(|| module.strip_suffix(".lora_B.weight"))?;
+        let last = module.rsplit('.').next()?;
+        config.target_modules.iter().any(|target| target == last).then_some(())
+    };
+    match tensors.keys().find(|name| fits(name).is_none()) {
+        Some(name) => Err(EngineError::Adapter(format!("{name} belongs to none of {:?}", config.target_modules))),
+        None => Ok(()),
+    }
+}
+
+/// `model.safetensors`, or the files that `model.safetensors.index.json` names.
+fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, EngineError> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let index = dir.join("model.safetensors.index.json");
+    if !index.is_file() {
+        return Ok(vec![existing(dir, "model.safetensors")?]);
+    }
+    let text = std::fs::read_to_string(&index).map_err(|e| model_error(&index, e))?;
+    let index: Index = serde_json::from_str(&text).map_err(|e| model_error(&index, e))?;
+    let names: std::collections::BTreeSet<String> = index.weight_map.into_values().collect();
+    names.iter().map(|name| existing(dir, name)).collect()
+}
+
+fn existing(dir: &Path, name: &str) -> Result<PathBuf, EngineError> {
+    let path = dir.join(name);
+    if path.is_file() { Ok(path) } else { Err(model_error(&path, "no such file")) }
+}
+
+fn model_error(path: &Path, problem: impl ToString) -> EngineError {
+    EngineError::Model { path: path.to_path_buf(), problem: problem.to_string() }
+}
+
+fn panic_message(payload: Option<Box<dyn Any + Send>>) -> String {
+    let text = payload
+        .as_ref()
+        .and_then(|p| p.downcast_ref::<String>().map(String::as_str).or_else(|| p.downcast_ref::<&str>().copied()));
+    format!("mistral.rs panicked: {}", text.unwrap_or("no message"))
+}

@@ -1,0 +1,152 @@
+//! `dump-rl data`: makes Knights and Knaves rows, and shows what a file of rows holds.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write as _};
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+use crate::error::InputError;
+use crate::task::{Row, kk, rows};
+
+/// Writes `out/train.jsonl` and `out/test.jsonl`, with `train` and `test` rows of every size in order; a split of no
+/// rows is not written. The same arguments give the same bytes.
+///
+/// # Errors
+/// Sizes or counts that are not possible, a file that is there already, and a path that cannot be written.
+pub fn kk(people: RangeInclusive<usize>, train: usize, test: usize, seed: u64, out: &Path) -> Result<(), InputError> {
+    let files = ["train.jsonl", "test.jsonl"].map(|name| out.join(name));
+    if let Some(path) = files.iter().find(|path| path.exists()) {
+        return Err(InputError::new(path.display(), "is there already; remove it or choose another --out"));
+    }
+    let (train, test) = kk::splits(people, train, test, seed).map_err(|e| InputError::new("data kk", e))?;
+    if train.is_empty() && test.is_empty() {
+        return Err(InputError::new("data kk", "--train and --test are both 0; ask for at least one row"));
+    }
+    fs::create_dir_all(out).map_err(|e| InputError::new(out.display(), format!("cannot be made: {e}")))?;
+    for (path, rows) in files.iter().zip([train, test]).filter(|(_, rows)| !rows.is_empty()) {
+        write_rows(path, &rows).map_err(|e| InputError::new(path.display(), format!("cannot be written: {e}")))?;
+    }
+    Ok(())
+}
+
+fn write_rows(path: &Path, rows: &[Row]) -> std::io::Result<()> {
+    let mut file = BufWriter::new(File::create_new(path)?);
+    for row in rows {
+        serde_json::to_writer(&mut file, row)?;
+        file.write_all(b"\n")?;
+    }
+    file.flush()
+}
+
+/// Reads `3-14`, or `5` for one size.
+///
+/// # Errors
+/// A text of another form and sizes outside what can be generated.
+pub fn parse_people(text: &str) -> Result<RangeInclusive<usize>, String> {
+    let (least, most) = (kk::MIN_PEOPLE, kk::MAX_PEOPLE);
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    match (first.trim().parse(), last.trim().parse()) {
+        (Ok(first), Ok(last)) if least <= first && first <= last && last <= most => Ok(first..=last),
+        _ => Err(format!("expected a number of people or a range such as 3-14, within {least}-{most}, got {text:?}")),
+    }
+}
+
+/// What a file of rows holds: rows and mean prompt length (characters) of every source, and one row as an example.
+///
+/// # Errors
+/// As [`rows::load`].
+pub fn inspect(path: &Path) -> Result<String, InputError> {
+    let rows = rows::load(path)?;
+    let example = rows.first().map(example).unwrap_or_default();
+    let mut text = format!("{}: {} rows\n", path.display(), rows.len());
+    for (source, rows) in rows::group_by_source(rows) {
+        let mean = rows.iter().map(prompt_chars).sum::<usize>() as f64 / rows.len() as f64;
+        let _ = writeln!(text, "  {source}: {} rows, prompts of {mean:.0} characters on average", rows.len());
+    }
+    Ok(text + &example)
+}
+
+fn prompt_chars(row: &Row) -> usize {
+    row.prompt.iter().map(|message| message.content.chars().count()).sum()
+}
+
+fn example(row: &Row) -> String {
+    let mut text = format!("\nthe first row, of {}:\n", row.data_source);
+    for message in &row.prompt {
+        let _ = writeln!(text, "  {}: {}", message.role, message.content);
+    }
+    text + &format!("  ground truth: {}\n", row.reward_model.ground_truth)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_seed_writes_the_same_bytes_that_load_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = |name: &str, seed| {
+            let out = folder.path().join(name).join("deep");
+            kk(3..=4, 6, 2, seed, &out).unwrap();
+            (fs::read(out.join("train.jsonl")).unwrap(), fs::read(out.join("test.jsonl")).unwrap())
+        };
+        let first = made("a", 1);
+        assert_eq!(first, made("b", 1));
+        assert_ne!(first, made("c", 2));
+        let loaded = rows::load(&folder.path().join("a/deep/train.jsonl")).unwrap();
+        assert_eq!(loaded, kk::splits(3..=4, 6, 2, 1).unwrap().0);
+    }
+
+    #[test]
+    fn existing_files_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("test.jsonl"), "mine").unwrap();
+        let error = kk(3..=3, 1, 1, 0, folder.path()).unwrap_err();
+        assert!(error.place.ends_with("test.jsonl") && error.problem.contains("already"), "{error}");
+        assert_eq!(fs::read_to_string(folder.path().join("test.jsonl")).unwrap(), "mine");
+        assert!(!folder.path().join("train.jsonl").exists());
+    }
+
+    #[test]
+    fn what_cannot_be_made_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let problem = |people, train| kk(people, train, 0, 0, folder.path()).unwrap_err().problem;
+        assert!(problem(3..=3, 0).contains("both 0"));
+        assert!(problem(2..=3, 1).contains("3-20"));
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert_eq!(kk(3..=3, 1, 0, 0, &file).unwrap_err().place, file.display().to_string());
+    }
+
+    #[test]
+    #[cfg_attr(debug_assertions, ignore = "takes 15 s without optimisation")]
+    fn more_puzzles_than_there_are_is_refused() {
+        // With three people each can say 73 things, so there are at most 73³ puzzles.
+        let error = kk(3..=3, 73 * 73 * 73, 0, 0, Path::new("unused")).unwrap_err();
+        assert!(error.problem.contains("distinct puzzles with 3 people"), "{error}");
+    }
+
+    #[test]
+    fn people_are_a_number_or_a_range() {
+        assert_eq!(parse_people("3-14"), Ok(3..=14));
+        assert_eq!(parse_people("5"), Ok(5..=5));
+        for text in ["", "-", "3-", "14-3", "2-5", "3-21", "three", "3-5-7", "3..5"] {
+            assert!(parse_people(text).unwrap_err().contains("3-14"), "{text}");
+        }
+    }
+
+    #[test]
+    fn inspect_counts_rows_and_characters_by_source() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.jsonl");
+        let line = |source: &str, prompt: &str| {
+            format!(r#"{{"prompt": "{prompt}", "answer": "(1) Zoey is a knight", "data_source": "{source}"}}"#)
+        };
+        fs::write(&path, [line("kk_a", "éé"), line("kk_b", "?"), line("kk_a", "four")].join("\n")).unwrap();
+        let text = inspect(&path).unwrap();
+        for part in ["rows.jsonl: 3 rows", "kk_a: 2 rows, prompts of 3 characters", "kk_b: 1 rows", "user: éé"] {
+            assert!(text.contains(part), "{part:?} in {text}");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! `dump-rl grade`: scores completions against a file of rows.
+
+use std::io::Write;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::InputError;
+use crate::task::{Grader, Row, rows};
+
+/// One line of the completions' file.
+#[derive(Deserialize)]
+struct Given {
+    /// Row number in the data, from 0.
+    index: usize,
+    completion: String,
+}
+
+/// One line of what is printed.
+#[derive(Serialize)]
+struct Scored<'a> {
+    index: usize,
+    data_source: &'a str,
+    format_score: f32,
+    answer_score: f32,
+    score: f32,
+}
+
+/// Grades every line `{"index", "completion"}` of `completions` against row `index` of `data`, and writes for each, in
+/// order, `{"index", "data_source", "format_score", "answer_score", "score"}`.
+///
+/// # Errors
+/// Rows that cannot be loaded; a line that is no JSON, lacks a field or names no row, as `path:line`; an output that
+/// cannot be written.
+pub fn run(data: &Path, completions: &Path, out: &mut impl Write) -> Result<(), InputError> {
+    let rows = rows::load(data)?;
+    for line in rows::numbered_lines(completions)? {
+        let (place, line) = line?;
+        let scored = score(&rows, &line).map_err(|problem| InputError::new(place, problem))?;
+        write_line(out, &scored).map_err(|e| InputError::new("output", format!("cannot be written: {e}")))?;
+    }
+    out.flush().map_err(|e| InputError::new("output", format!("cannot be written: {e}")))
+}
+
+fn score<'a>(rows: &'a [Row], line: &str) -> Result<Scored<'a>, String> {
+    let Given { index, completion } = serde_json::from_str(line)
+        .map_err(|e| format!(r#"expected {{"index": row number from 0, "completion": "…"}}: {e}"#))?;
+    let row = rows.get(index).ok_or_else(|| format!("index {index}, but the rows are 0 to {}", rows.len() - 1))?;
+    let grade = Grader::for_row(row)?.grade(&completion);
+    Ok(Scored {
+        index,
+        data_source: &row.data_source,
+        format_score: grade.format_score,
+        answer_score: grade.answer_score,
+        score: grade.score(),
+    })
+}
+
+fn write_line(out: &mut impl Write, scored: &Scored) -> std::io::Result<()> {
+    serde_json::to_writer(&mut *out, scored)?;
+    out.write_all(b"\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Grades `completions` against two rows, Zoey a knight in the first and a knave in the second.
+    fn graded(completions: &str) -> Result<String, InputError> {
+        let folder = tempfile::tempdir().unwrap();
+        let [data, given] = ["data.jsonl", "given.jsonl"].map(|name| folder.path().join(name));
+        let row =
+            |role: &str| format!(r#"{{"question": "?", "answer": "(1) Zoey is a {role}", "data_source": "kk_1"}}"#);
+        std::fs::write(&data, format!("{}\n{}\n", row("knight"), row("knave"))).unwrap();
+        std::fs::write(&given, completions).unwrap();
+        let mut out = Vec::new();
+        run(&data, &given, &mut out)?;
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn completions_are_scored_in_their_order() {
+        let line =
+            |index, completion: &str| format!("{}\n", serde_json::json!({"index": index, "completion": completion}));
+        let knave = "<think></think><answer>Zoey is a knave</answer>";
+        let expected = "\
+            {\"index\":1,\"data_source\":\"kk_1\",\"format_score\":1.0,\"answer_score\":2.0,\"score\":3.0}\n\
+            {\"index\":0,\"data_source\":\"kk_1\",\"format_score\":1.0,\"answer_score\":-1.5,\"score\":-0.5}\n\
+            {\"index\":0,\"data_source\":\"kk_1\",\"format_score\":-1.0,\"answer_score\":-2.0,\"score\":-3.0}\n";
+        assert_eq!(graded(&(line(1, knave) + &line(0, knave) + "\n" + &line(0, "?"))).unwrap(), expected);
+    }
+
+    #[test]
+    fn wrong_lines_are_named() {
+        for (line, word) in [
+            ("{", "expected"),
+            (r#"{"index": 0}"#, "`completion`"),
+            (r#"{"completion": "?"}"#, "`index`"),
+            (r#"{"index": -1, "completion": "?"}"#, "-1"),
+            (r#"{"index": 2, "completion": "?"}"#, "0 to 1"),
+        ] {
+            let error = graded(&format!("\n{line}\n")).unwrap_err();
+            assert!(error.place.ends_with("given.jsonl:2") && error.problem.contains(word), "{error}");
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! What each subcommand does, apart from reading its arguments.
+
+pub mod data;
+pub mod grade;
+pub mod replay;
+#[cfg(feature = "train")]
+pub mod sft;

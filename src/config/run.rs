@@ -1,0 +1,293 @@
+//! The configuration of a training run.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::Config;
+use crate::advantage::AdvantageScale;
+use crate::commands::data::parse_people;
+use crate::curriculum::CurriculumConfig;
+use crate::train::loss::LossConfig;
+use crate::train::optim::OptimConfig;
+
+/// Everything a run depends on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RunConfig {
+    /// Folder of the base model in Hugging Face layout.
+    pub model: PathBuf,
+    /// Everything random follows from it.
+    pub seed: u64,
+    /// Policy steps.
+    pub max_steps: u64,
+    /// B: groups (prompts) a step.
+    pub batch_size: usize,
+    /// G: completions a prompt.
+    pub group_size: usize,
+    pub data: DataConfig,
+    pub engine: EngineConfig,
+    pub curriculum: CurriculumConfig,
+    pub advantage: AdvantageConfig,
+    pub pipeline: PipelineConfig,
+    pub eval: EvalConfig,
+    pub ckpt: CkptConfig,
+    pub lora: LoraSettings,
+    pub optim: OptimConfig,
+    pub loss: LossConfig,
+}
+
+/// Where the rows come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DataKind {
+    /// Generated Knights-and-Knaves puzzles.
+    Kk,
+    /// JSON Lines files.
+    Files,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DataConfig {
+    pub kind: DataKind,
+    /// For `kk`: numbers of people, one distribution each.
+    pub people: String,
+    /// For `kk`: training and test puzzles of each size.
+    pub train: usize,
+    pub test: usize,
+    /// For `kk`: seed of the generator, apart from the run's.
+    pub seed: u64,
+    /// For `files`.
+    pub train_files: Vec<PathBuf>,
+    pub test_files: Vec<PathBuf>,
+}
+
+/// Which engine samples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineKind {
+    Mistralrs,
+}
+
+/// Number format of weights and activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    F32,
+    Bf16,
+}
+
+/// Where the model runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceKind {
+    Cpu,
+    Cuda,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EngineConfig {
+    pub kind: EngineKind,
+    pub device: DeviceKind,
+    pub dtype: Precision,
+    /// Sampling temperature; the trainer's log-probabilities use the same.
+    pub temperature: f32,
+    /// Longest completion, in tokens.
+    pub max_new_tokens: usize,
+    /// Most sequences in one batch of the engine (on a CPU mistral.rs runs one at a time).
+    pub max_sequences: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AdvantageConfig {
+    pub scale: AdvantageScale,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PipelineConfig {
+    /// η: how many steps old the policy that made a group may be when the group is trained on; 0 is synchronous.
+    pub max_off_policy_steps: u64,
+    /// Requests in flight; 0 takes what the engine advises.
+    pub rollout_workers: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EvalConfig {
+    /// Evaluate at step 0, every so many steps, and at the end; 0: never.
+    pub interval: u64,
+    /// Test prompts of each distribution.
+    pub prompts: usize,
+    /// Completions of each prompt (k of avg@k and pass@k).
+    pub samples: usize,
+    /// 0 is greedy.
+    pub temperature: f32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CkptConfig {
+    /// Save every so many steps; 0: only at the end.
+    pub interval: u64,
+    /// How many checkpoints stay.
+    pub keep_last: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LoraSettings {
+    pub rank: usize,
+    pub alpha: f64,
+    pub target_modules: Vec<String>,
+}
+
+impl Default for RunConfig {
+    fn default() -> Self {
+        Self {
+            model: PathBuf::new(),
+            seed: 0,
+            max_steps: 100,
+            batch_size: 16,
+            group_size: 8,
+            data: DataConfig::default(),
+            engine: EngineConfig::default(),
+            curriculum: CurriculumConfig::default(),
+            advantage: AdvantageConfig::default(),
+            pipeline: PipelineConfig::default(),
+            eval: EvalConfig::default(),
+            ckpt: CkptConfig::default(),
+            lora: LoraSettings::default(),
+            optim: OptimConfig::default(),
+            loss: LossConfig::default(),
+        }
+    }
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        let (train_files, test_files) = (Vec::new(), Vec::new());
+        Self { kind: DataKind::Kk, people: "3-14".into(), train: 900, test: 100, seed: 42, train_files, test_files }
+    }
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            kind: EngineKind::Mistralrs,
+            device: DeviceKind::Cpu,
+            dtype: Precision::F32,
+            temperature: 1.0,
+            max_new_tokens: 512,
+            max_sequences: 64,
+        }
+    }
+}
+
+impl Default for AdvantageConfig {
+    fn default() -> Self {
+        Self { scale: AdvantageScale::GroupStd }
+    }
+}
+
+impl Default for PipelineConfig {
+    fn default() -> Self {
+        Self { max_off_policy_steps: 0, rollout_workers: 0 }
+    }
+}
+
+impl Default for EvalConfig {
+    fn default() -> Self {
+        Self { interval: 10, prompts: 20, samples: 1, temperature: 1.0 }
+    }
+}
+
+impl Default for CkptConfig {
+    fn default() -> Self {
+        Self { interval: 25, keep_last: 2 }
+    }
+}
+
+impl Default for LoraSettings {
+    fn default() -> Self {
+        let target_modules = engine::adapter::LINEAR_LAYERS.map(String::from).to_vec();
+        Self { rank: 16, alpha: 32.0, target_modules }
+    }
+}
+
+impl Config for RunConfig {
+    const PATHS: &'static [&'static str] = &["model", "data.train_files", "data.test_files"];
+
+    fn check(&self) -> Result<(), (String, String)> {
+        self.check_counts()?;
+        self.check_numbers()?;
+        self.curriculum.validate().map_err(|(key, problem)| (format!("curriculum.{key}"), problem))?;
+        match self.data.kind {
+            DataKind::Kk => drop(parse_people(&self.data.people).map_err(|problem| ("data.people".to_string(), problem))?),
+            DataKind::Files if self.data.train_files.is_empty() => {
+                return Err(("data.train_files".into(), "data.kind = \"files\" needs at least one file".into()));
+            }
+            DataKind::Files => {}
+        }
+        let unknown = self.lora.target_modules.iter().find(|m| !engine::adapter::LINEAR_LAYERS.contains(&m.as_str()));
+        match unknown {
+            Some(name) => {
+                let known = engine::adapter::LINEAR_LAYERS.join(", ");
+                Err(("lora.target_modules".into(), format!("{name:?} is no linear layer; known: {known}")))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl RunConfig {
+    fn check_counts(&self) -> Result<(), (String, String)> {
+        let at_least_one = [
+            ("batch_size", self.batch_size),
+            ("data.train", self.data.train),
+            ("engine.max_new_tokens", self.engine.max_new_tokens),
+            ("engine.max_sequences", self.engine.max_sequences),
+            ("eval.prompts", self.eval.prompts),
+            ("eval.samples", self.eval.samples),
+            ("ckpt.keep_last", self.ckpt.keep_last),
+            ("lora.rank", self.lora.rank),
+            ("lora.target_modules", self.lora.target_modules.len()),
+            ("loss.updates_per_batch", self.loss.updates_per_batch),
+            ("loss.micro_batch_tokens", self.loss.micro_batch_tokens),
+        ];
+        if self.group_size < 2 {
+            let problem = format!("must be at least 2, got {}: a group of one has no advantage to learn from", self.group_size);
+            return Err(("group_size".into(), problem));
+        }
+        match at_least_one.iter().find(|(_, value)| *value == 0) {
+            Some((key, _)) => Err((key.to_string(), "must be at least 1".into())),
+            None => Ok(()),
+        }
+    }
+
+    fn check_numbers(&self) -> Result<(), (String, String)> {
+        let (optim, loss) = (&self.optim, &self.loss);
+        let ranges = [
+            ("engine.temperature", f64::from(self.engine.temperature), 1e-3, 100.0),
+            ("eval.temperature", f64::from(self.eval.temperature), 0.0, 100.0),
+            ("lora.alpha", self.lora.alpha, f64::MIN_POSITIVE, 1e6),
+            ("optim.lr", optim.lr, 0.0, 10.0),
+            ("optim.beta1", optim.beta1, 0.0, 1.0 - 1e-12),
+            ("optim.beta2", optim.beta2, 0.0, 1.0 - 1e-12),
+            ("optim.eps", optim.eps, f64::MIN_POSITIVE, 1.0),
+            ("optim.weight_decay", optim.weight_decay, 0.0, 10.0),
+            ("optim.max_grad_norm", optim.max_grad_norm, 0.0, 1e9),
+            ("loss.clip_ratio_low", loss.clip_ratio_low, 0.0, 1.0),
+            ("loss.clip_ratio_high", loss.clip_ratio_high, 0.0, 1e6),
+            ("loss.kl_loss_coef", loss.kl_loss_coef, 0.0, 1e6),
+            ("loss.rollout_is_threshold", loss.rollout_is_threshold, f64::MIN_POSITIVE, 1e6),
+        ];
+        match ranges.iter().find(|(_, value, low, high)| !(low..=high).contains(&value)) {
+            Some((key, value, low, high)) => Err((key.to_string(), format!("must be from {low} to {high}, got {value}"))),
+            None => Ok(()),
+        }
+    }
+}

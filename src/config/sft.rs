@@ -1,0 +1,151 @@
+//! The configuration of supervised training from scratch: how the tiny base model in data/ is made.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::Config;
+use crate::commands::data::parse_people;
+use crate::train::optim::OptimConfig;
+
+/// A tokenizer, a small Llama model, and the Knights-and-Knaves demonstrations that it is trained on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SftConfig {
+    /// Folder that receives the model, in Hugging Face layout.
+    pub out: PathBuf,
+    pub seed: u64,
+    /// Optimiser updates.
+    pub max_steps: u64,
+    /// Tokens a batch.
+    pub batch_tokens: usize,
+    /// Tokens of a micro-batch, padding included.
+    pub micro_batch_tokens: usize,
+    /// Weight of a prompt token in the loss; completion tokens weigh 1.
+    pub prompt_loss_weight: f32,
+    /// The model is saved every so many steps, and at the end.
+    pub save_interval: u64,
+    pub data: SftData,
+    pub model: SftModel,
+    pub tokenizer: SftTokenizer,
+    pub optim: OptimConfig,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SftData {
+    /// Sizes of the puzzles.
+    pub people: String,
+    /// Share of the run over which the largest size grows from 5 people to all.
+    pub easy_first: f64,
+    /// Before this share of the run every completion is careful.
+    pub hasty_from: f64,
+    /// After it, the share of careful completions at 3 and at 14 people; the others are hasty guesses.
+    pub careful_at_3: f64,
+    pub careful_at_14: f64,
+    /// How often a hasty guess of one role is right, in percent.
+    pub hasty_percent_right: u32,
+    /// Seed of the puzzles that are trained on, and of the run's puzzles that must never be.
+    pub seed: u64,
+    pub held_out_seed: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SftModel {
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    pub max_position_embeddings: usize,
+    pub rope_theta: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SftTokenizer {
+    pub vocab_size: usize,
+    /// Puzzles of each size that the merges are learned from.
+    pub corpus_puzzles: usize,
+}
+
+impl Default for SftConfig {
+    fn default() -> Self {
+        Self {
+            out: PathBuf::new(),
+            seed: 0,
+            max_steps: 5000,
+            batch_tokens: 8192,
+            micro_batch_tokens: 4096,
+            prompt_loss_weight: 0.3,
+            save_interval: 500,
+            data: SftData::default(),
+            model: SftModel::default(),
+            tokenizer: SftTokenizer::default(),
+            optim: OptimConfig { lr: 2e-3, beta2: 0.98, weight_decay: 0.01, warmup_steps: 200, ..OptimConfig::default() },
+        }
+    }
+}
+
+impl Default for SftData {
+    fn default() -> Self {
+        Self {
+            people: "3-14".into(),
+            easy_first: 0.4,
+            hasty_from: 0.8,
+            careful_at_3: 0.5,
+            careful_at_14: 0.15,
+            hasty_percent_right: 60,
+            seed: 7,
+            held_out_seed: 42,
+        }
+    }
+}
+
+impl Default for SftModel {
+    fn default() -> Self {
+        Self {
+            hidden_size: 128,
+            intermediate_size: 384,
+            num_hidden_layers: 6,
+            num_attention_heads: 4,
+            max_position_embeddings: 768,
+            rope_theta: 10_000.0,
+        }
+    }
+}
+
+impl Default for SftTokenizer {
+    fn default() -> Self {
+        Self { vocab_size: 1536, corpus_puzzles: 300 }
+    }
+}
+
+impl Config for SftConfig {
+    const PATHS: &'static [&'static str] = &["out"];
+
+    fn check(&self) -> Result<(), (String, String)> {
+        let fail = |key: &str, problem: &str| Err((key.to_string(), problem.to_string()));
+        parse_people(&self.data.people).map_err(|problem| ("data.people".to_string(), problem))?;
+        let model = &self.model;
+        if self.out.as_os_str().is_empty() {
+            return fail("out", "a folder for the model is needed");
+        }
+        if self.batch_tokens == 0 || self.micro_batch_tokens == 0 {
+            return fail("batch_tokens", "must be at least 1, like micro_batch_tokens");
+        }
+        if model.num_attention_heads == 0 || model.hidden_size % (2 * model.num_attention_heads) != 0 {
+            return fail("model.hidden_size", "must divide by 2 · model.num_attention_heads");
+        }
+        if !(0.0..=1.0).contains(&self.data.careful_at_3) || !(0.0..=1.0).contains(&self.data.careful_at_14) {
+            return fail("data.careful_at_3", "must be from 0 to 1, like careful_at_14");
+        }
+        if self.data.hasty_percent_right > 100 {
+            return fail("data.hasty_percent_right", "must be from 0 to 100");
+        }
+        if self.tokenizer.vocab_size < 300 {
+            return fail("tokenizer.vocab_size", "must be at least 300: 256 bytes and the special tokens come first");
+        }
+        Ok(())
+    }
+}

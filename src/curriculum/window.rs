@@ -1,0 +1,254 @@
+//! What the curriculum remembers of each arm: the last k values of |Â|, and how much was ever seen.
+//!
+//! Invariant: a mean is a function of the buffer alone. Nothing is ever subtracted, so no rounding error outlives the
+//! value that caused it, and a saved window goes on bit for bit.
+
+use serde::{Deserialize, Serialize};
+
+use super::{CountUnit, Observation};
+
+/// The mean of the last `capacity` values, in O(1) a value (amortised) and O(1) a mean.
+///
+/// A ring buffer seen as two runs: `[..next]` was written since the last wrap, and its sum grows; `[next..]` is older,
+/// and the sums of all its tails were taken at that wrap.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(into = "WindowState", try_from = "WindowState")]
+pub struct Window {
+    capacity: usize,
+    values: Vec<f32>,
+    next: usize,
+    newer: f64,
+    older: Vec<f64>,
+}
+
+impl Window {
+    /// An empty window of `capacity` ≥ 1 values.
+    pub fn new(capacity: usize) -> Self {
+        assert!(capacity > 0, "this is a bug: a window of no values");
+        Self { capacity, values: Vec::new(), next: 0, newer: 0.0, older: Vec::new() }
+    }
+
+    /// Takes a finite value in, and the oldest out where the window is full.
+    pub fn push(&mut self, value: f32) {
+        match self.values.get_mut(self.next) {
+            Some(oldest) => *oldest = value,
+            None => self.values.push(value),
+        }
+        self.next += 1;
+        self.newer += f64::from(value);
+        if self.next == self.capacity {
+            self.next = 0;
+            self.newer = 0.0;
+            self.older = tail_sums(&self.values);
+        }
+    }
+
+    /// The mean of what the window holds, 0 where it is empty.
+    pub fn mean(&self) -> f64 {
+        let older = self.older.get(self.next).copied().unwrap_or(0.0);
+        (self.newer + older) / self.values.len().max(1) as f64
+    }
+}
+
+/// `sums[i]` = Σ `values[i..]`.
+fn tail_sums(values: &[f32]) -> Vec<f64> {
+    let mut sums = vec![0.0; values.len()];
+    let mut sum = 0.0;
+    for (slot, &value) in sums.iter_mut().zip(values).rev() {
+        sum += f64::from(value);
+        *slot = sum;
+    }
+    sums
+}
+
+/// A window as it is saved: the sums follow from the rest, and an f32 survives JSON text exactly.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WindowState {
+    capacity: usize,
+    next: usize,
+    values: Vec<f32>,
+}
+
+impl From<Window> for WindowState {
+    fn from(window: Window) -> Self {
+        Self { capacity: window.capacity, next: window.next, values: window.values }
+    }
+}
+
+impl TryFrom<WindowState> for Window {
+    type Error = String;
+
+    fn try_from(WindowState { capacity, next, values }: WindowState) -> Result<Self, String> {
+        let full = values.len() == capacity;
+        let fits = if full { next < capacity } else { values.len() < capacity && next == values.len() };
+        if !fits || values.iter().any(|value| !value.is_finite()) {
+            return Err(format!("not a window: {} values, next {next}, capacity {capacity}", values.len()));
+        }
+        let older = if full { tail_sums(&values) } else { Vec::new() };
+        let newer = values[..next].iter().map(|&value| f64::from(value)).fold(0.0, |sum, value| sum + value);
+        Ok(Self { capacity, values, next, newer, older })
+    }
+}
+
+/// One arm's past.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Arm {
+    /// n_d: rollouts or groups seen since the start.
+    pub n: u64,
+    /// |Â| of the last k rollouts.
+    pub window: Window,
+}
+
+/// The past of all arms, which every policy keeps: so runs of different policies can be compared arm by arm.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Arms {
+    count: CountUnit,
+    arms: Vec<Arm>,
+}
+
+impl Arms {
+    /// `arms` arms of which nothing was seen, each with a window of `window` ≥ 1 rollouts.
+    pub fn new(arms: usize, window: usize, count: CountUnit) -> Self {
+        Self { count, arms: vec![Arm { n: 0, window: Window::new(window) }; arms] }
+    }
+
+    /// Takes in one group. An advantage that is not finite is neither averaged nor counted; a group without a finite
+    /// one is not counted. Panics where the arm does not exist or the group's two lists differ in
+    /// length: both are bugs.
+    pub fn observe(&mut self, group: &Observation) {
+        assert_eq!(group.rewards.len(), group.advantages.len(), "this is a bug: rewards and advantages of one group");
+        let arm = &mut self.arms[group.arm];
+        let mut rollouts = 0;
+        for advantage in group.advantages.iter().filter(|advantage| advantage.is_finite()) {
+            arm.window.push(advantage.abs());
+            rollouts += 1;
+        }
+        arm.n += match self.count {
+            CountUnit::Rollouts => rollouts,
+            CountUnit::Groups => rollouts.min(1),
+        };
+    }
+
+    /// The arms in the order of their indices.
+    pub fn as_slice(&self) -> &[Arm] {
+        &self.arms
+    }
+
+    /// N: the sum of n_d over all arms, at least 1.
+    pub fn total(&self) -> u64 {
+        self.arms.iter().map(|arm| arm.n).sum::<u64>().max(1)
+    }
+
+    /// The state as JSON, for [`Policy::save`](super::Policy::save).
+    pub fn save(&self) -> serde_json::Value {
+        serde_json::to_value(self).expect("this is a bug: numbers and lists always serialise")
+    }
+
+    /// Replaces everything by a saved state, which must have the same arms, window and count; else changes nothing.
+    pub fn load(&mut self, state: serde_json::Value) -> Result<(), String> {
+        let saved: Self = serde_json::from_value(state).map_err(|error| format!("not a curriculum state: {error}"))?;
+        same("the number of sources", saved.arms.len(), self.arms.len())?;
+        same("curriculum.count", saved.count, self.count)?;
+        for (saved, own) in saved.arms.iter().zip(&self.arms) {
+            same("curriculum.window", saved.window.capacity, own.window.capacity)?;
+        }
+        *self = saved;
+        Ok(())
+    }
+}
+
+/// An error where a checkpoint and the config disagree.
+fn same<T: PartialEq + std::fmt::Debug>(what: &str, saved: T, configured: T) -> Result<(), String> {
+    if saved == configured { Ok(()) } else { Err(format!("{what} was {saved:?} when saved and is {configured:?} now")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn filled(capacity: usize, values: &[f32]) -> Window {
+        let mut window = Window::new(capacity);
+        values.iter().for_each(|&value| window.push(value));
+        window
+    }
+
+    #[test]
+    fn a_huge_value_leaves_nothing_behind() {
+        assert_eq!(filled(3, &[f32::MAX, 0.1, 0.25, 0.5]).mean(), (f64::from(0.1_f32) + 0.75) / 3.0);
+        assert_eq!(filled(1, &[f32::MAX, 0.5]).mean(), 0.5);
+        assert_eq!(Window::new(3).mean(), 0.0);
+    }
+
+    #[test]
+    fn only_finite_advantages_count() {
+        let group = |advantages: &[f32]| Observation {
+            arm: 0,
+            rewards: vec![0.0; advantages.len()],
+            advantages: advantages.to_vec(),
+        };
+        for (count, expected) in [(CountUnit::Rollouts, 2), (CountUnit::Groups, 1)] {
+            let mut arms = Arms::new(1, 10, count);
+            arms.observe(&group(&[f32::NAN, f32::INFINITY]));
+            assert_eq!((arms.as_slice()[0].n, arms.total()), (0, 1));
+            arms.observe(&group(&[-1.0, f32::NAN, 2.0]));
+            assert_eq!((arms.as_slice()[0].n, arms.as_slice()[0].window.mean()), (expected, 1.5));
+        }
+    }
+
+    #[test]
+    fn a_state_that_does_not_fit_is_refused() {
+        let refuse = |other: Arms, word: &str| {
+            let problem = Arms::new(2, 3, CountUnit::Rollouts).load(other.save()).unwrap_err();
+            assert!(problem.contains(word), "{problem}");
+        };
+        refuse(Arms::new(3, 3, CountUnit::Rollouts), "sources");
+        refuse(Arms::new(2, 4, CountUnit::Rollouts), "window");
+        refuse(Arms::new(2, 3, CountUnit::Groups), "count");
+    }
+
+    #[test]
+    fn a_broken_window_is_refused() {
+        let parse = |next: usize, values: &[f32]| {
+            serde_json::from_value::<Window>(json!({"capacity": 2, "next": next, "values": values}))
+        };
+        assert!(parse(1, &[1.0]).is_ok() && parse(1, &[1.0, 2.0]).is_ok());
+        for (next, values) in [(0, vec![1.0]), (2, vec![1.0, 2.0]), (0, vec![1.0; 3]), (3, vec![1.0; 3])] {
+            assert!(parse(next, &values).is_err(), "{next} {values:?}");
+        }
+        assert!(serde_json::from_value::<Window>(json!({"capacity": 0, "next": 0, "values": []})).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn mean_is_that_of_the_last_values(
+            capacity in 1_usize..20,
+            values in prop::collection::vec(0.0_f32..10.0, 1..100),
+        ) {
+            let window = filled(capacity, &values);
+            let last = &values[values.len().saturating_sub(capacity)..];
+            let expected = last.iter().map(|&value| f64::from(value)).sum::<f64>() / last.len() as f64;
+            prop_assert!((window.mean() - expected).abs() < 1e-12);
+        }
+
+        #[test]
+        fn a_saved_window_goes_on_bit_for_bit(
+            capacity in 1_usize..20,
+            before in prop::collection::vec(any::<f32>(), 0..60),
+            after in prop::collection::vec(any::<f32>(), 0..60),
+        ) {
+            let mut window = filled(capacity, &before);
+            let mut copy: Window = serde_json::from_str(&serde_json::to_string(&window).unwrap()).unwrap();
+            prop_assert_eq!(window.mean().to_bits(), copy.mean().to_bits());
+            for value in after {
+                window.push(value);
+                copy.push(value);
+                prop_assert_eq!(window.mean().to_bits(), copy.mean().to_bits());
+            }
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! Writing files so that a crash leaves the old one or the new one, never half of it.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// Writes `bytes` to a temporary name beside `path`, syncs, and renames.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = temporary_name(path);
+    let mut file = File::create(&temporary).map_err(|e| at(&temporary, e))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|e| {
+        drop(fs::remove_file(&temporary));
+        at(&temporary, e)
+    })?;
+    fs::rename(&temporary, path).map_err(|e| at(path, e))?;
+    sync_parent(path)
+}
+
+/// Makes a rename inside the parent folder of `path` durable.
+pub fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent).and_then(|folder| folder.sync_all()).map_err(|e| at(parent, e))
+}
+
+/// `path` with `.tmp` added to its name.
+pub fn temporary_name(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".tmp");
+    path.with_file_name(name)
+}
+
+/// The error with the path it is about.
+pub fn at(path: &Path, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}

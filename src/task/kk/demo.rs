@@ -1,0 +1,236 @@
+//! Worked completions for supervised training: deductions that a careful reasoner writes down, and hasty guesses.
+//!
+//! A careful `<think>` supposes that somebody is a knight or a knave, then names one statement at a time and what it
+//! implies ("by Zoey, Liam is a knave"). When a statement cannot hold any more ("not by Zoey") the supposition is
+//! turned round. Each line follows from one statement and the roles found so far, so a small model can learn it.
+
+use rand::Rng;
+
+use super::generate::Puzzle;
+use super::statement::role;
+
+/// How a completion comes about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// Deduces; the answer is right.
+    Careful,
+    /// Guesses; each role is right with the given probability in percent.
+    Hasty { percent_right: u32 },
+}
+
+/// The share of careful completions: `at_3` for three people, falling linearly to `at_14` for fourteen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CarefulShare {
+    pub at_3: f64,
+    pub at_14: f64,
+}
+
+impl CarefulShare {
+    pub fn of(&self, people: usize) -> f64 {
+        let along = (people as f64 - 3.0) / 11.0;
+        (self.at_3 + (self.at_14 - self.at_3) * along).clamp(0.0, 1.0)
+    }
+}
+
+/// A completion in the right format.
+pub fn completion(puzzle: &Puzzle, style: Style, rng: &mut impl Rng) -> String {
+    let (thought, answer) = match style {
+        Style::Careful => (Deduction::new(puzzle).solve(rng), puzzle.solution),
+        Style::Hasty { percent_right } => {
+            let wrong = |rng: &mut _| u32::from(!Rng::random_ratio(rng, percent_right.min(100), 100));
+            let flips = (0..puzzle.people()).fold(0, |mask, i| mask | (wrong(rng) << i));
+            ("this is just a guess.".to_string(), puzzle.solution ^ flips)
+        }
+    };
+    format!("<think> {thought} </think>\n<answer> {} </answer>", answer_text(puzzle, answer))
+}
+
+fn answer_text(puzzle: &Puzzle, knights: u32) -> String {
+    let line = |(i, name): (usize, &&str)| format!("({}) {name} is a {}", i + 1, role(knights >> i & 1 == 1));
+    puzzle.names.iter().enumerate().map(line).collect::<Vec<_>>().join(" ")
+}
+
+/// What one statement says about the roles known so far.
+#[derive(Debug, PartialEq)]
+enum Implied {
+    Nothing,
+    Role { person: usize, knight: bool },
+    Contradiction,
+}
+
+/// A chain of deductions in the making.
+#[derive(Clone)]
+struct Deduction<'a> {
+    puzzle: &'a Puzzle,
+    /// People whose role is known, in the order in which it was found.
+    order: Vec<usize>,
+    /// Bit i: person i's role is known.
+    known: u32,
+    /// Bit i: person i is known to be a knight.
+    knights: u32,
+}
+
+impl<'a> Deduction<'a> {
+    fn new(puzzle: &'a Puzzle) -> Self {
+        Self { puzzle, order: Vec::new(), known: 0, knights: 0 }
+    }
+
+    /// The whole text. Only the first supposition may be wrong, and only where its consequences contradict themselves.
+    fn solve(mut self, rng: &mut impl Rng) -> String {
+        let mut lines = Vec::new();
+        self.propagate(&mut lines);
+        if let Some(person) = self.best_supposition() {
+            let right = self.puzzle.solution >> person & 1 == 1;
+            if rng.random_bool(0.4) {
+                self.try_wrong(person, !right, &mut lines);
+            } else {
+                lines.push(format!("suppose {}", self.claim(person, right)));
+            }
+            self.assign(person, right);
+            self.propagate(&mut lines);
+        }
+        while let Some(person) = self.best_supposition() {
+            let right = self.puzzle.solution >> person & 1 == 1;
+            lines.push(format!("suppose {}", self.claim(person, right)));
+            self.assign(person, right);
+            self.propagate(&mut lines);
+        }
+        lines.join(". ") + "."
+    }
+
+    /// Writes down where the wrong supposition leads and its reversal; or just the right one if no contradiction shows.
+    fn try_wrong(&self, person: usize, wrong: bool, lines: &mut Vec<String>) {
+        let mut branch = self.clone();
+        let mut tried = vec![format!("suppose {}", self.claim(person, wrong))];
+        branch.assign(person, wrong);
+        if branch.propagate(&mut tried) {
+            lines.push(format!("suppose {}", self.claim(person, !wrong)));
+        } else {
+            lines.append(&mut tried);
+            lines.push(format!("so {}", self.claim(person, !wrong)));
+        }
+    }
+
+    /// The open person whose true role settles most others.
+    fn best_supposition(&self) -> Option<usize> {
+        let open = (0..self.puzzle.people()).filter(|i| self.known >> i & 1 == 0);
+        let settled = |&person: &usize| {
+            let mut branch = self.clone();
+            branch.assign(person, self.puzzle.solution >> person & 1 == 1);
+            branch.propagate(&mut Vec::new());
+            (branch.order.len(), std::cmp::Reverse(person))
+        };
+        open.max_by_key(settled)
+    }
+
+    /// Deduces until nothing more follows; `false` if a statement is contradicted.
+    fn propagate(&mut self, lines: &mut Vec<String>) -> bool {
+        loop {
+            if let Some(speaker) = (0..self.puzzle.people()).find(|&s| self.implied(s) == Implied::Contradiction) {
+                lines.push(format!("not by {}", self.puzzle.names[speaker]));
+                return false;
+            }
+            let next = self.speakers().find_map(|speaker| match self.implied(speaker) {
+                Implied::Role { person, knight } => Some((speaker, person, knight)),
+                _ => None,
+            });
+            let Some((speaker, person, knight)) = next else { return true };
+            lines.push(format!("by {}, {}", self.puzzle.names[speaker], self.claim(person, knight)));
+            self.assign(person, knight);
+        }
+    }
+
+    /// In which order statements are looked at: the latest finding first (what that person says, then who speaks of it).
+    fn speakers(&self) -> impl Iterator<Item = usize> + '_ {
+        let about = move |person: usize| {
+            let mentions = move |s: &usize| self.puzzle.statements[*s].people().contains(&(person as u8));
+            std::iter::once(person).chain((0..self.puzzle.people()).filter(mentions))
+        };
+        self.order.iter().rev().copied().flat_map(about).chain(0..self.puzzle.people())
+    }
+
+    /// What follows from "`speaker` is a knight exactly if its statement holds", over all ways to fill in unknown roles.
+    fn implied(&self, speaker: usize) -> Implied {
+        let statement = &self.puzzle.statements[speaker];
+        let involved = statement.people().iter().fold(1u32 << speaker, |mask, person| mask | 1 << person);
+        let open: Vec<usize> = (0..self.puzzle.people()).filter(|i| involved & !self.known & 1 << i != 0).collect();
+        let (mut always, mut ever, mut any) = (u32::MAX, 0u32, false);
+        for choice in 0..1u32 << open.len() {
+            let filled = open.iter().enumerate().fold(self.knights, |mask, (bit, i)| mask | (choice >> bit & 1) << i);
+            if statement.holds(filled) == (filled >> speaker & 1 == 1) {
+                (always, ever, any) = (always & filled, ever | filled, true);
+            }
+        }
+        if !any {
+            return Implied::Contradiction;
+        }
+        let forced = |i: &usize| always >> i & 1 == ever >> i & 1;
+        match open.into_iter().find(forced) {
+            Some(person) => Implied::Role { person, knight: always >> person & 1 == 1 },
+            None => Implied::Nothing,
+        }
+    }
+
+    fn assign(&mut self, person: usize, knight: bool) {
+        self.order.push(person);
+        self.known |= 1 << person;
+        self.knights |= u32::from(knight) << person;
+    }
+
+    fn claim(&self, person: usize, knight: bool) -> String {
+        format!("{} is a {}", self.puzzle.names[person], role(knight))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::generate::Generator;
+    use super::super::{prompt, statement::Statement};
+    use super::*;
+    use crate::task::Grader;
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
+    #[test]
+    fn careful_completions_are_right_and_hasty_ones_well_formed() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        for people in [3, 5, 9, 14] {
+            for (index, puzzle) in Generator::new(people, 7).take(50).enumerate() {
+                let grader = Grader::for_row(&prompt::row(&puzzle, "train", index)).unwrap();
+                assert_eq!(grader.grade(&completion(&puzzle, Style::Careful, &mut rng)).score(), 3.0);
+                let hasty = grader.grade(&completion(&puzzle, Style::Hasty { percent_right: 0 }, &mut rng));
+                assert_eq!((hasty.format_score, hasty.answer_score), (1.0, -1.5));
+            }
+        }
+    }
+
+    /// Every deduction that is written down must hold in each assignment that agrees with what was supposed before.
+    #[test]
+    fn every_written_deduction_follows_from_the_statement_it_names() {
+        let mut rng = ChaCha8Rng::seed_from_u64(2);
+        for puzzle in Generator::new(6, 3).take(40) {
+            let mut deduction = Deduction::new(&puzzle);
+            for _ in 0..puzzle.people() {
+                let Some(speaker) = (0..puzzle.people()).find(|&s| matches!(deduction.implied(s), Implied::Role { .. })) else {
+                    let person = (0..6).find(|i| deduction.known >> i & 1 == 0);
+                    if let Some(person) = person { deduction.assign(person, rng.random()) }
+                    continue;
+                };
+                let Implied::Role { person, knight } = deduction.implied(speaker) else { unreachable!() };
+                for assignment in 0..1u32 << puzzle.people() {
+                    let agrees = assignment & deduction.known == deduction.knights;
+                    let consistent = Statement::holds(&puzzle.statements[speaker], assignment) == (assignment >> speaker & 1 == 1);
+                    assert!(!agrees || !consistent || (assignment >> person & 1 == 1) == knight);
+                }
+                deduction.assign(person, knight);
+            }
+        }
+    }
+
+    #[test]
+    fn the_careful_share_falls_with_the_size() {
+        let share = CarefulShare { at_3: 0.5, at_14: 0.06 };
+        assert_eq!((share.of(3), share.of(14)), (0.5, 0.06));
+        assert!((share.of(8) - 0.3).abs() < 1e-9);
+    }
+}

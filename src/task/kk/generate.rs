@@ -1,0 +1,196 @@
+//! A deterministic stream of distinct puzzles, each with exactly one solution.
+
+use std::collections::HashSet;
+
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::solve::unique_solution;
+use super::statement::Statement;
+use super::text::SAYINGS;
+use super::{MAX_PEOPLE, MIN_PEOPLE};
+
+/// The first names that people have.
+pub const NAMES: [&str; 51] = [
+    "Alice",
+    "Amelia",
+    "Anna",
+    "Arthur",
+    "Ava",
+    "Benjamin",
+    "Charlotte",
+    "Chloe",
+    "Clara",
+    "Daniel",
+    "David",
+    "Edward",
+    "Eleanor",
+    "Elena",
+    "Emily",
+    "Emma",
+    "Ethan",
+    "Felix",
+    "Freya",
+    "George",
+    "Grace",
+    "Hannah",
+    "Harry",
+    "Helen",
+    "Henry",
+    "Isaac",
+    "Isla",
+    "Jack",
+    "Jacob",
+    "James",
+    "Julia",
+    "Laura",
+    "Leo",
+    "Liam",
+    "Lucas",
+    "Lucy",
+    "Maria",
+    "Martin",
+    "Mia",
+    "Noah",
+    "Nora",
+    "Oliver",
+    "Oscar",
+    "Peter",
+    "Ruby",
+    "Samuel",
+    "Sophia",
+    "Thomas",
+    "Victor",
+    "William",
+    "Zoey",
+];
+
+/// After so many draws in a row without a new puzzle a stream ends.
+const ATTEMPTS: usize = 1_000;
+
+/// A puzzle: who there is, what each says, and who is a knight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Puzzle {
+    /// Person i's name; all differ.
+    pub names: Vec<&'static str>,
+    /// What person i says.
+    pub statements: Vec<Statement>,
+    /// Which of [`SAYINGS`] tells what person i says.
+    pub sayings: Vec<usize>,
+    /// The only consistent assignment: bit i is set where person i is a knight.
+    pub solution: u32,
+}
+
+impl Puzzle {
+    /// The number of people.
+    pub fn people(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Each person's name and whether it is a knight.
+    pub fn roles(&self) -> impl Iterator<Item = (&'static str, bool)> {
+        self.names.iter().enumerate().map(|(i, &name)| (name, self.solution >> i & 1 == 1))
+    }
+}
+
+/// An iterator of distinct puzzles of one size; the same size and seed give the same puzzles.
+///
+/// Two puzzles are the same if their statements are, whatever the names. The stream ends when new ones become too rare.
+#[derive(Clone, Debug)]
+pub struct Generator {
+    people: u8,
+    rng: ChaCha8Rng,
+    seen: HashSet<Vec<Statement>>,
+}
+
+impl Generator {
+    /// The stream of puzzles with `people` people.
+    ///
+    /// # Panics
+    /// With fewer people than [`MIN_PEOPLE`] or more than [`MAX_PEOPLE`].
+    pub fn new(people: usize, seed: u64) -> Self {
+        assert!((MIN_PEOPLE..=MAX_PEOPLE).contains(&people), "{MIN_PEOPLE} to {MAX_PEOPLE} people, got {people}");
+        let rng = ChaCha8Rng::seed_from_u64(mix(mix(seed) ^ people as u64));
+        Self { people: people as u8, rng, seen: HashSet::new() }
+    }
+
+    /// Names the people and chooses how each is quoted.
+    fn tell(&mut self, statements: Vec<Statement>, solution: u32) -> Puzzle {
+        let people = usize::from(self.people);
+        let names = NAMES.choose_multiple(&mut self.rng, people).copied().collect();
+        let sayings = (0..people).map(|_| self.rng.random_range(0..SAYINGS.len() as u32) as usize).collect();
+        Puzzle { names, statements, sayings, solution }
+    }
+}
+
+impl Iterator for Generator {
+    type Item = Puzzle;
+
+    fn next(&mut self) -> Option<Puzzle> {
+        let mut statements = Vec::with_capacity(usize::from(self.people));
+        for _ in 0..ATTEMPTS {
+            statements.clear();
+            statements.extend((0..self.people).map(|it| Statement::draw(self.people, it, &mut self.rng)));
+            let Some(solution) = unique_solution(&statements) else { continue };
+            if self.seen.insert(statements.clone()) {
+                return Some(self.tell(statements, solution));
+            }
+        }
+        None
+    }
+}
+
+/// SplitMix64's finaliser (Steele et al., 2014): neighbouring inputs give unrelated outputs.
+fn mix(value: u64) -> u64 {
+    let value = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let value = (value ^ value >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let value = (value ^ value >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+    value ^ value >> 31
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::solve::solutions;
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn every_puzzle_has_exactly_its_solution(people in MIN_PEOPLE..=MAX_PEOPLE, seed: u64) {
+            for puzzle in Generator::new(people, seed).take(5) {
+                prop_assert_eq!(puzzle.statements.len(), people);
+                prop_assert_eq!(solutions(&puzzle.statements), 1);
+                for (i, statement) in puzzle.statements.iter().enumerate() {
+                    prop_assert_eq!(puzzle.solution >> i & 1 == 1, statement.holds(puzzle.solution));
+                }
+                let names: HashSet<_> = puzzle.names.iter().collect();
+                prop_assert_eq!(names.len(), people);
+            }
+        }
+    }
+
+    #[test]
+    fn a_stream_repeats_itself_for_its_seed_and_size_only() {
+        let take = |people, seed| Generator::new(people, seed).take(20).collect::<Vec<_>>();
+        assert_eq!(take(5, 1), take(5, 1));
+        assert_ne!(take(5, 1), take(5, 2));
+        assert_ne!(take(5, 1)[0].names, take(6, 1)[0].names[..5]);
+    }
+
+    #[test]
+    fn puzzles_are_distinct_also_where_they_are_few() {
+        let statements: HashSet<_> = Generator::new(3, 9).take(10_000).map(|it| it.statements).collect();
+        assert_eq!(statements.len(), 10_000);
+    }
+
+    #[test]
+    fn names_are_single_words_and_distinct() {
+        let word = |name: &str| {
+            name.starts_with(|c: char| c.is_ascii_uppercase()) && name.bytes().all(|b| b.is_ascii_alphabetic())
+        };
+        assert!(NAMES.iter().all(|name| word(name)));
+        assert_eq!(HashSet::from(NAMES).len(), NAMES.len());
+    }
+}

@@ -1,0 +1,291 @@
+//! The Knights and Knaves reward: 3 for a right answer in the right form, −0.5 for a wrong one, −1 for one that cannot be
+//! read, and −3 for the wrong form.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+use serde_json::Value;
+
+use crate::task::Grade;
+
+/// Each stands exactly once, in this order.
+const TAGS: [&str; 4] = ["<think>", "</think>", "<answer>", "</answer>"];
+/// What a completion may end with beside white space.
+const END_OF_TURN: &str = "<|im_end|>";
+
+/// The claim of a role, without the name before it.
+static CLAIM: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)\s+is\s+a\s+(knight|knave)\b"));
+/// One line of a ground truth.
+static LINE: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)^\s*\(\d+\)\s*(\S.*?)\s+is\s+a\s+(knight|knave)\.?\s*$"));
+/// A word character, as `\b` understands it.
+static WORD: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\w$"));
+
+fn pattern(text: &str) -> Regex {
+    Regex::new(text).expect("this is a bug: a fixed pattern compiles")
+}
+
+/// The solution of a puzzle: what an answer is compared with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// Names, each with whether it is a knight's.
+    roles: Vec<(String, bool)>,
+}
+
+impl Expected {
+    /// Reads a row's ground truth: JSON with `solution_text_format`, or that text itself, `(1) Zoey is a knight` a line.
+    ///
+    /// # Errors
+    /// A text that names nobody, a line of another form, and a name that stands twice.
+    pub fn from_ground_truth(ground_truth: &str) -> Result<Self, String> {
+        let text = match serde_json::from_str(ground_truth) {
+            Ok(Value::Object(fields)) => match fields.get("solution_text_format") {
+                Some(Value::String(text)) => text.clone(),
+                _ => return Err("the ground truth has no solution_text_format, or it is no string".into()),
+            },
+            _ => ground_truth.to_owned(),
+        };
+        let mut roles: Vec<(String, bool)> = Vec::new();
+        for line in text.lines().filter(|line| !line.trim().is_empty()) {
+            let (name, knight) = role_of(line)
+                .ok_or_else(|| format!("the ground truth says {line:?}; expected such as \"(1) Zoey is a knight\""))?;
+            if roles.iter().any(|(other, _)| same_fold(other, &name)) {
+                return Err(format!("the ground truth names {name:?} twice"));
+            }
+            roles.push((name, knight));
+        }
+        if roles.is_empty() {
+            return Err("the ground truth is empty; expected \"(1) Zoey is a knight\", one person a line".into());
+        }
+        Ok(Self { roles })
+    }
+
+    /// The names, in the order of the ground truth.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.roles.iter().map(|(name, _)| name)
+    }
+
+    /// Scores the assistant's text.
+    ///
+    /// Format: +1 or −1, see [`TAGS`]. Answer: +2 if every role is right, −1.5 if one is wrong, −2 if the answer cannot
+    /// be read or the format is wrong.
+    pub fn grade(&self, completion: &str) -> Grade {
+        match answer_part(completion) {
+            None => Grade { format_score: -1.0, answer_score: -2.0 },
+            Some(answer) => Grade { format_score: 1.0, answer_score: self.answer_score(answer) },
+        }
+    }
+
+    fn answer_score(&self, answer: &str) -> f32 {
+        match self.claims(answer) {
+            None => -2.0,
+            Some(claims) if claims.iter().zip(&self.roles).all(|(claim, (_, knight))| claim == knight) => 2.0,
+            Some(_) => -1.5,
+        }
+    }
+
+    /// Who is called a knight, in the order of the ground truth; `None` where the roles are not as many as the people,
+    /// or somebody is left out.
+    fn claims(&self, answer: &str) -> Option<Vec<bool>> {
+        let lower = answer.to_lowercase();
+        if lower.matches("knight").count() + lower.matches("knave").count() != self.roles.len() {
+            return None;
+        }
+        // Matches of CLAIM cannot overlap, so with a name before it each is a match of the name's own pattern.
+        let claims: Vec<(&str, bool)> =
+            CLAIM.captures_iter(answer).map(|it| (&answer[..it.get_match().start()], is_knight(&it[1]))).collect();
+        let first = |name: &str| claims.iter().find(|(before, _)| ends_with_name(before, name)).map(|it| it.1);
+        self.names().map(|name| first(name)).collect()
+    }
+}
+
+/// The text within the answer tags of a completion whose format is right.
+fn answer_part(completion: &str) -> Option<&str> {
+    let mut at = [0; 4];
+    for (tag, at) in TAGS.iter().zip(&mut at) {
+        *at = only(completion, tag)?;
+    }
+    let after = &completion[at[3] + TAGS[3].len()..];
+    let right = at.is_sorted() && after.replace(END_OF_TURN, "").trim().is_empty();
+    right.then(|| &completion[at[2] + TAGS[2].len()..at[3]])
+}
+
+/// Where `tag` stands, if it stands exactly once.
+fn only(text: &str, tag: &str) -> Option<usize> {
+    let mut found = text.match_indices(tag).map(|(at, _)| at);
+    found.next().filter(|_| found.next().is_none())
+}
+
+fn role_of(line: &str) -> Option<(String, bool)> {
+    let found = LINE.captures(line)?;
+    Some((found[1].to_owned(), is_knight(&found[2])))
+}
+
+fn is_knight(role: &str) -> bool {
+    same_fold(role, "knight")
+}
+
+/// Whether `text` ends as `\bNAME\b` asks before white space: in the name, case ignored, and not within a longer word.
+fn ends_with_name(text: &str, name: &str) -> bool {
+    let Some((start, _)) = text.char_indices().rev().nth(name.chars().count() - 1) else { return false };
+    let (before, tail) = text.split_at(start);
+    same_fold(tail, name)
+        && before.chars().next_back().is_some_and(is_word) != tail.chars().next().is_some_and(is_word)
+        && tail.chars().next_back().is_some_and(is_word)
+}
+
+fn is_word(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_' || !c.is_ascii() && WORD.is_match(c.encode_utf8(&mut [0; 4]))
+}
+
+/// Equality with case ignored, character by character, as in `(?i)`.
+fn same_fold(a: &str, b: &str) -> bool {
+    let fold = |c: char| c.to_uppercase().flat_map(char::to_lowercase);
+    a.chars().flat_map(fold).eq(b.chars().flat_map(fold))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const FORM: f32 = -3.0;
+    const UNREADABLE: f32 = -1.0;
+    const WRONG: f32 = -0.5;
+    const RIGHT: f32 = 3.0;
+
+    /// Zoey is a knight, Oliver is a knave.
+    fn expected() -> Expected {
+        Expected::from_ground_truth("(1) Zoey is a knight\n(2) Oliver is a knave").unwrap()
+    }
+
+    fn check(completion: &str, score: f32) {
+        let grade = expected().grade(completion);
+        assert_eq!(grade.score(), score, "{completion:?}");
+        assert_eq!(grade.format_score, if score == FORM { -1.0 } else { 1.0 }, "{completion:?}");
+    }
+
+    fn check_answer(answer: &str, score: f32) {
+        check(&format!("<think>Zoey is a knave</think><answer>{answer}</answer>"), score);
+    }
+
+    #[test]
+    fn the_form_is_four_tags_in_order_and_nothing_after() {
+        let answer = "<answer>Zoey is a knight, Oliver is a knave</answer>";
+        check(&format!("<think></think>{answer}"), RIGHT);
+        check(&format!("Well. <think>\n…\n</think> So: {answer}"), RIGHT);
+        check(&format!("<think></think>{answer} \n\t"), RIGHT);
+        check(&format!("<think></think>{answer}<|im_end|>"), RIGHT);
+        check(&format!("<think></think>{answer}\n<|im_end|>\n"), RIGHT);
+        check(&format!("<think></think>{answer}."), FORM);
+        check(&format!("<think></think>{answer}<|im_start|>"), FORM);
+        check(&format!("<think></think>{answer}<|im_<|im_end|>end|>"), FORM);
+        check(&format!("<think></think>{answer}{answer}"), FORM);
+        check(&format!("<think><think></think>{answer}"), FORM);
+        check(&format!("<think></think></think>{answer}"), FORM);
+        check(&format!("</think><think>{answer}"), FORM);
+        check(&format!("{answer}<think></think>"), FORM);
+        check(&format!("<think>{answer}</think>"), FORM);
+        check(&format!("<think>{answer}"), FORM);
+        check(&format!("</think>{answer}"), FORM);
+        check(answer, FORM);
+        check("", FORM);
+        check("<think></think></answer>Zoey is a knight, Oliver is a knave<answer>", FORM);
+        check("<think></think><answer>Zoey is a knight, Oliver is a knave", FORM);
+        check("<THINK></THINK><answer>Zoey is a knight, Oliver is a knave</answer>", FORM);
+        check("<think>The <answer> tag.</think><answer>Zoey is a knight, Oliver is a knave</answer>", FORM);
+    }
+
+    #[test]
+    fn an_answer_is_right_wrong_or_unreadable() {
+        check_answer("(1) Zoey is a knight (2) Oliver is a knave", RIGHT);
+        check_answer("\n(1) Zoey is a knight\n(2) Oliver is a knave\n", RIGHT);
+        check_answer("Oliver is a knave and Zoey is a knight.", RIGHT);
+        check_answer("ZOEY IS A KNIGHT. oliver is a Knave", RIGHT);
+        check_answer("Zoey\nis  a\tknight, Oliver is a\u{a0}knave", RIGHT);
+        check_answer("**Zoey is a knight**; Oliver is a knave!", RIGHT);
+        check_answer("É-Zoey is a knight; Oliver is a knave", RIGHT);
+        check_answer("Zoey is a knave, Oliver is a knave", WRONG);
+        check_answer("Zoey is a knave, Oliver is a knight", WRONG);
+        check_answer("", UNREADABLE);
+        check_answer("Zoey is a knight", UNREADABLE);
+        check_answer("Zoey is a knight, Oliver is a knave, Liam is a knight", UNREADABLE);
+        check_answer("The knights: Zoey is a knight, Oliver is a knave", UNREADABLE);
+        check_answer("Zoey is a knight, Zoey is a knave", UNREADABLE);
+        check_answer("Zoey is a knave, Liam is a knave", UNREADABLE);
+        check_answer("Zoey is knight, Oliver is knave", UNREADABLE);
+        check_answer("Zoey is not a knave, Oliver is a knave", UNREADABLE);
+        check_answer("Zoey: knight, Oliver: knave", UNREADABLE);
+        check_answer("Zoey is a knights, Oliver is a knave", UNREADABLE);
+        check_answer("**Zoey** is a knight, Oliver is a knave", UNREADABLE);
+    }
+
+    #[test]
+    fn a_name_within_a_longer_word_is_another_name() {
+        check_answer("MaryZoey is a knight, Oliver is a knave", UNREADABLE);
+        check_answer("_Zoey is a knight, Oliver is a knave", UNREADABLE);
+        check_answer("ÉZoey is a knight, Oliver is a knave", UNREADABLE);
+        check_answer("Zoe is a knight, Olivera is a knave", UNREADABLE);
+        let prefixes = Expected::from_ground_truth("(1) Ann is a knight\n(2) Anna is a knave\n(3) Anna-Ann is a knave");
+        let grade =
+            |answer: &str| prefixes.as_ref().unwrap().grade(&format!("<think></think><answer>{answer}</answer>"));
+        assert_eq!(grade("Anna is a knave, Ann is a knight, Anna-Ann is a knave").score(), RIGHT);
+        // Ann's first claim is the one that ends Anna-Ann's.
+        assert_eq!(grade("Anna-Ann is a knave, Ann is a knight, Anna is a knave").score(), WRONG);
+    }
+
+    #[test]
+    fn names_may_be_of_any_script() {
+        let expected = Expected::from_ground_truth("(1) Élodie is a knight\n(2) Жанна is a knave").unwrap();
+        let score = |answer: &str| expected.grade(&format!("<think>é</think><answer>{answer}</answer>")).score();
+        assert_eq!(score("élodie is a knight (2) ЖАННА is a knave"), RIGHT);
+        assert_eq!(score("lodie is a knight (2) Жанна is a knave"), UNREADABLE);
+    }
+
+    #[test]
+    fn ground_truths_are_read_or_refused() {
+        let json = r#"{"solution_text_format": "(1) Zoey is a knight\n(2) Oliver is a knave", "statements": "()"}"#;
+        assert_eq!(Expected::from_ground_truth(json), Ok(expected()));
+        for (text, word) in [
+            ("", "empty"),
+            ("{}", "solution_text_format"),
+            (r#"{"solution_text_format": 1}"#, "solution_text_format"),
+            ("Zoey is a knight", "expected such as"),
+            ("(1) Zoey is a fool", "expected such as"),
+            ("(1) is a knight", "expected such as"),
+            ("(1) Zoey is a knight\n(2) zoey is a knave", "twice"),
+        ] {
+            let problem = Expected::from_ground_truth(text).unwrap_err();
+            assert!(problem.contains(word), "{text:?}: {problem}");
+        }
+    }
+
+    /// The rule as it is written down: one pattern a name.
+    fn by_the_book(name: &str, answer: &str) -> Option<bool> {
+        let pattern = format!(r"(?i)\b{}\b\s+is\s+a\s+\b(knight|knave)\b", regex::escape(name));
+        pattern.parse::<Regex>().unwrap().captures(answer).map(|it| it[1].to_lowercase() == "knight")
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+        #[test]
+        fn claims_are_found_as_the_pattern_finds_them(
+            words in proptest::collection::vec(
+                prop::sample::select(vec![
+                    "Zoey", "zoEY", "Zo", "ey", "é", "_", "-", ".", " ", " ", " ", "\n", "\u{a0}", " is a ", " is a knight",
+                    " is  a KNAVE", "is", "a", "knight", "knave", "O'Neil", "Neil", "Zoey is a knight", "Zo is a knave",
+                ]),
+                0..12,
+            ),
+            name in prop::sample::select(vec!["Zoey", "Zo", "O'Neil", "Neil", "é", "-Zo", "Zoey Zo", "Zoey-", "is a"]),
+        ) {
+            let answer = words.concat();
+            let lower = answer.to_lowercase();
+            let roles = lower.matches("knight").count() + lower.matches("knave").count();
+            // As many people as roles, so that only the names decide.
+            let people = vec![(name.to_owned(), true); roles];
+            let found = Expected { roles: people }.claims(&answer);
+            let wanted = by_the_book(name, &answer).map(|it| vec![it; roles]);
+            prop_assert_eq!(if roles == 0 { None } else { found }, wanted, "{:?}", answer);
+        }
+    }
+}

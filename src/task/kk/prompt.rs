@@ -1,0 +1,67 @@
+//! A puzzle as a row: what the model is asked, and what its answer is graded against.
+
+use serde_json::json;
+
+use super::generate::Puzzle;
+use super::{source_name, text};
+use crate::task::{Message, RewardModel, Row};
+
+/// The system message: the form that [`super::grade`] asks for.
+pub const SYSTEM: &str = "Reason step by step inside <think> </think>. Then give your final answer inside \
+    <answer> </answer>, naming every character once, for example: \
+    <answer> (1) Zoey is a knight (2) Oliver is a knave </answer>. Write nothing after it.";
+
+/// The conversation that asks `quiz`.
+pub fn messages(quiz: impl Into<String>) -> Vec<Message> {
+    vec![Message::new("system", SYSTEM), Message::new("user", quiz)]
+}
+
+/// The puzzle as row number `index` of its source in `split`.
+pub fn row(puzzle: &Puzzle, split: &str, index: usize) -> Row {
+    let truth = json!({
+        "solution_text_format": text::solution_text_format(puzzle),
+        "statements": text::statements(puzzle),
+    });
+    Row {
+        data_source: source_name(puzzle.people()),
+        prompt: messages(text::quiz(puzzle)),
+        ability: "logic".into(),
+        reward_model: RewardModel::rule(truth.to_string()),
+        extra_info: json!({"split": split, "index": index, "people": puzzle.people()}),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::generate::Generator;
+    use super::*;
+    use crate::task::Grader;
+
+    #[test]
+    fn the_system_message_is_short() {
+        assert!(SYSTEM.len() < 300, "{}", SYSTEM.len());
+    }
+
+    #[test]
+    fn the_right_answer_to_every_size_scores_three_and_a_flipped_one_less() {
+        for puzzle in (3..=20).flat_map(|people| Generator::new(people, 11).take(10)) {
+            let grader = Grader::for_row(&row(&puzzle, "train", 0)).unwrap();
+            let score = |puzzle: &Puzzle| {
+                let answer = text::solution_text_format(puzzle).replace('\n', " ");
+                grader.grade(&format!("<think>So.</think>\n<answer> {answer} </answer>")).score()
+            };
+            assert_eq!(score(&puzzle), 3.0);
+            for person in 0..puzzle.people() {
+                assert_eq!(score(&Puzzle { solution: puzzle.solution ^ 1 << person, ..puzzle.clone() }), -0.5);
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_says_where_it_belongs() {
+        let row = row(&text::tests::puzzle(), "test", 7);
+        assert_eq!(row.data_source, "kk_logic_3");
+        assert_eq!(row.extra_info, json!({"split": "test", "index": 7, "people": 3}));
+        assert_eq!(row.prompt[1].content, text::quiz(&text::tests::puzzle()));
+    }
+}

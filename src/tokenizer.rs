@@ -1,0 +1,130 @@
+//! A model's own tokenizer and chat template: prompts become ids once, here, and completions become text.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use engine::decoder::DecoderConfig;
+use serde::Deserialize;
+
+use crate::error::InputError;
+use crate::task::Message;
+
+/// Tokenizer, chat template and stop tokens of a Hugging Face folder.
+pub struct ChatTokenizer {
+    inner: tokenizers::Tokenizer,
+    template: minijinja::Environment<'static>,
+    path: PathBuf,
+    bos: String,
+    eos: String,
+    /// Ids that end the assistant's turn.
+    pub stop_tokens: Arc<[u32]>,
+}
+
+/// `tokenizer_config.json`, as far as it is needed.
+#[derive(Deserialize)]
+struct TokenizerConfig {
+    chat_template: Option<String>,
+    #[serde(default)]
+    bos_token: Option<TokenText>,
+    eos_token: TokenText,
+}
+
+/// A special token is written as text, or as an object with its `content`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum TokenText {
+    Text(String),
+    Object { content: String },
+}
+
+impl TokenText {
+    fn into_text(self) -> String {
+        match self {
+            Self::Text(content) | Self::Object { content } => content,
+        }
+    }
+}
+
+const TEMPLATE: &str = "chat";
+
+impl ChatTokenizer {
+    /// Reads `tokenizer.json`, `tokenizer_config.json` and, where it stands apart, `chat_template.jinja`.
+    ///
+    /// # Errors
+    /// If a file is missing or broken, there is no chat template, or an id lies beyond the model's vocabulary.
+    pub fn load(dir: &Path, config: &DecoderConfig) -> Result<Self, InputError> {
+        let path = dir.join("tokenizer.json");
+        let inner = tokenizers::Tokenizer::from_file(&path).map_err(|e| InputError::new(path.display(), e))?;
+        let (size, vocab) = (inner.get_vocab_size(true), config.vocab_size);
+        if size > vocab {
+            let problem = format!("the tokenizer has {size} tokens but the model's vocab_size is {vocab}: it is not this model's");
+            return Err(InputError::new(path.display(), problem));
+        }
+        let settings: TokenizerConfig = read_json(&dir.join("tokenizer_config.json"))?;
+        let eos = settings.eos_token.into_text();
+        let eos_id = inner.token_to_id(&eos).ok_or_else(|| {
+            InputError::new(dir.join("tokenizer_config.json").display(), format!("eos_token {eos:?} is not in the vocabulary"))
+        })?;
+        let mut stop_tokens = config.eos_token_ids();
+        stop_tokens.push(eos_id);
+        stop_tokens.sort_unstable();
+        stop_tokens.dedup();
+        let template = chat_template(dir, settings.chat_template)?;
+        let bos = settings.bos_token.map(TokenText::into_text).unwrap_or_default();
+        Ok(Self { inner, template, path, bos, eos, stop_tokens: stop_tokens.into() })
+    }
+
+    /// The ids of a conversation, up to where the assistant begins to speak.
+    ///
+    /// # Errors
+    /// If the template refuses the messages (a role it does not know, say).
+    pub fn encode_prompt(&self, messages: &[Message]) -> Result<Vec<u32>, InputError> {
+        let context = minijinja::context! {
+            messages => messages, add_generation_prompt => true, bos_token => self.bos, eos_token => self.eos,
+        };
+        let text = self.template.get_template(TEMPLATE).and_then(|template| template.render(context));
+        self.encode(&text.map_err(|e| InputError::new(self.path.display(), format!("the chat template failed: {e}")))?)
+    }
+
+    /// The ids of plain text, without special tokens added.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, InputError> {
+        let encoding = self.inner.encode(text, false).map_err(|e| InputError::new(self.path.display(), e))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of a completion: a stop token at its end is left out, anything else stays.
+    pub fn decode_completion(&self, tokens: &[u32]) -> Result<String, InputError> {
+        let spoken = match tokens.split_last() {
+            Some((last, rest)) if self.stop_tokens.contains(last) => rest,
+            _ => tokens,
+        };
+        self.inner.decode(spoken, false).map_err(|e| InputError::new(self.path.display(), e))
+    }
+}
+
+fn chat_template(dir: &Path, from_config: Option<String>) -> Result<minijinja::Environment<'static>, InputError> {
+    let file = dir.join("chat_template.jinja");
+    let source = match from_config {
+        Some(source) => source,
+        None => std::fs::read_to_string(&file).map_err(|_| {
+            let problem = "the model has no chat template: neither this file nor chat_template in tokenizer_config.json";
+            InputError::new(file.display(), problem)
+        })?,
+    };
+    let mut environment = minijinja::Environment::new();
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_function("raise_exception", |message: String| -> Result<(), minijinja::Error> {
+        Err(minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, message))
+    });
+    environment
+        .add_template_owned(TEMPLATE, source)
+        .map_err(|e| InputError::new(dir.display(), format!("the chat template is broken: {e}")))?;
+    Ok(environment)
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, InputError> {
+    let text = std::fs::read_to_string(path).map_err(|e| InputError::new(path.display(), e))?;
+    serde_json::from_str(&text).map_err(|e| InputError::new(path.display(), e))
+}
