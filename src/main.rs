@@ -1,8 +1,209 @@
-use dump_rl::config;
+//! The program: arguments in, one subcommand run, an exit status out (0 done, 1 failed while running, 2 wrong input).
+
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Result, anyhow};
+use clap::{Args, Parser, Subcommand};
+use dump_rl::commands;
+use dump_rl::config::{self, run::RunConfig, sft::SftConfig};
+use dump_rl::error::InputError;
+use tokio::sync::watch;
+
+/// Memory of an engine that was replaced has to go back (glibc's arenas keep it).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-fn main() -> anyhow::Result<()> {
-    let args: Vec<String> = std::env::args().collect();
-    let config: config::sft::SftConfig = config::load(std::path::Path::new(&args[1]), &args[2..])?;
-    dump_rl::commands::sft::run(&config)
+
+/// Curriculum-driven GRPO post-training of language models.
+#[derive(Parser)]
+#[command(name = "dump-rl", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train a LoRA adapter by GRPO under a curriculum.
+    Train {
+        config: PathBuf,
+        #[command(flatten)]
+        sets: Sets,
+        /// The run's folder (default: runs/<name of the configuration>).
+        #[arg(long)]
+        out: Option<PathBuf>,
+        /// Go on from the newest checkpoint in the run's folder.
+        #[arg(long)]
+        resume: bool,
+        /// Resolve everything, say what would run, and exit.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Make a small base model from nothing by supervised training.
+    Sft {
+        config: PathBuf,
+        #[command(flatten)]
+        sets: Sets,
+        /// The model's folder.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+    /// Evaluate a base model, or the newest policy of a run, on held-out rows.
+    Eval {
+        /// A configuration file, or a run's folder.
+        target: PathBuf,
+        /// Completions of each prompt.
+        #[arg(long)]
+        samples: Option<usize>,
+    },
+    /// Make or look at data.
+    #[command(subcommand)]
+    Data(Data),
+    /// Grade completions of rows.
+    Grade {
+        /// Rows, as JSON Lines.
+        #[arg(long)]
+        data: PathBuf,
+        /// JSON Lines of {"index": row number from 0, "completion": "…"}.
+        #[arg(long)]
+        completions: PathBuf,
+    },
+    /// Work with a curriculum apart from training.
+    #[command(subcommand)]
+    Curriculum(Curriculum),
+}
+
+#[derive(Subcommand)]
+enum Data {
+    /// Generate Knights-and-Knaves puzzles.
+    Kk {
+        /// Numbers of people, as in 3-14 or 5.
+        #[arg(long, default_value = "3-14")]
+        people: String,
+        /// Training puzzles of each size.
+        #[arg(long, default_value_t = 900)]
+        train: usize,
+        /// Test puzzles of each size.
+        #[arg(long, default_value_t = 100)]
+        test: usize,
+        #[arg(long, default_value_t = 42)]
+        seed: u64,
+        /// Folder for train.jsonl and test.jsonl.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Say what a file of rows holds.
+    Inspect { file: PathBuf },
+}
+
+#[derive(Subcommand)]
+enum Curriculum {
+    /// Print the sampling weights after each step of recorded observations.
+    Replay {
+        #[arg(long)]
+        config: PathBuf,
+        #[command(flatten)]
+        sets: Sets,
+        /// JSON Lines of {"step": t, "observations": [{"source", "rewards", "advantages"}]}.
+        #[arg(long)]
+        events: PathBuf,
+    },
+}
+
+#[derive(Args)]
+struct Sets {
+    /// Override a setting; may be given again, later ones win.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    keep_freed_memory_for_a_while();
+    let log = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,mistralrs_core=error,mistralrs_quant=warn"));
+    tracing_subscriber::fmt().with_env_filter(log).with_target(false).with_writer(std::io::stderr).init();
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(if is_input(&error) { 2 } else { 1 })
+        }
+    }
+}
+
+/// A training step frees and takes the same memory again and again; handing it back to the system after mimalloc's 10 ms
+/// costs a third of the step in page faults. One second is enough.
+fn keep_freed_memory_for_a_while() {
+    const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15; // mi_option_purge_delay in mimalloc.h
+    // SAFETY: sets an integer option that mimalloc reads at run time.
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 1000) }
+}
+
+fn is_input(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.is::<InputError>() || cause.downcast_ref::<engine::EngineError>().is_some_and(engine::EngineError::is_input)
+    })
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Train { config, sets, out, resume, dry_run } => {
+            let resolved: RunConfig = config::load(&config, &sets.sets)?;
+            if dry_run {
+                return commands::train::dry_run(resolved);
+            }
+            let out = out.unwrap_or_else(|| Path::new("runs").join(config.file_stem().unwrap_or_default()));
+            block_on(async { commands::train::run(resolved, &out, resume, stop_signal()).await })
+        }
+        Command::Sft { config, mut sets, out } => {
+            sets.sets.extend(out.map(|out| format!("out={}", out.display())));
+            let config: SftConfig = config::load(&config, &sets.sets)?;
+            commands::sft::run(&config)
+        }
+        Command::Eval { target, samples } => block_on(commands::eval::run(&target, samples)),
+        Command::Data(Data::Kk { people, train, test, seed, out }) => {
+            let people = commands::data::parse_people(&people).map_err(|e| InputError::new("--people", e))?;
+            Ok(commands::data::kk(people, train, test, seed, &out)?)
+        }
+        Command::Data(Data::Inspect { file }) => Ok(print!("{}", commands::data::inspect(&file)?)),
+        Command::Grade { data, completions } => to_stdout(|out| commands::grade::run(&data, &completions, out)),
+        Command::Curriculum(Curriculum::Replay { config, sets, events }) => {
+            let config: RunConfig = config::load(&config, &sets.sets)?;
+            let sources = dump_rl::dataset::source_names(&config)?;
+            to_stdout(|out| commands::replay::run(&config.curriculum, &sources, &events, out))
+        }
+    }
+}
+
+fn to_stdout(f: impl FnOnce(&mut BufWriter<std::io::StdoutLock>) -> Result<(), InputError>) -> Result<()> {
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    f(&mut out)?;
+    Ok(out.flush()?)
+}
+
+fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| anyhow!("no async runtime: {e}"))?.block_on(future)
+}
+
+/// Turns true at the first Ctrl-C (or SIGTERM); the second ends the program at once.
+fn stop_signal() -> watch::Receiver<bool> {
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(async move {
+        interrupted().await;
+        eprintln!("stopping after a checkpoint; press Ctrl-C again to stop at once");
+        let _ = stop.send(true);
+        interrupted().await;
+        std::process::exit(130);
+    });
+    stopped
+}
+
+async fn interrupted() {
+    #[cfg(unix)]
+    if let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        tokio::select! { _ = terminate.recv() => {}, _ = tokio::signal::ctrl_c() => {} }
+        return;
+    }
+    drop(tokio::signal::ctrl_c().await);
 }

@@ -4,4 +4,8 @@ pub mod data;
 pub mod grade;
 pub mod replay;
 #[cfg(feature = "train")]
+pub mod eval;
+#[cfg(feature = "train")]
 pub mod sft;
+#[cfg(feature = "train")]
+pub mod train;

@@ -51,7 +51,7 @@ fn train(config: &SftConfig, trainer: &mut SftTrainer, demos: &mut Demonstration
     for step in 0..config.max_steps {
         let along = step as f64 / config.max_steps as f64;
         let batch = demos.batch(tokenizer, along)?;
-        progress.add(trainer.step(&batch, config.micro_batch_tokens, 1.0 - 0.95 * along)?);
+        progress.add(trainer.step(&batch, config.micro_batch_tokens, lr_scale(along))?);
         if (step + 1) % 50 == 0 {
             progress.print(step + 1, config.max_steps);
         }
@@ -60,6 +60,11 @@ fn train(config: &SftConfig, trainer: &mut SftTrainer, demos: &mut Demonstration
         }
     }
     Ok(())
+}
+
+/// Constant, then falling linearly over the last three tenths of the run.
+fn lr_scale(along: f64) -> f64 {
+    ((1.0 - along) / 0.3).clamp(0.02, 1.0)
 }
 
 /// The smallest vocabulary that holds the tokenizer, and the sizes asked for.
@@ -142,7 +147,7 @@ impl<'a> Demonstrations<'a> {
         let (mut batch, mut tokens) = (Vec::new(), 0);
         let (least, most) = (*self.people.start(), *self.people.end());
         let grown = (along / self.config.data.easy_first.max(1e-9)).min(1.0);
-        let largest = (5.0 + (most as f64 - 5.0) * grown).round().clamp(least as f64, most as f64) as usize;
+        let largest = (least as f64 + (most - least) as f64 * grown).round().clamp(least as f64, most as f64) as usize;
         while tokens < self.config.batch_tokens {
             let people = self.rng.random_range(least..=largest);
             let example = self.example(tokenizer, people, along)?;

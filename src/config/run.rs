@@ -98,6 +98,8 @@ pub struct EngineConfig {
     pub max_new_tokens: usize,
     /// Most sequences in one batch of the engine (on a CPU mistral.rs runs one at a time).
     pub max_sequences: usize,
+    /// Memory for the paged KV cache on a GPU, in MB.
+    pub cache_mb: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -183,6 +185,7 @@ impl Default for EngineConfig {
             temperature: 1.0,
             max_new_tokens: 512,
             max_sequences: 64,
+            cache_mb: 4096,
         }
     }
 }

@@ -36,7 +36,7 @@ pub struct SftConfig {
 pub struct SftData {
     /// Sizes of the puzzles.
     pub people: String,
-    /// Share of the run over which the largest size grows from 5 people to all.
+    /// Share of the run over which the largest size grows from the smallest to all.
     pub easy_first: f64,
     /// Before this share of the run every completion is careful.
     pub hasty_from: f64,

@@ -88,6 +88,11 @@ impl Grade {
     pub fn score(&self) -> f32 {
         self.format_score + self.answer_score
     }
+
+    /// Whether the answer is right: only then is its part of the reward positive.
+    pub fn is_right(&self) -> bool {
+        self.answer_score > 0.0
+    }
 }
 
 /// A row's grader with what it expects.

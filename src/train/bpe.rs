@@ -1,6 +1,6 @@
 //! Trains the tokenizer of a small model on its own domain: byte-level BPE whose merges may cross spaces.
 //!
-//! Names and roles (" is a knight") are kept as pieces of their own, so that each becomes one token wherever it stands;
+//! Names and roles (" is a knight", ": knight") are kept as pieces of their own, so that each becomes one token wherever it stands;
 //! all other text merges freely, so that a fixed phrase costs one token ("superword" BPE, arXiv 2503.13423).
 
 use std::path::Path;
@@ -17,7 +17,7 @@ const CONTROL: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
 /// Tags of the answer's format: ordinary text, but one token each.
 const TAGS: [&str; 4] = ["<think>", "</think>", "<answer>", "</answer>"];
 /// A name, or a role.
-const PIECES: &str = r"[A-Z][a-z]{2,}| is (?:not )?a kn(?:ight|ave)";
+const PIECES: &str = r"[A-Z][a-z]{2,}| is (?:not )?a kn(?:ight|ave)|: kn(?:ight|ave)";
 
 /// ChatML.
 const CHAT_TEMPLATE: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";

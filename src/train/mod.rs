@@ -3,7 +3,7 @@
 //! - [`model`]: the decoder's forward · [`ops`]: differentiable building blocks · [`lora`]: the trainable adapter
 //! - [`loss`]: GRPO per token, and how tokens are weighed · [`optim`]: AdamW · [`parallel`]: gradients over threads
 //! - [`bpe`]: the tokenizer of a small model
-//! - [`trainer`]: one GRPO step on a batch · [`worker`]: the OS thread that owns a trainer · [`sft`]: supervised training
+//! - [`trainer`]: one GRPO step on a batch · [`stats`]: its numbers · [`worker`]: the OS thread that owns a trainer · [`sft`]: supervised training
 
 pub mod bpe;
 pub mod lora;
@@ -13,8 +13,9 @@ pub mod ops;
 pub mod optim;
 pub mod parallel;
 pub mod sft;
-//pub mod trainer;
-//pub mod worker;
+pub mod stats;
+pub mod trainer;
+pub mod worker;
 
 use std::collections::BTreeMap;
 

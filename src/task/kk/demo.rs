@@ -1,8 +1,10 @@
 //! Worked completions for supervised training: deductions that a careful reasoner writes down, and hasty guesses.
 //!
-//! A careful `<think>` supposes that somebody is a knight or a knave, then names one statement at a time and what it
-//! implies ("by Zoey, Liam is a knave"). When a statement cannot hold any more ("not by Zoey") the supposition is
-//! turned round. Each line follows from one statement and the roles found so far, so a small model can learn it.
+//! A careful `<think>` supposes that somebody is a knight or a knave, then quotes one statement at a time, repeats the roles
+//! it needs and writes down what follows: "Zoey said Liam is a knave, Zoey: knight so Liam: knave". When a statement
+//! cannot hold any more ("… no") the supposition is turned round. Roles that were found are written in another form
+//! (": knight") than what people say (" is a knight"), and each line holds all that its conclusion depends on: so a
+//! small model has to copy and to look up, and never to reason over a distance.
 
 use rand::Rng;
 
@@ -84,14 +86,14 @@ impl<'a> Deduction<'a> {
             if rng.random_bool(0.4) {
                 self.try_wrong(person, !right, &mut lines);
             } else {
-                lines.push(format!("suppose {}", self.claim(person, right)));
+                lines.push(format!("suppose {}", self.found(person, right)));
             }
             self.assign(person, right);
             self.propagate(&mut lines);
         }
         while let Some(person) = self.best_supposition() {
             let right = self.puzzle.solution >> person & 1 == 1;
-            lines.push(format!("suppose {}", self.claim(person, right)));
+            lines.push(format!("suppose {}", self.found(person, right)));
             self.assign(person, right);
             self.propagate(&mut lines);
         }
@@ -101,13 +103,13 @@ impl<'a> Deduction<'a> {
     /// Writes down where the wrong supposition leads and its reversal; or just the right one if no contradiction shows.
     fn try_wrong(&self, person: usize, wrong: bool, lines: &mut Vec<String>) {
         let mut branch = self.clone();
-        let mut tried = vec![format!("suppose {}", self.claim(person, wrong))];
+        let mut tried = vec![format!("suppose {}", self.found(person, wrong))];
         branch.assign(person, wrong);
         if branch.propagate(&mut tried) {
-            lines.push(format!("suppose {}", self.claim(person, !wrong)));
+            lines.push(format!("suppose {}", self.found(person, !wrong)));
         } else {
             lines.append(&mut tried);
-            lines.push(format!("so {}", self.claim(person, !wrong)));
+            lines.push(format!("so {}", self.found(person, !wrong)));
         }
     }
 
@@ -127,7 +129,7 @@ impl<'a> Deduction<'a> {
     fn propagate(&mut self, lines: &mut Vec<String>) -> bool {
         loop {
             if let Some(speaker) = (0..self.puzzle.people()).find(|&s| self.implied(s) == Implied::Contradiction) {
-                lines.push(format!("not by {}", self.puzzle.names[speaker]));
+                lines.push(format!("{} no", self.quote(speaker)));
                 return false;
             }
             let next = self.speakers().find_map(|speaker| match self.implied(speaker) {
@@ -135,7 +137,7 @@ impl<'a> Deduction<'a> {
                 _ => None,
             });
             let Some((speaker, person, knight)) = next else { return true };
-            lines.push(format!("by {}, {}", self.puzzle.names[speaker], self.claim(person, knight)));
+            lines.push(format!("{} so {}", self.quote(speaker), self.found(person, knight)));
             self.assign(person, knight);
         }
     }
@@ -177,8 +179,20 @@ impl<'a> Deduction<'a> {
         self.knights |= u32::from(knight) << person;
     }
 
-    fn claim(&self, person: usize, knight: bool) -> String {
-        format!("{} is a {}", self.puzzle.names[person], role(knight))
+    /// What `speaker` said, and the roles found so far of those it is about.
+    fn quote(&self, speaker: usize) -> String {
+        let statement = &self.puzzle.statements[speaker];
+        let said = statement.text(&self.puzzle.names).replacen("If ", "if ", 1);
+        let mut people = vec![speaker];
+        people.extend(statement.people().map(usize::from));
+        people.dedup();
+        let known = people.into_iter().filter(|i| self.known >> i & 1 == 1);
+        let roles: String = known.map(|i| format!(", {}", self.found(i, self.knights >> i & 1 == 1))).collect();
+        format!("{} said {said}{roles}", self.puzzle.names[speaker])
+    }
+
+    fn found(&self, person: usize, knight: bool) -> String {
+        format!("{}: {}", self.puzzle.names[person], role(knight))
     }
 }
 

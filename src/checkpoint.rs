@@ -1,0 +1,134 @@
+//! Checkpoints: all of a run's state at one step, whole or not there at all.
+//!
+//! `checkpoints/step_N/` holds the PEFT adapter, the optimiser's moments and `state.json`. It is written under another
+//! name, synced, and renamed; `state.json` carries the hash of the other files, so that a damaged one is noticed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use engine::adapter::hash_bytes;
+use engine::{Adapter, AdapterHash, LoraConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::error::InputError;
+use crate::eval::SourceScore;
+use crate::files;
+use crate::scheduler::SchedulerState;
+use crate::train::trainer::TrainerState;
+
+pub const ADAPTER: &str = "adapter_model.safetensors";
+pub const ADAPTER_CONFIG: &str = "adapter_config.json";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const STATE: &str = "state.json";
+
+/// Everything that a run needs to go on.
+#[derive(Debug, Clone)]
+pub struct Checkpoint {
+    pub trainer: TrainerState,
+    pub scheduler: SchedulerState,
+    /// The evaluation at step 0, if there was one: the final table compares with it.
+    pub first_eval: Option<Vec<SourceScore>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct State {
+    step: u64,
+    optimizer_updates: u64,
+    /// SHA-256 of the other files.
+    files: BTreeMap<String, AdapterHash>,
+    scheduler: SchedulerState,
+    first_eval: Option<Vec<SourceScore>>,
+}
+
+impl Checkpoint {
+    pub fn step(&self) -> u64 {
+        self.scheduler.step
+    }
+
+    /// Writes the checkpoint into `run/checkpoints`, then removes all but the newest `keep_last`.
+    pub fn save(&self, run: &Path, keep_last: usize) -> Result<PathBuf> {
+        let target = folder(run, self.step());
+        if !target.exists() {
+            let temporary = files::temporary_name(&target);
+            drop(fs::remove_dir_all(&temporary));
+            fs::create_dir_all(&temporary).with_context(|| temporary.display().to_string())?;
+            self.write(&temporary)?;
+            fs::rename(&temporary, &target).with_context(|| target.display().to_string())?;
+            files::sync_parent(&target)?;
+        }
+        for (_, old) in list(run).into_iter().rev().skip(keep_last) {
+            drop(fs::remove_dir_all(old));
+        }
+        Ok(target)
+    }
+
+    fn write(&self, dir: &Path) -> Result<()> {
+        let config = serde_json::to_vec_pretty(&*self.trainer.adapter.config)?;
+        let parts: [(&str, &[u8]); 3] =
+            [(ADAPTER, &self.trainer.adapter.bytes), (ADAPTER_CONFIG, &config), (OPTIMIZER, &self.trainer.optimizer)];
+        let state = State {
+            step: self.step(),
+            optimizer_updates: self.trainer.updates,
+            files: parts.iter().map(|(name, bytes)| (name.to_string(), hash_bytes(bytes))).collect(),
+            scheduler: self.scheduler.clone(),
+            first_eval: self.first_eval.clone(),
+        };
+        for (name, bytes) in parts {
+            files::write_atomic(&dir.join(name), bytes)?;
+        }
+        Ok(files::write_atomic(&dir.join(STATE), &serde_json::to_vec_pretty(&state)?)?)
+    }
+
+    /// The newest checkpoint of a run.
+    ///
+    /// # Errors
+    /// If there is none, or a file of it is missing or damaged; names the file and an older checkpoint, if there is one.
+    pub fn load_latest(run: &Path) -> Result<Self, InputError> {
+        let all = list(run);
+        let Some((_, newest)) = all.last() else {
+            let problem = "holds no checkpoint to resume from; start anew in another folder with --out DIR";
+            return Err(InputError::new(run.join("checkpoints").display(), problem));
+        };
+        Self::load(newest).map_err(|error| match all.len().checked_sub(2).map(|i| &all[i].1) {
+            Some(older) => InputError::new(error.place, format!("{}; remove {} to resume from {}", error.problem, newest.display(), older.display())),
+            None => error,
+        })
+    }
+
+    /// Reads one checkpoint folder.
+    pub fn load(dir: &Path) -> Result<Self, InputError> {
+        let read = |name: &str| {
+            let path = dir.join(name);
+            fs::read(&path).map_err(|e| InputError::new(path.display(), e))
+        };
+        let broken = |name: &str, e: &dyn std::fmt::Display| InputError::new(dir.join(name).display(), format!("damaged: {e}"));
+        let state: State = serde_json::from_slice(&read(STATE)?).map_err(|e| broken(STATE, &e))?;
+        let checked = |name: &str| {
+            let bytes = read(name)?;
+            match state.files.get(name) {
+                Some(hash) if *hash == hash_bytes(&bytes) => Ok(bytes),
+                _ => Err(broken(name, &"its SHA-256 is not the one in state.json")),
+            }
+        };
+        let config: LoraConfig = serde_json::from_slice(&checked(ADAPTER_CONFIG)?).map_err(|e| broken(ADAPTER_CONFIG, &e))?;
+        let adapter = Adapter::new(Arc::new(config), checked(ADAPTER)?);
+        let trainer = TrainerState { adapter, optimizer: checked(OPTIMIZER)?, updates: state.optimizer_updates };
+        Ok(Self { trainer, scheduler: state.scheduler, first_eval: state.first_eval })
+    }
+}
+
+fn folder(run: &Path, step: u64) -> PathBuf {
+    run.join("checkpoints").join(format!("step_{step}"))
+}
+
+/// The finished checkpoints of a run by step, oldest first.
+fn list(run: &Path) -> Vec<(u64, PathBuf)> {
+    let entries = fs::read_dir(run.join("checkpoints")).into_iter().flatten().flatten();
+    let step = |path: &Path| path.file_name()?.to_str()?.strip_prefix("step_")?.parse().ok();
+    let mut all: Vec<(u64, PathBuf)> = entries.filter_map(|e| Some((step(&e.path())?, e.path()))).collect();
+    all.sort();
+    all
+}

@@ -1,0 +1,159 @@
+//! `dump-rl train`: a whole run.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Result;
+use engine::Engine;
+use tokio::sync::watch;
+
+use crate::checkpoint::Checkpoint;
+use crate::config::{self, run::RunConfig};
+use crate::error::InputError;
+use crate::learner::{End, Learner};
+use crate::pipeline::{self, Shared, Stages};
+use crate::progress;
+use crate::run_dir::RunDir;
+use crate::scheduler::Scheduler;
+use crate::setup::{Setup, WithEngine, with_engine};
+use crate::train::trainer::Trainer;
+use crate::train::worker::TrainerHandle;
+
+/// Trains in `out`, from the start or from its newest checkpoint, until the last step or until `stop` turns true.
+///
+/// # Errors
+/// Wrong input before anything is written; the first failure of any stage afterwards.
+pub async fn run(config: RunConfig, out: &Path, resume: bool, stop: watch::Receiver<bool>) -> Result<()> {
+    let since = Instant::now();
+    let setup = Setup::load(config)?;
+    let checkpoint = if resume { Some(Checkpoint::load_latest(out)?) } else { None };
+    let trainer = match &checkpoint {
+        Some(checkpoint) => restore(setup.trainer()?, checkpoint, out)?,
+        None => setup.trainer()?,
+    };
+    let shared = Arc::new(Shared::new(scheduler(&setup, checkpoint.as_ref(), out)?));
+    let run = match &checkpoint {
+        Some(checkpoint) => RunDir::resume(out, &setup.config, checkpoint.step())?,
+        None => RunDir::create(out, &setup.config)?,
+    };
+    println!("{}", describe(&setup, out));
+    let adapter = trainer.adapter()?;
+    let config = setup.config.clone();
+    let (end, shared) = with_engine(&config, adapter, Start { setup, trainer, run, shared, checkpoint, stop }).await?;
+    if let End::Finished { first: Some(first), last: Some(last) } = &end {
+        println!("\n{}", progress::final_table(first, last, &shared.scheduler().ledger().trained));
+    }
+    println!("done in {:.0} s; the run is in {}", since.elapsed().as_secs_f64(), out.display());
+    Ok(())
+}
+
+fn restore(trainer: Trainer, checkpoint: &Checkpoint, out: &Path) -> Result<Trainer> {
+    let place = out.join("checkpoints").join(format!("step_{}", checkpoint.step()));
+    trainer.restore(&checkpoint.trainer).map_err(|e| InputError::new(place.display(), e).into())
+}
+
+fn scheduler(setup: &Setup, checkpoint: Option<&Checkpoint>, out: &Path) -> Result<Scheduler> {
+    let mut scheduler = Scheduler::new(setup.scheduler_config(), setup.train.sizes());
+    if let Some(checkpoint) = checkpoint {
+        let restored = scheduler.restore(checkpoint.scheduler.clone(), &setup.train.names());
+        restored.map_err(|problem| InputError::new(out.display(), problem))?;
+    }
+    Ok(scheduler)
+}
+
+/// What is left to do once the engine runs.
+struct Start {
+    setup: Setup,
+    trainer: Trainer,
+    run: RunDir,
+    shared: Arc<Shared>,
+    checkpoint: Option<Checkpoint>,
+    stop: watch::Receiver<bool>,
+}
+
+impl WithEngine for Start {
+    type Output = (End, Arc<Shared>);
+
+    async fn call<E: Engine>(self, engine: Arc<E>) -> Result<Self::Output> {
+        let Self { setup, trainer, run, shared, checkpoint, stop } = self;
+        let config = &setup.config;
+        let step = shared.scheduler().step();
+        let adapter = trainer.adapter()?;
+        let published = BTreeMap::from([(step, adapter.hash.clone())]);
+        // The engine loaded the adapter as that of step 0; after a resume it has to know its true step.
+        if step > 0 {
+            engine.publish(step, adapter).await?;
+        }
+        let workers = match config.pipeline.rollout_workers {
+            0 => engine.concurrency(),
+            workers => workers,
+        };
+        let stages = Stages {
+            engine: engine.clone(),
+            data: setup.train.clone(),
+            tokenizer: setup.tokenizer.clone(),
+            sampling: setup.sampling(),
+            scale: config.advantage.scale,
+            batch_size: config.batch_size,
+            group_size: config.group_size,
+            max_off_policy_steps: config.pipeline.max_off_policy_steps,
+            workers,
+        };
+        let learner = Learner {
+            engine,
+            trainer: TrainerHandle::spawn(trainer)?,
+            shared: shared.clone(),
+            run,
+            tokenizer: setup.tokenizer.clone(),
+            train_data: setup.train.clone(),
+            test_data: setup.test.clone(),
+            sampling: setup.sampling(),
+            eval: config.eval.clone(),
+            eval_settings: setup.eval_settings(),
+            ckpt: config.ckpt.clone(),
+            max_steps: config.max_steps,
+            max_off_policy_steps: config.pipeline.max_off_policy_steps,
+            first_eval: checkpoint.and_then(|checkpoint| checkpoint.first_eval),
+            seed: config.seed,
+            published,
+            skipped_in_a_row: 0,
+        };
+        Ok((pipeline::run(stages, shared.clone(), learner, stop).await?, shared))
+    }
+}
+
+/// `--dry-run`: resolves everything, says what would run, runs nothing.
+pub fn dry_run(config: RunConfig) -> Result<()> {
+    print!("{}", config::to_toml(&config)?);
+    let setup = Setup::load(config)?;
+    println!("\n{}", describe(&setup, Path::new("(dry run)")));
+    for (train, test) in setup.train.sources.iter().zip(setup.test.sources.iter().map(|s| s.items.len()).chain(std::iter::repeat(0))) {
+        let tokens: usize = train.items.iter().map(|item| item.prompt.len()).sum();
+        let mean = tokens as f64 / train.items.len() as f64;
+        println!("{:<20} {:>6} rows, {test:>4} for evaluation, prompts of {mean:.0} tokens on average", train.name, train.items.len());
+    }
+    Ok(())
+}
+
+fn describe(setup: &Setup, out: &Path) -> String {
+    let config = &setup.config;
+    let rows: usize = setup.train.sizes().iter().sum();
+    let adapted: usize = config.lora.target_modules.iter().filter_map(|m| setup.decoder.linear_shape(m)).map(|(i, o)| config.lora.rank * (i + o)).sum();
+    format!(
+        "model    {} ({:.2} M parameters; LoRA rank {} on {:.2} M)\ndata     {rows} rows in {} distributions\n\
+         run      {} steps of {} prompts × {} completions, curriculum {:?}, at most {} off-policy steps\nout      {}",
+        config.model.display(),
+        setup.decoder.parameters() as f64 / 1e6,
+        config.lora.rank,
+        (adapted * setup.decoder.num_hidden_layers) as f64 / 1e6,
+        setup.train.sources.len(),
+        config.max_steps,
+        config.batch_size,
+        config.group_size,
+        config.curriculum.policy,
+        config.pipeline.max_off_policy_steps,
+        out.display(),
+    )
+}

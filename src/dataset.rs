@@ -1,0 +1,99 @@
+//! Rows by distribution, each with its grader and its prompt's token ids: made once, before anything runs.
+
+use std::sync::Arc;
+
+use crate::commands::data::parse_people;
+use crate::config::run::{DataConfig, DataKind, RunConfig};
+use crate::error::InputError;
+use crate::task::{Grader, Row, kk, rows};
+use crate::tokenizer::ChatTokenizer;
+
+/// One row, ready to be sampled and graded.
+pub struct Item {
+    pub row: Row,
+    pub grader: Grader,
+    pub prompt: Arc<[u32]>,
+}
+
+/// The rows of one distribution; never empty.
+pub struct Source {
+    pub name: String,
+    pub items: Vec<Item>,
+}
+
+/// The rows of one split, by distribution.
+pub struct Dataset {
+    pub sources: Vec<Source>,
+}
+
+impl Dataset {
+    /// Tokenises the rows of a split.
+    ///
+    /// # Errors
+    /// A row without a usable ground truth, or a prompt that leaves no room for `max_new_tokens` in `context` tokens.
+    pub fn new(rows: Vec<Row>, tokenizer: &ChatTokenizer, context: usize) -> Result<Self, InputError> {
+        let source = |(name, rows): (String, Vec<Row>)| {
+            let items = rows.into_iter().enumerate().map(|(index, row)| Item::new(row, index, tokenizer, context));
+            Ok(Source { name, items: items.collect::<Result<_, _>>()? })
+        };
+        Ok(Self { sources: rows::group_by_source(rows).into_iter().map(source).collect::<Result<_, _>>()? })
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        self.sources.iter().map(|source| source.name.clone()).collect()
+    }
+
+    pub fn sizes(&self) -> Vec<usize> {
+        self.sources.iter().map(|source| source.items.len()).collect()
+    }
+}
+
+impl Item {
+    fn new(row: Row, index: usize, tokenizer: &ChatTokenizer, context: usize) -> Result<Self, InputError> {
+        let place = format!("{} row {index}", row.data_source);
+        let grader = Grader::for_row(&row).map_err(|problem| InputError::new(&place, problem))?;
+        let prompt = tokenizer.encode_prompt(&row.prompt)?;
+        if prompt.is_empty() || prompt.len() >= context {
+            let problem = format!("its prompt has {} tokens, the model's context is {context}", prompt.len());
+            return Err(InputError::new(place, problem));
+        }
+        Ok(Self { row, grader, prompt: prompt.into() })
+    }
+}
+
+/// The training and the test rows that a configuration names.
+///
+/// # Errors
+/// A file that cannot be read or holds a wrong row; sizes that cannot be generated.
+pub fn load_rows(config: &RunConfig) -> Result<(Vec<Row>, Vec<Row>), InputError> {
+    let data: &DataConfig = &config.data;
+    match data.kind {
+        DataKind::Kk => {
+            let people = parse_people(&data.people).map_err(|e| InputError::new("data.people", e))?;
+            let test = data.test.min(config.eval.prompts.max(1));
+            kk::splits(people, data.train, data.test, data.seed).map_err(|e| InputError::new("data", e)).map(|(train, all)| {
+                let per_source = rows::group_by_source(all).into_iter();
+                (train, per_source.flat_map(|(_, rows)| rows.into_iter().take(test)).collect())
+            })
+        }
+        DataKind::Files => {
+            let load_all = |files: &[std::path::PathBuf]| {
+                let loaded: Result<Vec<_>, _> = files.iter().map(|file| rows::load(file)).collect();
+                loaded.map(|rows| rows.into_iter().flatten().collect::<Vec<_>>())
+            };
+            Ok((load_all(&data.train_files)?, load_all(&data.test_files)?))
+        }
+    }
+}
+
+/// The names of a configuration's distributions, in the order of the arms, without making every prompt.
+///
+/// # Errors
+/// As [`load_rows`].
+pub fn source_names(config: &RunConfig) -> Result<Vec<String>, InputError> {
+    if config.data.kind == DataKind::Kk {
+        let people = parse_people(&config.data.people).map_err(|e| InputError::new("data.people", e))?;
+        return Ok(people.map(kk::source_name).collect());
+    }
+    Ok(rows::group_by_source(load_rows(config)?.0).into_iter().map(|(name, _)| name).collect())
+}

@@ -1,0 +1,180 @@
+//! What a step is logged as, by the field's names.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::eval::SourceScore;
+use crate::scheduler::Scheduler;
+use crate::types::ScoredGroup;
+
+/// Where the time of a step went.
+pub struct StepTimes {
+    since: Instant,
+    wait_for_batch: Duration,
+    pub train: Duration,
+    pub publish: Duration,
+}
+
+impl StepTimes {
+    /// `since`: the end of the step before.
+    pub fn new(since: Instant, wait_for_batch: Duration) -> Self {
+        Self { since, wait_for_batch, train: Duration::ZERO, publish: Duration::ZERO }
+    }
+}
+
+/// One line of metrics.jsonl in the making.
+pub struct Line {
+    values: Map<String, Value>,
+}
+
+impl Line {
+    pub fn new(step: u64) -> Self {
+        Self { values: Map::from_iter([("step".to_string(), step.into())]) }
+    }
+
+    /// A value by name; 0 if it was not logged.
+    pub fn get(&self, name: &str) -> f64 {
+        self.values.get(name).and_then(Value::as_f64).unwrap_or(0.0)
+    }
+
+    pub fn into_map(self) -> Map<String, Value> {
+        self.values
+    }
+
+    /// Adds values; one that is not finite becomes null.
+    pub fn values<K: Into<String>>(&mut self, values: impl IntoIterator<Item = (K, f64)>) {
+        self.values.extend(values.into_iter().map(|(name, value)| (name.into(), json!(value))));
+    }
+
+    /// Rewards, lengths and solved groups.
+    pub fn batch(&mut self, batch: &[ScoredGroup]) {
+        let grades = || batch.iter().flat_map(|g| &g.grades);
+        let completions = || batch.iter().flat_map(|g| &g.completions);
+        let n = completions().count().max(1) as f64;
+        let groups = batch.len().max(1) as f64;
+        let share = |f: fn(&ScoredGroup) -> bool| batch.iter().filter(|g| f(g)).count() as f64 / groups;
+        let solved_all = share(|g| g.grades.iter().all(|grade| grade.is_right()));
+        let solved_none = share(|g| !g.grades.iter().any(|grade| grade.is_right()));
+        let truncated = completions().filter(|c| c.finish == engine::Finish::Length).count() as f64;
+        self.values([
+            ("reward", grades().map(|g| f64::from(g.score())).sum::<f64>() / n),
+            ("rewards/format/mean", grades().map(|g| f64::from(g.format_score)).sum::<f64>() / n),
+            ("rewards/answer/mean", grades().map(|g| f64::from(g.answer_score)).sum::<f64>() / n),
+            ("frac_reward_zero_std", share(|g| g.advantages.iter().all(|a| *a == 0.0))),
+            ("completions/mean_length", completions().map(|c| c.tokens.len() as f64).sum::<f64>() / n),
+            ("completions/clipped_ratio", truncated / n),
+            ("groups/solved_all", solved_all),
+            ("groups/solved_none", solved_none),
+            ("groups/solved_some", 1.0 - solved_all - solved_none),
+        ]);
+    }
+
+    /// The curriculum's view: the weights that this step's jobs were drawn with, its scores, and the ledger.
+    pub fn curriculum(&mut self, sources: &[String], scheduler: &Scheduler) {
+        let ledger = scheduler.ledger();
+        let dropped: u64 = ledger.dropped.values().sum();
+        self.values([("off_policy/dropped", dropped as f64), ("off_policy/in_flight", scheduler.in_flight() as f64)]);
+        for (arm, (source, score)) in sources.iter().zip(scheduler.scores()).enumerate() {
+            let name = |what: &str| format!("curriculum/{source}/{what}");
+            self.values([
+                (name("weight"), scheduler.weights()[arm]),
+                (name("learnability"), score.learnability),
+                (name("bonus"), score.bonus),
+                (name("n"), score.n as f64),
+                (name("dispatched"), ledger.dispatched[arm] as f64),
+                (name("trained"), ledger.trained[arm] as f64),
+            ]);
+        }
+    }
+
+    /// Seconds of each part and what follows from them.
+    pub fn times(&mut self, times: &StepTimes, engine_busy: Duration, wait_for_policy: f64, batch: &[ScoredGroup]) {
+        let step = times.since.elapsed().as_secs_f64();
+        let train = times.train.as_secs_f64();
+        let completions = batch.iter().flat_map(|g| &g.completions);
+        let tokens: usize = completions.clone().map(|c| c.tokens.len()).sum();
+        self.values([
+            ("time/step", step),
+            ("time/generate", engine_busy.as_secs_f64()),
+            ("time/train", train),
+            ("time/publish", times.publish.as_secs_f64()),
+            ("time/wait_for_batch", times.wait_for_batch.as_secs_f64()),
+            ("time/wait_for_policy", wait_for_policy),
+            ("perf/tokens_per_s", tokens as f64 / step),
+            ("perf/completions_per_s", completions.count() as f64 / step),
+            ("perf/trainer_idle", (1.0 - train / step).max(0.0)),
+            ("perf/engine_idle", (1.0 - engine_busy.as_secs_f64() / step).max(0.0)),
+            ("perf/peak_memory", peak_rss_mb()),
+        ]);
+    }
+
+    /// An evaluation with `k` completions a prompt.
+    pub fn eval(&mut self, scores: &[SourceScore], k: usize, seconds: f64) {
+        scores.iter().for_each(|score| self.values(score.metrics(k)));
+        let mean = |f: fn(&SourceScore) -> f64| scores.iter().map(f).sum::<f64>() / scores.len().max(1) as f64;
+        self.values([
+            ("eval/mean/reward".to_string(), mean(|s| s.reward)),
+            ("eval/mean/answer_reward".to_string(), mean(|s| s.answer_reward)),
+            (format!("eval/mean/avg@{k}"), mean(|s| s.avg_at_k)),
+            ("time/eval".to_string(), seconds),
+        ]);
+    }
+}
+
+/// The largest resident memory of this process so far, in MB (10^6 bytes); 0 where the system does not tell.
+pub fn peak_rss_mb() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib: Option<f64> = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    kib.map_or(0.0, |kib| kib * 1024.0 / 1e6)
+}
+
+/// A completion as it stands in rollouts/step_N.jsonl.
+#[derive(Serialize)]
+pub struct RolloutLine<'a> {
+    step: u64,
+    job: u64,
+    data_source: &'a str,
+    row: usize,
+    completion: &'a str,
+    reward: f32,
+    format_score: f32,
+    answer_score: f32,
+    advantage: f32,
+    tokens: usize,
+    finish: engine::Finish,
+    policy_step: u64,
+    adapter: &'a str,
+}
+
+/// Every completion of a batch, in the order of dispatch.
+pub fn rollout_lines<'a>(step: u64, batch: &'a [ScoredGroup], sources: &'a [String]) -> impl Iterator<Item = RolloutLine<'a>> {
+    batch.iter().flat_map(move |group| {
+        (0..group.completions.len()).map(move |i| {
+            let (completion, grade) = (&group.completions[i], &group.grades[i]);
+            RolloutLine {
+                step,
+                job: group.job.id,
+                data_source: &sources[group.job.arm],
+                row: group.job.row,
+                completion: &group.texts[i],
+                reward: grade.score(),
+                format_score: grade.format_score,
+                answer_score: grade.answer_score,
+                advantage: group.advantages[i],
+                tokens: completion.tokens.len(),
+                finish: completion.finish,
+                policy_step: completion.policy.step,
+                adapter: completion.policy.adapter.short(),
+            }
+        })
+    })
+}
+
+/// A step's groups as `curriculum replay` reads them.
+pub fn observations(step: u64, batch: &[ScoredGroup], sources: &[String]) -> Value {
+    let one = |g: &ScoredGroup| json!({"source": sources[g.job.arm], "rewards": g.rewards(), "advantages": g.advantages});
+    json!({"step": step, "observations": batch.iter().map(one).collect::<Vec<_>>()})
+}

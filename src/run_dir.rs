@@ -1,0 +1,157 @@
+//! A run's folder: what is written, step by step, and how a resume goes on without losing or doubling a line.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::config::run::RunConfig;
+use crate::config::{self, Config};
+use crate::error::InputError;
+use crate::files;
+
+/// Files with one JSON object for each step, with its number under "step".
+const STEP_LOGS: [&str; 2] = ["metrics.jsonl", "curriculum.jsonl"];
+
+/// Settings that a resume may change.
+const MAY_CHANGE: [&str; 3] = ["max_steps", "eval", "ckpt"];
+
+/// A folder that belongs to one run.
+pub struct RunDir {
+    path: PathBuf,
+}
+
+impl RunDir {
+    /// Starts a run in `path`, writing the resolved configuration.
+    ///
+    /// # Errors
+    /// If a run is there already: nothing is overwritten.
+    pub fn create(path: &Path, config: &RunConfig) -> Result<Self> {
+        if path.join("config.toml").exists() {
+            let problem = "already holds a run; continue it with --resume, or choose another folder with --out DIR";
+            return Err(InputError::new(path.display(), problem).into());
+        }
+        fs::create_dir_all(path.join("rollouts")).map_err(|e| InputError::new(path.display(), e))?;
+        files::write_atomic(&path.join("config.toml"), config::to_toml(config)?.as_bytes())?;
+        Ok(Self { path: path.to_path_buf() })
+    }
+
+    /// Goes on with the run in `path`: everything after `step` is taken out of its logs.
+    ///
+    /// # Errors
+    /// If there is no run, or `config` differs from the run's in a setting that cannot change.
+    pub fn resume(path: &Path, config: &RunConfig, step: u64) -> Result<Self> {
+        let old: RunConfig = config::load(&path.join("config.toml"), &[])?;
+        if let Some(difference) = first_difference(&old, config)? {
+            let problem = format!("{difference}; only {} may change on a resume", MAY_CHANGE.join(", "));
+            return Err(InputError::new(path.join("config.toml").display(), problem).into());
+        }
+        STEP_LOGS.iter().try_for_each(|name| truncate_after(&path.join(name), step))?;
+        files::write_atomic(&path.join("config.toml"), config::to_toml(config)?.as_bytes())?;
+        Ok(Self { path: path.to_path_buf() })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Appends a line to metrics.jsonl.
+    pub fn metrics(&self, values: &Map<String, Value>) -> Result<()> {
+        self.append(STEP_LOGS[0], values)
+    }
+
+    /// Appends a step's observations to curriculum.jsonl, in the form that `curriculum replay` reads.
+    pub fn observations(&self, event: &impl Serialize) -> Result<()> {
+        self.append(STEP_LOGS[1], event)
+    }
+
+    fn append(&self, name: &str, value: &impl Serialize) -> Result<()> {
+        let path = self.path.join(name);
+        let mut line = serde_json::to_vec(value)?;
+        line.push(b'\n');
+        let file = OpenOptions::new().create(true).append(true).open(&path);
+        file.and_then(|mut file| file.write_all(&line)).with_context(|| path.display().to_string())
+    }
+
+    /// Writes the completions of a step to rollouts/step_N.jsonl.
+    pub fn rollouts<T: Serialize>(&self, step: u64, lines: impl Iterator<Item = T>) -> Result<()> {
+        let path = self.path.join("rollouts").join(format!("step_{step}.jsonl"));
+        let write = || -> Result<()> {
+            fs::create_dir_all(self.path.join("rollouts"))?;
+            let mut file = BufWriter::new(File::create(&path)?);
+            for line in lines {
+                serde_json::to_writer(&mut file, &line)?;
+                file.write_all(b"\n")?;
+            }
+            Ok(file.flush()?)
+        };
+        write().with_context(|| path.display().to_string())
+    }
+}
+
+/// The first key whose value differs and must not, as "key was X, is Y".
+fn first_difference<C: Config>(old: &C, new: &C) -> Result<Option<String>> {
+    let (old, new) = (toml::Table::try_from(old)?, toml::Table::try_from(new)?);
+    let differs = |key: &&String| !MAY_CHANGE.contains(&key.as_str()) && old.get(*key) != new.get(*key);
+    let Some(key) = new.keys().find(differs) else { return Ok(None) };
+    Ok(Some(match (&old.get(key), &new[key]) {
+        (Some(toml::Value::Table(old)), toml::Value::Table(new)) => {
+            let inner = new.keys().find(|k| old.get(*k) != new.get(*k)).cloned().unwrap_or_default();
+            format!("{key}.{inner} was {}, is {}", show(old.get(&inner)), show(new.get(&inner)))
+        }
+        (old, new) => format!("{key} was {}, is {new}", show(*old)),
+    }))
+}
+
+fn show(value: Option<&toml::Value>) -> String {
+    value.map_or_else(|| "unset".into(), ToString::to_string)
+}
+
+/// Keeps the lines whose "step" is at most `step`; a torn last line goes too.
+fn truncate_after(path: &Path, step: u64) -> Result<()> {
+    let Ok(file) = File::open(path) else { return Ok(()) };
+    let mut kept = Vec::new();
+    for line in BufReader::new(file).lines() {
+        let line = line?;
+        let at = serde_json::from_str::<Value>(&line).ok().and_then(|v| v["step"].as_u64());
+        if at.is_some_and(|at| at <= step) {
+            kept.extend_from_slice(line.as_bytes());
+            kept.push(b'\n');
+        }
+    }
+    Ok(files::write_atomic(path, &kept)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resume_keeps_the_lines_up_to_its_step() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = RunDir::create(dir.path(), &RunConfig::default()).unwrap();
+        for step in 0..4 {
+            run.metrics(&Map::from_iter([("step".to_string(), step.into())])).unwrap();
+        }
+        let torn = dir.path().join("metrics.jsonl");
+        OpenOptions::new().append(true).open(&torn).unwrap().write_all(b"{\"step\":").unwrap();
+        RunDir::resume(dir.path(), &RunConfig::default(), 1).unwrap();
+        assert_eq!(fs::read_to_string(torn).unwrap(), "{\"step\":0}\n{\"step\":1}\n");
+    }
+
+    #[test]
+    fn a_folder_with_a_run_is_not_overwritten_and_a_changed_setting_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        RunDir::create(dir.path(), &RunConfig::default()).unwrap();
+        let error = RunDir::create(dir.path(), &RunConfig::default()).err().unwrap().to_string();
+        assert!(error.contains("--resume") && error.contains("--out"), "{error}");
+        let mut changed = RunConfig { max_steps: 7, ..RunConfig::default() };
+        assert!(RunDir::resume(dir.path(), &changed, 0).is_ok());
+        changed.optim.lr = 0.5;
+        let error = RunDir::resume(dir.path(), &changed, 0).err().unwrap().to_string();
+        assert!(error.contains("optim.lr was 0.0001, is 0.5"), "{error}");
+    }
+}

@@ -1,0 +1,159 @@
+//! Numbers that describe one policy step, by the field's names.
+
+use super::loss::TokenLoss;
+use super::trainer::Sample;
+
+/// The gap between the engine's log-probabilities and the trainer's.
+#[derive(Debug, Clone, Default)]
+pub struct Mismatch {
+    tokens: usize,
+    /// Σ (engine − trainer), an estimate of KL(engine ‖ trainer).
+    k1_sum: f64,
+    /// Σ (e^d − d − 1) with d = trainer − engine: the same, never negative.
+    k3_sum: f64,
+    ratio_sum: f64,
+    ratio_square_sum: f64,
+    /// Largest |engine − trainer| over tokens that this very policy sampled: 0 but for rounding if both are right.
+    pub on_policy_max: f64,
+}
+
+impl Mismatch {
+    /// Adds tokens: the trainer's and the engine's log-probabilities, and which policy step sampled each.
+    pub fn add(&mut self, trainer: &[f32], engine: &[f32], policy_steps: &[u64], step: u64) {
+        assert!(trainer.len() == engine.len() && engine.len() == policy_steps.len(), "one entry a token");
+        for ((&trainer, &engine), &sampled_at) in trainer.iter().zip(engine).zip(policy_steps) {
+            let difference = f64::from(trainer) - f64::from(engine);
+            let ratio = difference.exp();
+            self.tokens += 1;
+            self.k1_sum -= difference;
+            self.k3_sum += ratio - difference - 1.0;
+            self.ratio_sum += ratio;
+            self.ratio_square_sum += ratio * ratio;
+            if sampled_at == step {
+                self.on_policy_max = self.on_policy_max.max(difference.abs());
+            }
+        }
+    }
+
+    fn metrics(&self) -> [(&'static str, f64); 5] {
+        let n = self.tokens.max(1) as f64;
+        // Effective sample size as a share: (Σw)² / (n·Σw²).
+        let effective = if self.tokens == 0 { 1.0 } else { self.ratio_sum.powi(2) / (n * self.ratio_square_sum) };
+        [
+            ("rollout_corr/kl", self.k1_sum / n),
+            ("rollout_corr/k3_kl", self.k3_sum / n),
+            ("rollout_corr/is_mean", if self.tokens == 0 { 1.0 } else { self.ratio_sum / n }),
+            ("rollout_corr/is_eff_sample_size", effective),
+            ("rollout_corr/on_policy_max_diff", self.on_policy_max),
+        ]
+    }
+}
+
+/// One policy step in numbers.
+#[derive(Debug, Clone)]
+pub struct StepStats {
+    pub mismatch: Mismatch,
+    /// Steps between sampling and training: mean and largest.
+    off_policy_mean: f64,
+    off_policy_max: f64,
+    pg_loss: f64,
+    kl_loss: f64,
+    clip_fraction: f64,
+    entropy_sum: f64,
+    ppo_kl_sum: f64,
+    tokens: usize,
+    updates: usize,
+    grad_norm: f64,
+    lr: f64,
+    /// Updates that were left out because the gradient was not finite.
+    pub skipped_updates: usize,
+}
+
+impl StepStats {
+    pub(super) fn new(samples: &[Sample], step: u64) -> Self {
+        let ages = samples.iter().map(|s| step.saturating_sub(s.policy_step));
+        Self {
+            mismatch: Mismatch::default(),
+            off_policy_mean: ages.clone().sum::<u64>() as f64 / samples.len().max(1) as f64,
+            off_policy_max: ages.max().unwrap_or(0) as f64,
+            pg_loss: 0.0,
+            kl_loss: 0.0,
+            clip_fraction: 0.0,
+            entropy_sum: 0.0,
+            ppo_kl_sum: 0.0,
+            tokens: 0,
+            updates: 0,
+            grad_norm: 0.0,
+            lr: 0.0,
+            skipped_updates: 0,
+        }
+    }
+
+    pub(super) fn add(&mut self, loss: &TokenLoss, entropy_sum: f64, tokens: usize, ppo_kl_sum: f64) {
+        self.pg_loss += loss.pg_loss;
+        self.kl_loss += loss.kl_loss;
+        self.clip_fraction += loss.clip_fraction;
+        self.entropy_sum += entropy_sum;
+        self.ppo_kl_sum += ppo_kl_sum;
+        self.tokens += tokens;
+    }
+
+    pub(super) fn updated(&mut self, grad_norm: f64, lr: f64) {
+        self.updates += 1;
+        self.grad_norm += grad_norm;
+        self.lr = lr;
+        self.skipped_updates += usize::from(!grad_norm.is_finite());
+    }
+
+    /// Turns sums over updates into means.
+    pub(super) fn finish(&mut self) {
+        let n = self.updates.max(1) as f64;
+        for value in [&mut self.pg_loss, &mut self.kl_loss, &mut self.clip_fraction, &mut self.grad_norm] {
+            *value /= n;
+        }
+    }
+
+    /// Name and value of every metric.
+    pub fn metrics(&self) -> Vec<(&'static str, f64)> {
+        let tokens = self.tokens.max(1) as f64;
+        let mut all = vec![
+            ("actor/pg_loss", self.pg_loss),
+            ("actor/kl_loss", self.kl_loss),
+            ("actor/pg_clipfrac", self.clip_fraction),
+            ("actor/ppo_kl", self.ppo_kl_sum / tokens),
+            ("actor/entropy", self.entropy_sum / tokens),
+            ("actor/grad_norm", self.grad_norm),
+            ("actor/lr", self.lr),
+            ("actor/skipped_updates", self.skipped_updates as f64),
+            ("off_policy/mean", self.off_policy_mean),
+            ("off_policy/max", self.off_policy_max),
+        ];
+        all.extend(self.mismatch.metrics());
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mismatch_of_equal_log_probs_is_nothing() {
+        let mut mismatch = Mismatch::default();
+        mismatch.add(&[-1.0, -2.0], &[-1.0, -2.0], &[3, 3], 3);
+        let values: Vec<f64> = mismatch.metrics().iter().map(|m| m.1).collect();
+        assert_eq!(values, [0.0, 0.0, 1.0, 1.0, 0.0]);
+    }
+
+    #[test]
+    fn only_the_current_policy_counts_as_engine_mismatch() {
+        let mut mismatch = Mismatch::default();
+        mismatch.add(&[-1.0, -2.0], &[-1.5, -2.25], &[2, 3], 3);
+        assert_eq!(mismatch.on_policy_max, 0.25);
+        let kl = mismatch.metrics()[0].1;
+        assert!((kl + 0.375).abs() < 1e-9, "{kl}");
+        let effective = mismatch.metrics()[3].1;
+        let (a, b) = (0.5f64.exp(), 0.25f64.exp());
+        assert!((effective - (a + b).powi(2) / (2.0 * (a * a + b * b))).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,48 @@
+//! What travels between the stages.
+
+use engine::Completion;
+use serde::{Deserialize, Serialize};
+
+use crate::task::Grade;
+
+/// One dispatched prompt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// Counts dispatches from 0; unique in a run, also across resumes.
+    pub id: u64,
+    /// Index of the distribution.
+    pub arm: usize,
+    /// Index of the row within its distribution.
+    pub row: usize,
+    /// Seed of the group's completions.
+    pub seed: u64,
+}
+
+/// All completions of one job.
+#[derive(Debug)]
+pub struct Group {
+    pub job: Job,
+    pub completions: Vec<Completion>,
+}
+
+/// A group with rewards and advantages; all four lists have one entry a completion.
+#[derive(Debug)]
+pub struct ScoredGroup {
+    pub job: Job,
+    pub completions: Vec<Completion>,
+    pub texts: Vec<String>,
+    pub grades: Vec<Grade>,
+    pub advantages: Vec<f32>,
+}
+
+impl ScoredGroup {
+    /// The total reward of each completion.
+    pub fn rewards(&self) -> Vec<f32> {
+        self.grades.iter().map(Grade::score).collect()
+    }
+
+    /// The oldest policy among the completions.
+    pub fn policy_step(&self) -> u64 {
+        self.completions.iter().map(|c| c.policy.step).min().unwrap_or(0)
+    }
+}
