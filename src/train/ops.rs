@@ -47,7 +47,7 @@ mod plain {
     }
 
     pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-        gate.silu()? * up
+        candle_nn::ops::silu(gate)? * up
     }
 
     pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
@@ -64,13 +64,11 @@ mod plain {
             (0..t * t).map(|at| if at % t > at / t { f32::NEG_INFINITY } else { 0.0 }).collect();
         let mask = Tensor::from_vec(mask, (t, t), scores.device())?;
         let masked = scores.to_dtype(DType::F32)?.broadcast_add(&mask)?;
-        let weights = masked.broadcast_sub(&masked.max_keepdim(D::Minus1)?.detach())?.exp()?;
-        weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?.to_dtype(scores.dtype())
+        candle_nn::ops::softmax(&masked, D::Minus1)?.to_dtype(scores.dtype())
     }
 
     pub fn log_softmax_gather(logits: &Tensor, targets: &Tensor) -> Result<(Tensor, Tensor)> {
-        let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?;
-        let log_probs = shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)?;
+        let log_probs = candle_nn::ops::log_softmax(logits, D::Minus1)?;
         let picked = log_probs.gather(&targets.unsqueeze(1)?, 1)?.squeeze(1)?;
         let flat = log_probs.detach();
         let entropy = (flat.exp()? * flat)?.sum(D::Minus1)?.neg()?;

@@ -1,0 +1,34 @@
+# Every command a person types. `just` alone lists them.
+
+default:
+    @just --list
+
+# Train the shipped model on Knights and Knaves (CPU, about a quarter of an hour on 2 cores)
+train-kk *ARGS:
+    cargo run --release -- train configs/kk-tiny.toml {{ARGS}}
+
+# All tests
+test:
+    cargo test --release --workspace
+
+# What CI runs
+ci:
+    .ci/run
+
+# Make the shipped base model again, into DIR
+base-model DIR="runs/kk-tiny-base":
+    cargo run --release -- sft configs/kk-tiny-sft.toml --out {{DIR}}
+
+# Write the 12 Knights-and-Knaves distributions as JSON Lines
+data-kk DIR="runs/kk-data":
+    cargo run --release -- data kk --people 3-14 --train 900 --test 100 --seed 42 --out {{DIR}}
+
+# Micro-benchmarks: puzzles a second, and the scheduler's decision
+bench:
+    cargo bench --bench kk --no-default-features
+    cargo bench --bench curriculum --no-default-features
+
+# Make the golden numbers of tests/golden again (Python; the trainer's need PyTorch and PEFT)
+golden:
+    python3 tests/golden/curriculum.py
+    python3 tests/golden/grpo.py

@@ -1,0 +1,172 @@
+//! What every engine must keep (see `engine::Engine`), checked on real engines with a real model.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use dump_rl::train::loss::LossConfig;
+use dump_rl::train::optim::OptimConfig;
+use dump_rl::train::trainer::{Sample, Trainer, TrainerSettings};
+use engine::adapter::LINEAR_LAYERS;
+use engine::decoder::{DecoderConfig, Weights};
+use engine::mistral::{Device, MistralRs, MistralSettings, Precision};
+use engine::{Completion, Engine, EngineError, Finish, LoraConfig, Request, Sampling};
+
+use crate::fixtures::{TinyModel, root};
+
+const TOLERANCE: f64 = 1e-4;
+
+fn trainer(model: &Path) -> Trainer {
+    let decoder = DecoderConfig::load(model).unwrap();
+    let weights = Weights::load(model, &decoder, candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
+    let lora = LoraConfig::new(4, 8.0, LINEAR_LAYERS.map(String::from).to_vec(), "tiny".into());
+    let optim = OptimConfig { lr: 0.05, ..OptimConfig::default() };
+    let settings = TrainerSettings { loss: LossConfig::default(), optim, temperature: 1.0, max_new_tokens: 32 };
+    Trainer::new(decoder, weights, Arc::new(lora), settings, 1).unwrap()
+}
+
+async fn mistral(model: &Path, trainer: &Trainer) -> Arc<MistralRs> {
+    let settings = MistralSettings { device: Device::Cpu, precision: Precision::F32 };
+    Arc::new(MistralRs::load(model, settings, trainer.adapter().unwrap()).await.unwrap())
+}
+
+fn request(number: u32, group_size: usize, stop_tokens: &[u32]) -> Request {
+    let prompt: Vec<u32> = (0..12 + 5 * number).map(|i| 3 + (i * 7 + number * 31) % 250).collect();
+    let sampling = Sampling { temperature: 1.0, max_new_tokens: 32, stop_tokens: stop_tokens.into() };
+    Request { prompt: prompt.into(), group_size, seed: u64::from(number), sampling }
+}
+
+/// Several requests at once, each a group of diverging completions.
+async fn generate_together<E: Engine>(engine: &Arc<E>, numbers: std::ops::Range<u32>) -> Vec<(Request, Vec<Completion>)> {
+    let running: Vec<_> = numbers
+        .map(|number| {
+            let (engine, request) = (engine.clone(), request(number, 4, &[2]));
+            tokio::spawn(async move { (request.clone(), engine.generate(request).await.unwrap()) })
+        })
+        .collect();
+    let mut answers = Vec::new();
+    for task in running {
+        answers.push(task.await.unwrap());
+    }
+    answers
+}
+
+fn samples(request: &Request, completions: &[Completion]) -> Vec<Sample> {
+    let sample = |(i, c): (usize, &Completion)| Sample {
+        prompt: request.prompt.clone(),
+        completion: c.tokens.clone(),
+        rollout_log_probs: c.log_probs.clone(),
+        advantage: if i % 2 == 0 { 1.0 } else { -1.0 },
+        policy_step: c.policy.step,
+    };
+    completions.iter().enumerate().map(sample).collect()
+}
+
+/// The trainer's own forward gives each captured log-probability; every group's completions differ from each other.
+async fn check_log_probs<E: Engine>(engine: &Arc<E>, trainer: &Trainer, step: u64) {
+    for (request, completions) in generate_together(engine, 0..4).await {
+        assert_eq!(completions.len(), request.group_size);
+        assert!(completions.iter().any(|c| c.tokens != completions[0].tokens), "the completions do not diverge");
+        for completion in &completions {
+            assert_eq!(completion.tokens.len(), completion.log_probs.len());
+            assert_eq!(completion.policy.adapter, trainer.adapter().unwrap().hash);
+            assert_eq!(completion.policy.step, step);
+        }
+        let difference = trainer.mismatch(&samples(&request, &completions), step).unwrap().on_policy_max;
+        assert!(difference < TOLERANCE, "engine and trainer differ by {difference}");
+    }
+}
+
+/// Trains a step on the engine's own completions, so that the next adapter differs from the first on every layer.
+async fn next_adapter<E: Engine>(engine: &Arc<E>, trainer: &mut Trainer, step: u64) -> engine::Adapter {
+    let answers = generate_together(engine, 0..2).await;
+    let batch: Vec<Sample> = answers.iter().flat_map(|(request, completions)| samples(request, completions)).collect();
+    trainer.step(step, &batch).unwrap().adapter
+}
+
+async fn check_publish<E: Engine>(engine: Arc<E>, mut trainer: Trainer) {
+    check_log_probs(&engine, &trainer, 0).await;
+    for step in 0..2 {
+        let before = engine.generate(request(9, 2, &[])).await.unwrap();
+        let adapter = next_adapter(&engine, &mut trainer, step).await;
+        let (hash, version) = (adapter.hash.clone(), engine.publish(step + 1, adapter).await.unwrap());
+        assert_eq!((version.adapter, version.step), (hash, step + 1));
+        check_log_probs(&engine, &trainer, step + 1).await;
+        let after = engine.generate(request(9, 2, &[])).await.unwrap();
+        assert_ne!(before[0].log_probs, after[0].log_probs, "the new adapter changed nothing");
+    }
+}
+
+async fn check_repeatable<E: Engine>(engine: Arc<E>) {
+    let alone = engine.generate(request(1, 4, &[2])).await.unwrap();
+    let beside_others = generate_together(&engine, 0..4).await;
+    assert_eq!(beside_others[1].1, alone);
+    let mut other_seed = request(1, 4, &[2]);
+    other_seed.seed = 77;
+    assert_ne!(engine.generate(other_seed).await.unwrap(), alone);
+}
+
+async fn check_endings<E: Engine>(engine: Arc<E>) {
+    let free = engine.generate(request(3, 1, &[])).await.unwrap().remove(0);
+    assert_eq!((free.tokens.len(), free.finish), (32, Finish::Length));
+    let stop = free.tokens[5];
+    let first = free.tokens.iter().position(|token| *token == stop).unwrap();
+    let stopped = engine.generate(request(3, 1, &[stop])).await.unwrap().remove(0);
+    assert_eq!((&stopped.tokens[..], stopped.finish), (&free.tokens[..=first], Finish::Stop));
+    let mut too_long = request(0, 1, &[]);
+    too_long.prompt = vec![5; 512].into();
+    assert!(matches!(engine.generate(too_long).await, Err(EngineError::PromptLength { tokens: 512, context: 512 })));
+    assert_eq!(engine.generate(request(3, 1, &[])).await.unwrap()[0], free, "the engine answers on after an error");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mistral_log_probs_agree_with_the_trainer_before_and_after_publishes() {
+    let model = TinyModel::new();
+    let trainer = trainer(model.path());
+    check_publish(mistral(model.path(), &trainer).await, trainer).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mistral_repeats_itself_and_ends_where_it_should() {
+    let model = TinyModel::new();
+    let engine = mistral(model.path(), &trainer(model.path())).await;
+    check_repeatable(engine.clone()).await;
+    check_endings(engine).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shipped_model_agrees_too() {
+    let model = root().join("data/kk-tiny");
+    let trainer = trainer(&model);
+    check_log_probs(&mistral(&model, &trainer).await, &trainer, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mistral_refuses_bf16_on_a_cpu() {
+    let model = TinyModel::new();
+    let settings = MistralSettings { device: Device::Cpu, precision: Precision::Bf16 };
+    let adapter = trainer(model.path()).adapter().unwrap();
+    let refused = MistralRs::load(model.path(), settings, adapter).await;
+    assert!(matches!(refused.err(), Some(EngineError::Model { .. })));
+}
+
+/// 200 real steps, each with a publish: the memory that a replaced model held comes back.
+#[test]
+fn memory_stays_flat_over_two_hundred_publishes() {
+    let (model, out) = (TinyModel::new(), tempfile::tempdir().unwrap());
+    let run = out.path().join("run");
+    let sets = ["max_steps=200", "batch_size=2", "group_size=2", "engine.max_new_tokens=8", "eval.interval=0"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dump-rl"));
+    command.arg("train").arg(root().join("configs/kk-tiny.toml")).arg("--out").arg(&run);
+    command.arg("--set").arg(format!("model={}", model.path().display()));
+    sets.iter().for_each(|set| drop(command.args(["--set", set])));
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let peak_mb: Vec<f64> = metrics
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["perf/peak_memory"].as_f64().unwrap())
+        .collect();
+    assert_eq!(peak_mb.len(), 200);
+    assert!(peak_mb[199] < 1.3 * peak_mb[9], "{} MB after 10 publishes, {} MB after 200", peak_mb[9], peak_mb[199]);
+}
