@@ -135,7 +135,7 @@ pub async fn with_engine<W: WithEngine>(config: &RunConfig, adapter: Adapter, th
 async fn with_mistral<W: WithEngine>(config: &RunConfig, adapter: Adapter, then: W) -> Result<W::Output> {
     use engine::mistral::{Device, MistralRs, MistralSettings, Precision as EnginePrecision};
     let device = match config.engine.device {
-        DeviceKind::Cpu => Device::Cpu,
+        DeviceKind::Cpu => Device::Cpu { replicas: replicas(config)? },
         DeviceKind::Cuda => Device::Gpu { index: 0, max_sequences: config.engine.max_sequences, cache_mb: config.engine.cache_mb },
     };
     let precision = match config.engine.dtype {
@@ -144,6 +144,17 @@ async fn with_mistral<W: WithEngine>(config: &RunConfig, adapter: Adapter, then:
     };
     let engine = MistralRs::load(&config.model, MistralSettings { device, precision }, adapter).await?;
     then.call(Arc::new(engine)).await
+}
+
+/// Copies of the model on a CPU: as many as cores where its matrix products are too small to be split over them.
+#[cfg(feature = "mistralrs")]
+fn replicas(config: &RunConfig) -> Result<usize> {
+    const SMALL: usize = 20_000_000;
+    if config.engine.replicas > 0 {
+        return Ok(config.engine.replicas);
+    }
+    let small = DecoderConfig::load(&config.model)?.parameters() < SMALL;
+    Ok(if small { std::thread::available_parallelism().map_or(1, |n| n.get()) } else { 1 })
 }
 
 #[cfg(not(feature = "mistralrs"))]

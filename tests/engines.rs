@@ -26,7 +26,7 @@ fn trainer(model: &Path) -> Trainer {
 }
 
 async fn mistral(model: &Path, trainer: &Trainer) -> Arc<MistralRs> {
-    let settings = MistralSettings { device: Device::Cpu, precision: Precision::F32 };
+    let settings = MistralSettings { device: Device::Cpu { replicas: 2 }, precision: Precision::F32 };
     Arc::new(MistralRs::load(model, settings, trainer.adapter().unwrap()).await.unwrap())
 }
 
@@ -144,7 +144,7 @@ async fn the_shipped_model_agrees_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn mistral_refuses_bf16_on_a_cpu() {
     let model = TinyModel::new();
-    let settings = MistralSettings { device: Device::Cpu, precision: Precision::Bf16 };
+    let settings = MistralSettings { device: Device::Cpu { replicas: 2 }, precision: Precision::Bf16 };
     let adapter = trainer(model.path()).adapter().unwrap();
     let refused = MistralRs::load(model.path(), settings, adapter).await;
     assert!(matches!(refused.err(), Some(EngineError::Model { .. })));

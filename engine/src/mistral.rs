@@ -2,6 +2,7 @@
 //!
 //! - `mistral/load.rs` builds a model with an adapter merged into it, on a thread of its own
 //! - `mistral/capture.rs` draws the tokens of one sequence and carries its answer out
+//! - `mistral/slots.rs` gives out the places that sequences may take
 //!
 //! mistral.rs 0.8.1 cannot swap an adapter, so a publish builds a second model while the first still answers, and
 //! then replaces it; the first ends when its last request is answered. Invariants:
@@ -14,23 +15,31 @@
 
 mod capture;
 mod load;
+mod slots;
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use mistralrs::core::{NormalRequest, Request as CoreRequest, RequestMessage, SamplingParams, StopTokens};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use crate::sampler::{Sampler, mix_seed};
 use crate::{Adapter, Completion, Engine, EngineError, PolicyVersion, Request};
 use capture::{Answer, Bounds, Caller, Capture};
 use load::Loader;
+use slots::{Slot, Slots};
 
 /// Where the model runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Device {
-    /// One sequence at a time: the only correct way in 0.8.1.
-    Cpu,
+    /// One sequence at a time in each of `replicas` copies of the model: the only correct way in 0.8.1.
+    ///
+    /// A small model's products are too small to be split over threads, so as many copies as cores are as many
+    /// times faster; a large one uses all cores by itself.
+    Cpu {
+        /// Copies of the model, each with its own weights and thread. At least one.
+        replicas: usize,
+    },
     /// A CUDA device, with PagedAttention and up to `max_sequences` sequences together.
     Gpu {
         /// Which device, from 0.
@@ -58,6 +67,14 @@ pub struct MistralSettings {
 }
 
 impl MistralSettings {
+    /// How many copies of the model are loaded.
+    fn replicas(&self) -> usize {
+        match self.device {
+            Device::Cpu { replicas } => replicas.max(1),
+            Device::Gpu { .. } => 1,
+        }
+    }
+
     /// How many sequences may be in a model at a time.
     ///
     /// On the CPU exactly one: 0.8.1's single-query attention (`flash_attn_cpu_single_q`) shares one scratch area
@@ -66,7 +83,7 @@ impl MistralSettings {
     /// own forward and fails when this is lifted too early.
     fn max_sequences(&self) -> usize {
         match self.device {
-            Device::Cpu => 1,
+            Device::Cpu { .. } => 1,
             Device::Gpu { max_sequences, .. } => max_sequences.max(1),
         }
     }
@@ -78,15 +95,19 @@ pub struct MistralRs {
     current: RwLock<Arc<Policy>>,
     /// Publishes are made one after the other.
     publishing: tokio::sync::Mutex<()>,
-    /// One permit for each sequence inside mistral.rs, across an old and a new model.
-    slots: Arc<Semaphore>,
+    slots: Arc<Slots>,
 }
 
-/// One loaded model. Dropping the last reference ends its thread.
+/// One loaded policy. Dropping the last reference ends its models' threads.
 struct Policy {
     version: PolicyVersion,
     /// Prompt and completion together are at most this long.
     context: usize,
+    replicas: Vec<Replica>,
+}
+
+/// One copy of the model.
+struct Replica {
     requests: mpsc::Sender<CoreRequest>,
     /// Ends the model's thread when dropped. `requests` is taken from it once, because asking it again would
     /// restart a thread that died, with a model that nobody checked.
@@ -106,7 +127,7 @@ impl MistralRs {
             loader,
             current: RwLock::new(Arc::new(first)),
             publishing: tokio::sync::Mutex::new(()),
-            slots: Arc::new(Semaphore::new(settings.max_sequences())),
+            slots: Slots::new(settings.replicas(), settings.max_sequences()),
         })
     }
 
@@ -123,7 +144,7 @@ impl Engine for MistralRs {
         let max_new_tokens = room(&request, policy.context)?;
         let mut answers = Vec::with_capacity(request.group_size);
         for index in 0..request.group_size {
-            let slot = Arc::clone(&self.slots).acquire_owned().await.map_err(|_| EngineError::Stopped)?;
+            let slot = self.slots.acquire().await?;
             answers.push(policy.start(&request, index, max_new_tokens, slot).await?);
         }
         let mut completions = Vec::with_capacity(request.group_size);
@@ -153,7 +174,8 @@ impl Engine for MistralRs {
     fn concurrency(&self) -> usize {
         /// Group size that this guess is made for: enough requests to fill the slots, and one to wait.
         const TYPICAL_GROUP: usize = 8;
-        self.loader.settings.max_sequences() / TYPICAL_GROUP + 2
+        let settings = &self.loader.settings;
+        settings.replicas() * settings.max_sequences() / TYPICAL_GROUP + 2
     }
 }
 
@@ -164,17 +186,18 @@ impl Policy {
         request: &Request,
         index: usize,
         max_new_tokens: usize,
-        slot: OwnedSemaphorePermit,
+        slot: Slot,
     ) -> Result<Caller, EngineError> {
         let sampler = Sampler::new(mix_seed(request.seed, index as u64), request.sampling.temperature);
         let stop_tokens = Arc::clone(&request.sampling.stop_tokens);
         let bounds = Bounds { prompt_tokens: request.prompt.len(), max_new_tokens, stop_tokens };
+        let replica = &self.replicas[slot.replica()];
         let (capture, response, caller) = Capture::new(bounds, sampler, slot);
         let message = RequestMessage::CompletionTokens(request.prompt.to_vec());
         let params = sampling_params(request, max_new_tokens);
         let mut core = NormalRequest::new_simple(message, params, response, 0, None, None);
         core.logits_processors = Some(vec![Arc::new(capture)]);
-        self.requests.send(CoreRequest::Normal(Box::new(core))).await.map_err(|_| EngineError::Stopped)?;
+        replica.requests.send(CoreRequest::Normal(Box::new(core))).await.map_err(|_| EngineError::Stopped)?;
         Ok(caller)
     }
 }

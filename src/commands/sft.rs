@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::RangeInclusive;
-use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -35,15 +34,32 @@ pub fn run(config: &SftConfig) -> Result<()> {
     }
     std::fs::create_dir_all(dir).map_err(|e| InputError::new(dir.display(), e))?;
     let people = parse_people(&config.data.people).map_err(|e| InputError::new("data.people", e))?;
-    let mut demos = Demonstrations::new(config, people.clone());
-    let corpus = people.flat_map(|n| (0..config.tokenizer.corpus_puzzles).map(move |_| n)).map(|n| demos.text(n)).collect::<Vec<_>>();
-    bpe::train(&corpus, config.tokenizer.vocab_size, dir).map_err(anyhow::Error::from_boxed)?;
-    let decoder = decoder_config(config, dir)?;
-    let tokenizer = ChatTokenizer::load(dir, &decoder)?;
-    println!("model of {} parameters, vocabulary of {} tokens", decoder.parameters(), decoder.vocab_size);
-    let mut trainer = SftTrainer::init(decoder, config.optim.clone(), config.seed)?;
+    let mut demos = Demonstrations::new(config, people);
+    let mut trainer = match config.init.as_os_str().is_empty() {
+        true => from_nothing(config, &mut demos)?,
+        false => from_model(config)?,
+    };
+    let tokenizer = ChatTokenizer::load(dir, trainer.config())?;
+    println!("model of {} parameters, vocabulary of {} tokens", trainer.config().parameters(), trainer.config().vocab_size);
     train(config, &mut trainer, &mut demos, &tokenizer)?;
     trainer.save(dir).with_context(|| format!("saving the model to {}", dir.display()))
+}
+
+/// A new tokenizer and random weights.
+fn from_nothing(config: &SftConfig, demos: &mut Demonstrations) -> Result<SftTrainer> {
+    let sizes = demos.people.clone().flat_map(|n| (0..config.tokenizer.corpus_puzzles).map(move |_| n));
+    let corpus: Vec<String> = sizes.map(|n| demos.text(n)).collect();
+    bpe::train(&corpus, config.tokenizer.vocab_size, &config.out).map_err(anyhow::Error::from_boxed)?;
+    SftTrainer::init(decoder_config(config)?, config.optim.clone(), config.seed)
+}
+
+/// The model and the tokenizer in `init`.
+fn from_model(config: &SftConfig) -> Result<SftTrainer> {
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        let path = config.init.join(name);
+        std::fs::copy(&path, config.out.join(name)).map_err(|e| InputError::new(path.display(), e))?;
+    }
+    SftTrainer::load(&config.init, config.optim.clone())
 }
 
 fn train(config: &SftConfig, trainer: &mut SftTrainer, demos: &mut Demonstrations, tokenizer: &ChatTokenizer) -> Result<()> {
@@ -58,6 +74,9 @@ fn train(config: &SftConfig, trainer: &mut SftTrainer, demos: &mut Demonstration
         if (step + 1) % config.save_interval.max(1) == 0 {
             trainer.save(&config.out)?;
         }
+        if step + 1 == config.stop_after {
+            break;
+        }
     }
     Ok(())
 }
@@ -68,8 +87,8 @@ fn lr_scale(along: f64) -> f64 {
 }
 
 /// The smallest vocabulary that holds the tokenizer, and the sizes asked for.
-fn decoder_config(config: &SftConfig, dir: &Path) -> Result<DecoderConfig> {
-    let path = dir.join("tokenizer.json");
+fn decoder_config(config: &SftConfig) -> Result<DecoderConfig> {
+    let path = config.out.join("tokenizer.json");
     let tokenizer = tokenizers::Tokenizer::from_file(&path).map_err(anyhow::Error::from_boxed)?;
     let model = &config.model;
     Ok(DecoderConfig {

@@ -151,7 +151,8 @@ fn apply_set<C: Config>(table: &mut Table, set: &str, known: &Value) -> Result<(
     let (key, text) = set.split_once('=').ok_or_else(|| InputError::new(&place, "expected KEY=VALUE"))?;
     let (key, text) = (key.trim(), text.trim());
     let parsed = format!("x = {text}").parse::<Table>().ok().and_then(|mut t| t.remove("x"));
-    let value = parsed.unwrap_or_else(|| Value::String(text.to_string()));
+    let is_text = key.split('.').try_fold(known, |value, part| value.get(part)).is_some_and(Value::is_str);
+    let value = parsed.filter(|value| !is_text || value.is_str()).unwrap_or_else(|| Value::String(text.to_string()));
     let mut single = key.rsplit('.').fold(value, |value, part| Value::Table(Table::from_iter([(part.to_string(), value)])));
     let Some(wrapped) = single.as_table_mut() else { return Err(InputError::new(&place, "expected KEY=VALUE")) };
     check_keys(wrapped, known, "", &|_| place.clone())?;
@@ -208,6 +209,7 @@ mod tests {
         let config = load_text("model = \"../m\"\nmax_steps = 3", &["max_steps=4", "max_steps=5", "engine.kind=mistralrs"]).unwrap();
         assert_eq!(config.max_steps, 5);
         assert!(config.model.is_absolute() && config.model.ends_with("m"));
+        assert_eq!(load_text("", &["data.people=3"]).unwrap().data.people, "3");
         let config = load_text("", &["model=here"]).unwrap();
         assert_eq!(config.model, std::env::current_dir().unwrap().join("here"));
     }

@@ -98,6 +98,8 @@ pub struct EngineConfig {
     pub max_new_tokens: usize,
     /// Most sequences in one batch of the engine (on a CPU mistral.rs runs one at a time).
     pub max_sequences: usize,
+    /// Copies of the model that mistral.rs runs side by side on a CPU; 0: one a core for a small model, else one.
+    pub replicas: usize,
     /// Memory for the paged KV cache on a GPU, in MB.
     pub cache_mb: usize,
 }
@@ -185,6 +187,7 @@ impl Default for EngineConfig {
             temperature: 1.0,
             max_new_tokens: 512,
             max_sequences: 64,
+            replicas: 0,
             cache_mb: 4096,
         }
     }

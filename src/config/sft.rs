@@ -14,9 +14,13 @@ use crate::train::optim::OptimConfig;
 pub struct SftConfig {
     /// Folder that receives the model, in Hugging Face layout.
     pub out: PathBuf,
+    /// Folder of a model to go on from, with its tokenizer; empty: random weights and a new tokenizer.
+    pub init: PathBuf,
     pub seed: u64,
-    /// Optimiser updates.
+    /// Optimiser updates that the schedules (rate, sizes, styles) are laid out over.
     pub max_steps: u64,
+    /// End after so many of them; 0: after all.
+    pub stop_after: u64,
     /// Tokens a batch.
     pub batch_tokens: usize,
     /// Tokens of a micro-batch, padding included.
@@ -73,8 +77,10 @@ impl Default for SftConfig {
     fn default() -> Self {
         Self {
             out: PathBuf::new(),
+            init: PathBuf::new(),
             seed: 0,
             max_steps: 5000,
+            stop_after: 0,
             batch_tokens: 8192,
             micro_batch_tokens: 4096,
             prompt_loss_weight: 0.3,
@@ -122,7 +128,7 @@ impl Default for SftTokenizer {
 }
 
 impl Config for SftConfig {
-    const PATHS: &'static [&'static str] = &["out"];
+    const PATHS: &'static [&'static str] = &["out", "init"];
 
     fn check(&self) -> Result<(), (String, String)> {
         let fail = |key: &str, problem: &str| Err((key.to_string(), problem.to_string()));

@@ -58,8 +58,30 @@ impl SftTrainer {
             vars.insert(name.to_string(), var.clone());
             Ok(var.as_tensor().clone())
         })?;
+        Self::new(config, weights, vars, optim)
+    }
+
+    /// A model that is there already; its optimiser begins anew.
+    pub fn load(dir: &Path, optim: OptimConfig) -> anyhow::Result<Self> {
+        let config = DecoderConfig::load(dir)?;
+        let loaded = Weights::load(dir, &config, DType::F32, &Device::Cpu)?.named(&config);
+        let mut vars = BTreeMap::new();
+        let weights = Weights::from_named(&config, |name, _| {
+            let var = Var::from_tensor(&loaded[name])?;
+            vars.insert(name.to_string(), var.clone());
+            Ok(var.as_tensor().clone())
+        })?;
+        Self::new(config, weights, vars, optim)
+    }
+
+    fn new(config: DecoderConfig, weights: Weights, vars: BTreeMap<String, Var>, optim: OptimConfig) -> anyhow::Result<Self> {
         let optimiser = AdamW::new(optim, vars.clone())?;
         Ok(Self { model: Model::new(config, weights)?, vars, optimiser, workers: Workers::per_core()? })
+    }
+
+    /// The model's sizes.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.model.config
     }
 
     /// One update on a batch; `lr_scale` is the schedule's factor.

@@ -16,8 +16,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
 use mistralrs::core::{CustomLogitsProcessor, Response};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
+use super::slots::Slot;
 use crate::sampler::Sampler;
 use crate::{EngineError, Finish};
 
@@ -49,7 +50,7 @@ pub struct Capture {
     state: Mutex<State>,
     /// Taken in `drop` only; closed when the caller has gone.
     reply: Option<Reply>,
-    _slot: OwnedSemaphorePermit,
+    _slot: Slot,
 }
 
 struct State {
@@ -61,7 +62,7 @@ struct State {
 
 impl Capture {
     /// The capture, where mistral.rs is to send its response, and where the caller gets the answer.
-    pub fn new(bounds: Bounds, sampler: Sampler, slot: OwnedSemaphorePermit) -> (Self, mpsc::Sender<Response>, Caller) {
+    pub fn new(bounds: Bounds, sampler: Sampler, slot: Slot) -> (Self, mpsc::Sender<Response>, Caller) {
         // One response is the rule; a sequence that runs on, or a batch that fails late, sends a second one, and
         // the model waits until there is room for it.
         let (response, responses) = mpsc::channel(4);
@@ -170,20 +171,17 @@ fn finish(reason: &str) -> Result<Finish, EngineError> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use tokio::sync::Semaphore;
-
+    use super::super::slots::Slots;
     use super::*;
 
-    fn capture(max_new_tokens: usize, slots: &Arc<Semaphore>) -> (Capture, mpsc::Sender<Response>, Caller) {
-        let slot = Arc::clone(slots).try_acquire_owned().expect("a free slot");
+    async fn capture(max_new_tokens: usize, slots: &Arc<Slots>) -> (Capture, mpsc::Sender<Response>, Caller) {
+        let slot = slots.acquire().await.expect("a free slot");
         let bounds = Bounds { prompt_tokens: 2, max_new_tokens, stop_tokens: [2].into() };
         Capture::new(bounds, Sampler::new(1, 0.0), slot)
     }
 
-    fn slots() -> Arc<Semaphore> {
-        Arc::new(Semaphore::new(1))
+    fn slots() -> Arc<Slots> {
+        Slots::new(1, 1)
     }
 
     fn picked(capture: &Capture, logits: &[f32], context: &[u32]) -> u32 {
@@ -193,30 +191,28 @@ mod tests {
         one_hot.iter().position(|x| *x == 0.0).expect("a pick") as u32
     }
 
-    #[test]
-    fn a_token_asked_for_twice_is_drawn_once() {
-        let (capture, _response, _caller) = capture(9, &slots());
+    #[tokio::test]
+    async fn a_token_asked_for_twice_is_drawn_once() {
+        let (capture, _response, _caller) = capture(9, &slots()).await;
         assert_eq!(picked(&capture, &[0.0, 2.0, 1.0], &[5, 5]), 1);
         assert_eq!(picked(&capture, &[3.0, 2.0, 1.0], &[5, 5]), 1, "asked again for the same position");
         assert_eq!(picked(&capture, &[3.0, 2.0, 1.0], &[5, 5, 1]), 0);
         assert_eq!(capture.state.lock().expect("unpoisoned").tokens, [1, 0]);
     }
 
-    #[test]
-    fn nothing_is_drawn_behind_the_end() {
-        let check = |max_new_tokens, first: &[f32], token| {
-            let (capture, _response, _caller) = capture(max_new_tokens, &slots());
-            assert_eq!(picked(&capture, first, &[5, 5]), token);
+    #[tokio::test]
+    async fn nothing_is_drawn_behind_the_end() {
+        for (max_new_tokens, first, token) in [(9, [0.0, 0.0, 1.0], 2), (1, [0.0, 1.0, 0.0], 1)] {
+            let (capture, _response, _caller) = capture(max_new_tokens, &slots()).await;
+            assert_eq!(picked(&capture, &first, &[5, 5]), token);
             assert_eq!(picked(&capture, &[3.0, 2.0, 1.0], &[5, 5, token]), token);
             assert_eq!(capture.state.lock().expect("unpoisoned").tokens, [token]);
-        };
-        check(9, &[0.0, 0.0, 1.0], 2);
-        check(1, &[0.0, 1.0, 0.0], 1);
+        }
     }
 
-    #[test]
-    fn an_abandoned_sequence_stops() {
-        let (capture, _response, caller) = capture(9, &slots());
+    #[tokio::test]
+    async fn an_abandoned_sequence_stops() {
+        let (capture, _response, caller) = capture(9, &slots()).await;
         assert_eq!(picked(&capture, &[3.0, 2.0, 1.0], &[5, 5]), 0);
         drop(caller);
         assert_eq!(picked(&capture, &[3.0, 2.0, 1.0], &[5, 5, 0]), 2);
@@ -225,10 +221,10 @@ mod tests {
     #[tokio::test]
     async fn a_dropped_sequence_answers_and_frees_its_slot() {
         let slots = slots();
-        let (capture, _response, caller) = capture(9, &slots);
-        assert_eq!(slots.available_permits(), 0);
+        let (capture, _response, caller) = capture(9, &slots).await;
+        assert_eq!(slots.free(), 0);
         drop(capture);
         assert!(matches!(caller.await, Ok(Err(EngineError::Stopped))));
-        assert_eq!(slots.available_permits(), 1);
+        assert_eq!(slots.free(), 1);
     }
 }

@@ -20,7 +20,7 @@ use mistralrs_quant::{LoraAdapter, ShardedSafeTensors};
 use tokio::sync::oneshot;
 
 use super::capture::first_line;
-use super::{Device, MistralSettings, Policy, Precision};
+use super::{Device, MistralSettings, Policy, Precision, Replica};
 use crate::adapter::hash_bytes;
 use crate::{Adapter, EngineError, LoraConfig, PolicyVersion};
 
@@ -36,7 +36,7 @@ pub struct Loader {
 impl Loader {
     /// Checks the settings and that every file is there; loads nothing.
     pub fn open(dir: &Path, settings: MistralSettings) -> Result<Self, EngineError> {
-        if settings.device == Device::Cpu && settings.precision == Precision::Bf16 {
+        if matches!(settings.device, Device::Cpu { .. }) && settings.precision == Precision::Bf16 {
             return Err(model_error(dir, "bf16 needs a GPU: candle has no bf16 matrix product on the CPU; use f32"));
         }
         for name in ["config.json", "tokenizer.json"] {
@@ -44,7 +44,7 @@ impl Loader {
         }
         let weights = weight_files(dir)?;
         let device = match settings.device {
-            Device::Cpu => candle_core::Device::Cpu,
+            Device::Cpu { .. } => candle_core::Device::Cpu,
             Device::Gpu { index, .. } => candle_core::Device::new_cuda(index)
                 .map_err(|e| model_error(dir, format!("CUDA device {index}: {e}")))?,
         };
@@ -74,13 +74,16 @@ impl Loader {
         }
         self.apply(adapter)?;
         let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|e| self.error(e))?;
-        let runner = runtime.block_on(self.build_runner())?;
-        let context = runner.config(None).map_err(|e| self.error(e))?.max_seq_len;
+        let (mut replicas, mut context) = (Vec::new(), None);
+        for _ in 0..self.settings.replicas() {
+            let runner = runtime.block_on(self.build_runner())?;
+            context = runner.config(None).map_err(|e| self.error(e))?.max_seq_len;
+            replicas.push(Replica { requests: runner.get_sender(None).map_err(|e| self.error(e))?, _runner: runner });
+        }
         Ok(Policy {
             version: PolicyVersion { step, adapter: loaded },
             context: context.ok_or_else(|| self.error("the model names no context length"))?,
-            requests: runner.get_sender(None).map_err(|e| self.error(e))?,
-            _runner: runner,
+            replicas,
         })
     }
 
@@ -160,7 +163,7 @@ impl Loader {
     /// leave none for the model that a publish builds beside this one.
     fn paged_attention(&self) -> Result<Option<PagedAttentionConfig>, EngineError> {
         match self.settings.device {
-            Device::Cpu => Ok(None),
+            Device::Cpu { .. } => Ok(None),
             Device::Gpu { cache_mb, .. } => {
                 PagedAttentionConfig::new(None, MemoryGpuConfig::MbAmount(cache_mb), PagedCacheType::Auto)
                     .map(Some)

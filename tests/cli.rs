@@ -1,0 +1,547 @@
+//! The program itself: wrong input ends with status 2, in a line or two that name the place and what would be right, and
+//! leaves every file as it was; the commands that need no engine do what they say.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use dump_rl::checkpoint::Checkpoint;
+use dump_rl::config::{self, run::RunConfig, sft::SftConfig};
+use dump_rl::run_dir::RunDir;
+use dump_rl::scheduler::Scheduler;
+use dump_rl::setup::Setup;
+use dump_rl::task::rows;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::fixtures::{TinyModel, root};
+
+/// A small run, before its tables; `{model}` is the model's folder.
+const HEAD: &str = "model = \"{model}\"\nmax_steps = 2\nbatch_size = 2\ngroup_size = 2\n";
+/// Its data, so that nothing takes long.
+const DATA: &str = "[data]\npeople = \"3-4\"\ntrain = 4\ntest = 2\n[eval]\nprompts = 2\n";
+
+fn dump_rl<S: AsRef<str>>(args: &[S]) -> Output {
+    let args = args.iter().map(AsRef::as_ref);
+    Command::new(env!("CARGO_BIN_EXE_dump-rl")).args(args).env_remove("RUST_LOG").output().expect("the program starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("UTF-8")
+}
+
+/// What a command that succeeds prints.
+fn printed<S: AsRef<str>>(args: &[S]) -> String {
+    let output = dump_rl(args);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+fn parse(line: &str) -> Value {
+    serde_json::from_str(line).expect("JSON")
+}
+
+/// A model, a configuration and everything else that a command may touch, in one folder.
+struct Bench {
+    model: TinyModel,
+    folder: TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { model: TinyModel::new(), folder: tempfile::tempdir().expect("a folder") }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The path of a file with this content.
+    fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
+        fs::write(self.path(name), content).expect("a file");
+        self.path(name).display().to_string()
+    }
+
+    /// The path of a configuration; the model is the tiny one.
+    fn config(&self, content: &str) -> String {
+        self.file("c.toml", content.replace("{model}", &self.model.path().display().to_string()))
+    }
+
+    fn good_config(&self) -> String {
+        self.config(&format!("{HEAD}{DATA}"))
+    }
+
+    fn out(&self) -> String {
+        self.path("run").display().to_string()
+    }
+
+    /// Every file in reach with its content.
+    fn snapshot(&self) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+        let mut all = BTreeMap::new();
+        let mut folders = vec![self.folder.path().to_path_buf(), self.model.path().to_path_buf()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).expect("a folder") {
+                let path = entry.expect("an entry").path();
+                match path.is_dir() {
+                    true => folders.push(path.clone()),
+                    false => drop(all.insert(path.clone(), fs::read(&path).ok())),
+                }
+                all.entry(path).or_default();
+            }
+        }
+        all
+    }
+
+    /// The command is refused as wrong input, in words that hold all of `words`, and no file changes.
+    fn refused<S: AsRef<str>>(&self, args: &[S], words: &[&str]) {
+        let before = self.snapshot();
+        let output = dump_rl(args);
+        let (said, args) = (text(&output.stderr), args.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(" "));
+        assert_eq!(output.status.code(), Some(2), "{args}: {said}");
+        assert!((1..=2).contains(&said.lines().count()), "{args}: {said}");
+        words.iter().for_each(|word| assert!(said.contains(word), "{args}: {said:?} does not contain {word:?}"));
+        let after = self.snapshot();
+        let changed: Vec<_> = after.keys().filter(|path| before.get(*path) != after.get(*path)).collect();
+        assert!(changed.is_empty() && before.len() == after.len(), "{args} changed {changed:?}");
+    }
+
+    /// `train` with this configuration is refused.
+    fn train_refused(&self, config: &str, more: &[&str], words: &[&str]) {
+        let (config, out) = (self.config(config), self.out());
+        self.refused(&[&["train", &config, "--out", &out], more].concat(), words);
+    }
+
+    /// `train` with a model whose config.json has this value is refused.
+    fn model_refused(&self, key: &str, value: Value, words: &[&str]) {
+        let path = self.model.path().join("config.json");
+        let good = fs::read(&path).expect("config.json");
+        let mut config = parse(&text(&good));
+        config[key] = value;
+        fs::write(&path, config.to_string()).expect("config.json");
+        self.train_refused(&format!("{HEAD}{DATA}"), &[], words);
+        fs::write(&path, good).expect("config.json");
+    }
+
+    /// A run's folder with a checkpoint at step 0, as `train` leaves one; its path.
+    fn run_with_checkpoint(&self) -> PathBuf {
+        let out = self.path("run");
+        let config: RunConfig = config::load(Path::new(&self.good_config()), &[]).expect("a good configuration");
+        RunDir::create(&out, &config).expect("a folder");
+        let setup = Setup::load(config).expect("a good configuration");
+        let scheduler = Scheduler::new(setup.scheduler_config(), setup.train.sizes()).state(&setup.train.names());
+        let trainer = setup.trainer().and_then(|trainer| Ok(trainer.state()?)).expect("a trainer");
+        Checkpoint { trainer, scheduler, first_eval: None }.save(&out, 2).expect("a checkpoint")
+    }
+}
+
+#[test]
+fn wrong_settings_are_named_with_file_line_and_key() {
+    let bench = Bench::new();
+    bench.train_refused(
+        &format!("{HEAD}bach_size = 3\n{DATA}"),
+        &[],
+        &["c.toml:5", "unknown key \"bach_size\"", "did you mean \"batch_size\"?"],
+    );
+    bench.train_refused(
+        &format!("{HEAD}{DATA}[optim]\nleraning = 1\n"),
+        &[],
+        &["c.toml:12", "optim.leraning", "optim.lr"],
+    );
+    bench.train_refused(
+        &format!("{HEAD}{DATA}[optim]\nlr = \"fast\"\n"),
+        &[],
+        &["c.toml:12", "optim.lr", "expected f64"],
+    );
+    bench.train_refused(&format!("{HEAD}seed = -1\n{DATA}"), &[], &["c.toml:5", "seed", "-1"]);
+    bench.train_refused(
+        &format!("{HEAD}{DATA}[optim]\nlr = -1.0\n"),
+        &[],
+        &["c.toml:12", "optim.lr", "from 0 to 10", "-1"],
+    );
+    bench.train_refused(
+        &format!("{HEAD}{DATA}[curriculum]\ntemperature = 0\n"),
+        &[],
+        &["c.toml:12", "curriculum.temperature", "above 0"],
+    );
+    bench.train_refused(
+        &format!("{HEAD}{DATA}[curriculum]\npolicy = \"dmup\"\n"),
+        &[],
+        &["c.toml:12", "curriculum.policy", "`dmup`", "`dump`", "`uniform`"],
+    );
+    bench.train_refused(
+        &format!("{HEAD}[data]\npeople = \"3-40\"\n"),
+        &[],
+        &["c.toml:6", "data.people", "3-20", "3-40"],
+    );
+    bench.train_refused(&format!("{HEAD}[data\n"), &[], &["c.toml:5"]);
+    bench.train_refused(
+        &format!("{HEAD}{DATA}[lora]\ntarget_modules = [\"q\"]\n"),
+        &[],
+        &["c.toml:12", "lora.target_modules", "q_proj"],
+    );
+    bench.train_refused("max_steps = 2", &[], &["model", "folder"]);
+    let good = format!("{HEAD}{DATA}");
+    bench.train_refused(&good, &["--set", "group_size=1"], &["--set group_size", "at least 2"]);
+    bench.train_refused(&good, &["--set", "grup_size=4"], &["--set grup_size=4", "group_size"]);
+    bench.train_refused(&good, &["--set", "group_size"], &["--set group_size", "KEY=VALUE"]);
+    bench.train_refused(&good, &["--set", "data.test=0"], &["kk_logic_3", "no test rows", "eval.interval = 0"]);
+    let missing = bench.path("missing.toml").display().to_string();
+    bench.refused(&["train", &missing], &["missing.toml", "cannot read"]);
+    bench.refused(&["eval", &missing], &["missing.toml", "cannot read"]);
+    bench.refused(&["sft", &missing], &["missing.toml", "cannot read"]);
+}
+
+#[test]
+fn a_wrong_model_is_named() {
+    let bench = Bench::new();
+    let elsewhere = bench.path("no-model").display().to_string();
+    bench.train_refused(&format!("{HEAD}{DATA}").replace("{model}", &elsewhere), &[], &["no-model", "config.json"]);
+    bench.model_refused("vocab_size", json!(300), &["tokenizer.json", "vocab_size is 300", "tokens"]);
+    bench.model_refused(
+        "architectures",
+        json!(["GPT2LMHeadModel"]),
+        &["config.json", "GPT2LMHeadModel", "LlamaForCausalLM"],
+    );
+    bench.model_refused("rope_scaling", json!({"type": "yarn"}), &["config.json", "rope_scaling"]);
+    bench.model_refused("hidden_size", json!("wide"), &["config.json", "wide"]);
+    let shape = ["model.layers.0.mlp.gate_proj.weight", "expected shape [48, 32]", "found [64, 32]"];
+    bench.model_refused("intermediate_size", json!(48), &shape);
+    bench.model_refused("num_hidden_layers", json!(3), &["model.layers.2.", "is missing"]);
+    bench.model_refused("tie_word_embeddings", json!(false), &["lm_head.weight", "is missing"]);
+    let good = format!("{HEAD}{DATA}");
+    for (name, word) in
+        [("tokenizer_config.json", "tokenizer_config.json"), ("model.safetensors", "weights are missing")]
+    {
+        let (path, aside) = (bench.model.path().join(name), bench.path(name));
+        fs::copy(&path, &aside).and_then(|_| fs::remove_file(&path)).expect("a file of the model");
+        bench.train_refused(&good, &[], &[name, word]);
+        fs::copy(&aside, &path).expect("a file of the model");
+    }
+    let path = bench.model.path().join("model.safetensors");
+    let bytes = fs::read(&path).expect("weights");
+    fs::write(&path, &bytes[..bytes.len() / 2]).expect("weights");
+    bench.train_refused(&good, &[], &["model.safetensors"]);
+}
+
+#[test]
+fn wrong_rows_are_named_with_file_and_line() {
+    let bench = Bench::new();
+    let row = |truth: &str| json!({"prompt": "Who?", "answer": truth, "data_source": "kk_x"}).to_string();
+    let good = row("(1) Zoey is a knight");
+    let check = |content: &str, words: &[&str]| {
+        let file = bench.file("rows.jsonl", content);
+        let data = |key: &str| format!("[data]\nkind = \"files\"\n{key} = [\"rows.jsonl\"]\n[eval]\ninterval = 0\n");
+        bench.train_refused(&format!("{HEAD}{}", data("train_files")), &[], words);
+        bench.refused(&["data", "inspect", &file], words);
+        bench.file("good.jsonl", &good);
+        let both = data("test_files").replace("[eval]", "train_files = [\"good.jsonl\"]\n[eval]");
+        bench.train_refused(&format!("{HEAD}{both}"), &[], words);
+    };
+    check(
+        &format!("{good}\n{{\"prompt\": \"?\", \"answer\": \"?\"}}\n"),
+        &["rows.jsonl:2", "data_source", "kk_logic_3"],
+    );
+    check(&format!("{good}\n\n{}\n", row("Zoey knight")), &["rows.jsonl:3", "Zoey knight", "(1) Zoey is a knight"]);
+    check(&format!("{good}\n{{\"prompt\": "), &["rows.jsonl:2", "not JSON"]);
+    check("", &["rows.jsonl", "no rows", "one JSON object a line"]);
+    let files = |name: &str| format!("{HEAD}[data]\nkind = \"files\"\ntrain_files = [{name}]\n[eval]\ninterval = 0\n");
+    bench.train_refused(&files("\"nowhere.jsonl\""), &[], &["nowhere.jsonl", "cannot be opened"]);
+    bench.train_refused(&files("\"rows.parquet\""), &[], &["rows.parquet", "JSON Lines"]);
+    bench.train_refused(&files(""), &[], &["c.toml:7", "data.train_files", "at least one"]);
+    let long = json!({"prompt": "Who? ".repeat(600), "answer": "(1) Zoey is a knight", "data_source": "kk_x"});
+    bench.file("long.jsonl", long.to_string());
+    bench.train_refused(&files("\"long.jsonl\""), &[], &["kk_x row 0", "tokens", "512"]);
+}
+
+#[test]
+fn a_device_that_cannot_work_is_refused() {
+    let bench = Bench::new();
+    let good = format!("{HEAD}{DATA}");
+    bench.train_refused(&good, &["--set", "engine.dtype=bf16"], &["engine.dtype", "bf16", "\"f32\""]);
+    if cfg!(not(feature = "cuda")) {
+        bench.train_refused(&good, &["--set", "engine.device=cuda"], &["engine.device", "--features cuda"]);
+    }
+}
+
+/// A run that cannot start must not leave a folder that looks like one.
+#[cfg(not(feature = "mistralrs"))]
+#[test]
+fn an_engine_that_is_not_built_in_is_refused() {
+    let bench = Bench::new();
+    let words = ["engine.kind", "mistralrs", "default features"];
+    bench.train_refused(&format!("{HEAD}{DATA}"), &[], &words);
+    bench.refused(&["eval", &bench.good_config()], &words);
+}
+
+#[test]
+fn a_dry_run_refuses_what_a_run_refuses() {
+    let bench = Bench::new();
+    let good = format!("{HEAD}{DATA}");
+    bench.train_refused(&good, &["--dry-run", "--set", "group_size=1"], &["--set group_size"]);
+    bench.train_refused(&good, &["--dry-run", "--set", "engine.dtype=bf16"], &["engine.dtype"]);
+    bench.model_refused("vocab_size", json!(300), &["tokenizer.json"]);
+    fs::remove_file(bench.model.path().join("model.safetensors")).expect("weights");
+    bench.train_refused(&good, &["--dry-run"], &["model.safetensors"]);
+}
+
+#[test]
+fn a_dry_run_says_what_would_run_and_writes_nothing() {
+    let bench = Bench::new();
+    let (config, before) = (bench.good_config(), bench.snapshot());
+    let said = printed(&["train", &config, "--dry-run", "--out", &bench.out(), "--set", "max_steps=9"]);
+    for word in
+        ["max_steps = 9", "batch_size = 2", "kk_logic_3", "kk_logic_4", "8 rows in 2 distributions", "parameters"]
+    {
+        assert!(said.contains(word), "{word:?} is not in {said}");
+    }
+    let resolved = said.split("\nmodel    ").next().expect("the configuration");
+    let resolved: RunConfig = config::load(Path::new(&bench.file("r.toml", resolved)), &[]).expect("a configuration");
+    assert_eq!(resolved, config::load(Path::new(&config), &["max_steps=9".into()]).expect("a configuration"));
+    fs::remove_file(bench.path("r.toml")).expect("a file");
+    assert_eq!(bench.snapshot(), before);
+}
+
+#[test]
+fn a_run_is_not_overwritten() {
+    let bench = Bench::new();
+    bench.run_with_checkpoint();
+    bench.file("run/metrics.jsonl", "{\"step\":1}\n");
+    bench.train_refused(&format!("{HEAD}{DATA}"), &[], &["run", "already holds a run", "--resume", "--out"]);
+}
+
+#[test]
+fn a_resume_needs_a_checkpoint_and_the_same_settings() {
+    let bench = Bench::new();
+    let good = format!("{HEAD}{DATA}");
+    bench.train_refused(&good, &["--resume"], &["checkpoints", "no checkpoint", "--out"]);
+    let checkpoint = bench.run_with_checkpoint();
+    bench.train_refused(&good, &["--resume", "--set", "optim.lr=0.5"], &["optim.lr was 0.0001, is 0.5", "max_steps"]);
+    bench.train_refused(&good, &["--resume", "--set", "lora.rank=2"], &["lora.rank was 16, is 2"]);
+    bench.train_refused(&good, &["--resume", "--set", "data.people=3-5"], &["run", "kk_logic_5"]);
+    fs::remove_dir_all(checkpoint).expect("a checkpoint");
+    bench.train_refused(&good, &["--resume"], &["checkpoints", "no checkpoint", "--out"]);
+    bench.refused(&["eval", &bench.out()], &["checkpoints", "no checkpoint"]);
+}
+
+#[test]
+fn a_damaged_checkpoint_is_named() {
+    let bench = Bench::new();
+    let checkpoint = bench.run_with_checkpoint();
+    let good = format!("{HEAD}{DATA}");
+    let mut names: Vec<String> = fs::read_dir(&checkpoint)
+        .expect("a folder")
+        .map(|it| it.expect("an entry").file_name().into_string().expect("text"))
+        .collect();
+    names.sort();
+    assert_eq!(names, ["adapter_config.json", "adapter_model.safetensors", "optimizer.safetensors", "state.json"]);
+    for name in &names {
+        let path = checkpoint.join(name);
+        let whole = fs::read(&path).expect("a file of the checkpoint");
+        let with = |bytes: &[u8]| {
+            fs::write(&path, bytes).expect("a file of the checkpoint");
+            bench.train_refused(&good, &["--resume"], &[name]);
+        };
+        with(&flipped(&whole, whole.len() / 2, 0x80));
+        with(&whole[..whole.len() - 1]);
+        fs::remove_file(&path).expect("a file of the checkpoint");
+        bench.train_refused(&good, &["--resume"], &[name]);
+        fs::write(&path, &whole).expect("a file of the checkpoint");
+    }
+    assert!(Checkpoint::load(&checkpoint).is_ok());
+}
+
+/// One bit in any place: a digit of the state that becomes another digit is damage too.
+#[test]
+fn every_flipped_bit_of_a_checkpoint_is_noticed() {
+    let bench = Bench::new();
+    let checkpoint = bench.run_with_checkpoint();
+    for name in ["adapter_config.json", "adapter_model.safetensors", "optimizer.safetensors", "state.json"] {
+        let path = checkpoint.join(name);
+        let whole = fs::read(&path).expect("a file of the checkpoint");
+        let places = (0..whole.len()).step_by(whole.len() / 100 + 1);
+        let unnoticed: Vec<String> = places
+            .filter(|&at| {
+                fs::write(&path, flipped(&whole, at, 1)).expect("a file of the checkpoint");
+                Checkpoint::load(&checkpoint).is_ok()
+            })
+            .map(|at| {
+                format!(
+                    "byte {at}, in {:?}",
+                    String::from_utf8_lossy(&whole[at.saturating_sub(8)..whole.len().min(at + 8)])
+                )
+            })
+            .collect();
+        assert!(unnoticed.is_empty(), "{name}: {} places, such as {}", unnoticed.len(), unnoticed[0]);
+        fs::write(&path, &whole).expect("a file of the checkpoint");
+    }
+}
+
+fn flipped(bytes: &[u8], at: usize, bits: u8) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    bytes[at] ^= bits;
+    bytes
+}
+
+#[test]
+fn a_damaged_newest_checkpoint_names_an_older_one() {
+    let bench = Bench::new();
+    let old = bench.run_with_checkpoint();
+    let mut newer = Checkpoint::load(&old).expect("a checkpoint");
+    newer.scheduler.step = 2;
+    let newest = newer.save(&bench.path("run"), 2).expect("a checkpoint");
+    fs::write(newest.join("optimizer.safetensors"), "broken").expect("a file of the checkpoint");
+    let words = ["step_2/optimizer.safetensors", "SHA-256", "remove", "step_0"];
+    bench.train_refused(&format!("{HEAD}{DATA}"), &["--resume"], &words);
+}
+
+#[test]
+fn puzzles_are_made_once_for_a_seed_and_load_again() {
+    let bench = Bench::new();
+    let make = |name: &str, seed: &str| {
+        let out = bench.path(name).display().to_string();
+        printed(&["data", "kk", "--people", "3-5", "--train", "7", "--test", "2", "--seed", seed, "--out", &out]);
+        ["train.jsonl", "test.jsonl"].map(|file| fs::read(bench.path(name).join(file)).expect("rows"))
+    };
+    let first = make("a", "42");
+    assert!(first == make("b", "42") && first != make("c", "43"));
+    let load = |file: &str| rows::load(&bench.path("a").join(file)).expect("rows");
+    let sizes =
+        |file| rows::group_by_source(load(file)).into_iter().map(|(name, rows)| (name, rows.len())).collect::<Vec<_>>();
+    assert_eq!(sizes("train.jsonl"), [3, 4, 5].map(|people| (format!("kk_logic_{people}"), 7)));
+    assert_eq!(sizes("test.jsonl"), [3, 4, 5].map(|people| (format!("kk_logic_{people}"), 2)));
+    let file = bench.path("a/train.jsonl").display().to_string();
+    let said = printed(&["data", "inspect", &file]);
+    let example = &load("train.jsonl")[0];
+    for word in ["train.jsonl: 21 rows", "kk_logic_3: 7 rows", "kk_logic_5: 7 rows", &example.prompt[1].content] {
+        assert!(said.contains(word), "{word:?} is not in {said}");
+    }
+    // The files serve as a run's data.
+    let files = "[data]\nkind = \"files\"\ntrain_files = [\"a/train.jsonl\"]\ntest_files = [\"a/test.jsonl\"]\n";
+    let said = printed(&["train", &bench.config(&format!("{HEAD}{files}")), "--dry-run"]);
+    assert!(said.contains("21 rows in 3 distributions"), "{said}");
+}
+
+#[test]
+fn puzzles_that_cannot_be_made_are_refused() {
+    let bench = Bench::new();
+    let out = bench.out();
+    let with = |people: &str, train: &str| {
+        ["data", "kk", "--people", people, "--train", train, "--test", "0", "--out", &out].map(String::from)
+    };
+    bench.refused(&with("2-5", "3"), &["--people", "3-20", "2-5"]);
+    bench.refused(&with("three", "3"), &["--people", "three"]);
+    bench.refused(&with("3", "0"), &["--train", "at least one"]);
+    printed(&with("3", "2"));
+    bench.refused(&with("3", "2"), &["train.jsonl", "already", "--out"]);
+}
+
+#[test]
+fn completions_are_graded() {
+    let bench = Bench::new();
+    let out = bench.path("kk").display().to_string();
+    printed(&["data", "kk", "--people", "3-5", "--train", "2", "--test", "0", "--out", &out]);
+    let data = format!("{out}/train.jsonl");
+    let rows = rows::load(Path::new(&data)).expect("rows");
+    let answer = |index: usize| {
+        let truth = parse(&rows[index].reward_model.ground_truth);
+        truth["solution_text_format"].as_str().expect("a solution").replace('\n', " ")
+    };
+    let complete = |answer: &str| format!("<think> … </think>\n<answer> {answer} </answer>");
+    let swapped = |answer: &str| answer.replace("knight", "?").replace("knave", "knight").replace('?', "knave");
+    // Of the reward as it is defined: right, wrong, unreadable, in the wrong form.
+    let given = [
+        (5, complete(&answer(5)), 1.0, 2.0, 3.0),
+        (0, complete(&swapped(&answer(0))), 1.0, -1.5, -0.5),
+        (2, complete("everybody is honest"), 1.0, -2.0, -1.0),
+        (2, answer(2), -1.0, -2.0, -3.0),
+        (0, complete(&answer(0)) + " Done.", -1.0, -2.0, -3.0),
+        (0, complete(&answer(0)) + "<|im_end|>\n", 1.0, 2.0, 3.0),
+    ];
+    let lines = given
+        .iter()
+        .map(|(index, completion, ..)| json!({"index": index, "completion": completion}).to_string() + "\n");
+    let completions = bench.file("completions.jsonl", lines.collect::<String>());
+    let said = printed(&["grade", "--data", &data, "--completions", &completions]);
+    assert_eq!(said.lines().count(), given.len());
+    for (line, (index, _, format, answer, score)) in said.lines().zip(&given) {
+        let source = &rows[*index].data_source;
+        let expected = json!({"index": index, "data_source": source, "format_score": format, "answer_score": answer, "score": score});
+        assert_eq!(parse(line), expected);
+    }
+    let wrong =
+        bench.file("wrong.jsonl", "{\"index\": 0, \"completion\": \"\"}\n{\"index\": 6, \"completion\": \"\"}\n");
+    bench.refused(&["grade", "--data", &data, "--completions", &wrong], &["wrong.jsonl:2", "index 6", "0 to 5"]);
+    let wrong = bench.file("wrong.jsonl", "{\"index\": 0}\n");
+    bench.refused(&["grade", "--data", &data, "--completions", &wrong], &["wrong.jsonl:1", "completion"]);
+    bench.refused(
+        &["grade", "--data", "nowhere.jsonl", "--completions", &completions],
+        &["nowhere.jsonl", "cannot be opened"],
+    );
+    bench
+        .refused(&["grade", "--data", &data, "--completions", "nowhere.jsonl"], &["nowhere.jsonl", "cannot be opened"]);
+}
+
+#[test]
+fn a_curriculum_is_replayed() {
+    let bench = Bench::new();
+    let config = root().join("configs/kk-tiny.toml").display().to_string();
+    let events = root().join("tests/golden/curriculum_events.jsonl").display().to_string();
+    let replay =
+        |sets: &[&str]| printed(&[&["curriculum", "replay", "--config", &config, "--events", &events], sets].concat());
+    let said = replay(&[]);
+    let names: Vec<String> = (3..=14).map(|people| format!("kk_logic_{people}")).collect();
+    let steps: Vec<Value> = said.lines().map(parse).collect();
+    assert_eq!(steps.iter().map(|it| it["step"].as_u64()).collect::<Vec<_>>(), (1..=60).map(Some).collect::<Vec<_>>());
+    for step in &steps {
+        let weights = step["weights"].as_object().expect("weights");
+        assert_eq!(weights.keys().cloned().collect::<Vec<_>>(), names);
+        let sum: f64 = weights.values().filter_map(Value::as_f64).sum();
+        assert!((sum - 1.0).abs() < 1e-9 && weights.values().all(|w| w.as_f64() >= Some(0.0)), "{step}");
+    }
+    assert_ne!(steps[0]["weights"], steps[59]["weights"]);
+    assert_ne!(replay(&["--set", "curriculum.count=groups"]), said);
+    let uniform = replay(&["--set", "curriculum.policy=uniform"]);
+    assert!(uniform.lines().all(|line| parse(line)["weights"]["kk_logic_9"] == 1.0 / 12.0));
+    let wrong = bench.file("events.jsonl", "{\"step\": 1, \"observations\": []}\n{\"step\": 2}\n");
+    bench.refused(
+        &["curriculum", "replay", "--config", &config, "--events", &wrong],
+        &["events.jsonl:2", "observations"],
+    );
+    bench.refused(&["curriculum", "replay", "--config", &config, "--events", "nowhere.jsonl"], &["nowhere.jsonl"]);
+    let set = ["curriculum", "replay", "--config", &config, "--events", &events, "--set", "curriculum.window=0"];
+    bench.refused(&set, &["curriculum.window", "at least 1"]);
+}
+
+#[test]
+fn a_model_is_not_overwritten() {
+    let bench = Bench::new();
+    let config = root().join("configs/kk-tiny-sft.toml").display().to_string();
+    let model = bench.model.path().display().to_string();
+    bench.refused(&["sft", &config, "--out", &model], &[&model, "already here"]);
+    let (out, wrong) = (bench.out(), bench.file("sft.toml", "seed = 1\n[model]\nhiden_size = 64\n"));
+    bench.refused(
+        &["sft", &wrong, "--out", &out],
+        &["sft.toml:3", "model.hiden_size", "did you mean \"model.hidden_size\"?"],
+    );
+    let unset = bench.file("sft.toml", "seed = 1\n");
+    bench.refused(&["sft", &unset], &["sft.toml", "out", "folder"]);
+}
+
+#[test]
+fn every_shipped_configuration_resolves() {
+    let files = fs::read_dir(root().join("configs")).expect("configs").map(|it| it.expect("an entry").path());
+    let files: Vec<PathBuf> = files.filter(|path| path.extension().is_some_and(|it| it == "toml")).collect();
+    assert!(files.len() >= 2);
+    for path in files {
+        let name = path.display().to_string();
+        if name.ends_with("-sft.toml") {
+            config::load::<SftConfig>(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
+            continue;
+        }
+        let config: RunConfig = config::load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
+        assert!(config.model.is_absolute() && config.model.starts_with(root()), "{name}: {:?}", config.model);
+        let sources = dump_rl::dataset::source_names(&config).unwrap_or_else(|error| panic!("{error}"));
+        assert!(!sources.is_empty(), "{name}");
+    }
+}

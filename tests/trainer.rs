@@ -1,0 +1,461 @@
+//! The trainer against PyTorch, transformers and PEFT (`golden/grpo.py` makes the numbers), and what it must keep whatever
+//! the numbers: the same step however the batch is cut, resumed or half spoilt.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor, Var};
+use dump_rl::train::lora::Lora;
+use dump_rl::train::loss::{self, LossAggMode, LossConfig, TokenInputs};
+use dump_rl::train::model::Model;
+use dump_rl::train::optim::{NamedGrads, OptimConfig, global_norm};
+use dump_rl::train::stats::StepStats;
+use dump_rl::train::trainer::{Sample, Trainer, TrainerSettings, TrainerState};
+use dump_rl::train::{pad, parallel};
+use engine::Adapter;
+use engine::decoder::{DecoderConfig, Weights};
+use serde::Deserialize;
+
+use crate::fixtures::root;
+
+const TEMPERATURE: f64 = 0.8;
+/// Relative error allowed against PyTorch in f32; about ten times what was measured.
+const TOLERANCE: f64 = 2e-5;
+const MODES: [(LossAggMode, &str); 2] =
+    [(LossAggMode::TokenMean, "token-mean"), (LossAggMode::SeqMeanTokenMean, "seq-mean-token-mean")];
+
+/// `golden/grpo/expected.json`.
+#[derive(Deserialize)]
+struct Expected {
+    log_probs: Vec<Vec<f32>>,
+    base_log_probs: Vec<Vec<f32>>,
+    entropy: f64,
+    losses: BTreeMap<String, BTreeMap<String, f64>>,
+    updates: Vec<BTreeMap<String, f64>>,
+    mismatch: BTreeMap<String, f64>,
+}
+
+/// One line of `golden/grpo/batch.json`.
+#[derive(Deserialize)]
+struct Line {
+    prompt: Vec<u32>,
+    completion: Vec<u32>,
+    rollout_log_probs: Vec<f32>,
+    advantage: f32,
+}
+
+fn golden(name: &str) -> PathBuf {
+    root().join("tests/golden/grpo").join(name)
+}
+
+fn json<T: serde::de::DeserializeOwned>(name: &str) -> T {
+    serde_json::from_slice(&std::fs::read(golden(name)).expect(name)).expect(name)
+}
+
+fn tensors(name: &str) -> BTreeMap<String, Tensor> {
+    candle_core::safetensors::load(golden(name), &Device::Cpu).expect(name).into_iter().collect()
+}
+
+fn expected() -> Expected {
+    json("expected.json")
+}
+
+fn batch() -> Vec<Sample> {
+    let sample = |line: Line| Sample {
+        prompt: line.prompt.into(),
+        completion: line.completion,
+        rollout_log_probs: line.rollout_log_probs,
+        advantage: line.advantage,
+        policy_step: 0,
+    };
+    json::<Vec<Line>>("batch.json").into_iter().map(sample).collect()
+}
+
+fn adapter() -> Adapter {
+    let config = json("adapter/adapter_config.json");
+    Adapter::new(Arc::new(config), std::fs::read(golden("adapter/adapter_model.safetensors")).unwrap())
+}
+
+fn model() -> Model {
+    let config = DecoderConfig::load(&golden("model")).unwrap();
+    let weights = Weights::load(&golden("model"), &config, DType::F32, &Device::Cpu).unwrap();
+    Model::new(config, weights).unwrap()
+}
+
+/// The settings of the golden run.
+fn settings() -> TrainerSettings {
+    TrainerSettings {
+        loss: LossConfig { kl_loss_coef: 0.1, ..LossConfig::default() },
+        optim: OptimConfig { lr: 1e-2, weight_decay: 0.01, max_grad_norm: 0.5, ..OptimConfig::default() },
+        temperature: TEMPERATURE,
+        max_new_tokens: 32,
+    }
+}
+
+fn settings_with(change: impl FnOnce(&mut LossConfig)) -> TrainerSettings {
+    let mut settings = settings();
+    change(&mut settings.loss);
+    settings
+}
+
+/// Without KL term, so that completions without advantage are left out.
+fn settings_without_kl() -> TrainerSettings {
+    settings_with(|loss| loss.kl_loss_coef = 0.0)
+}
+
+/// A trainer whose adapter changes nothing.
+fn fresh_trainer(settings: TrainerSettings) -> Trainer {
+    let Model { config, weights, .. } = model();
+    Trainer::new(config, weights, adapter().config, settings, 1).unwrap()
+}
+
+/// A trainer that starts from PEFT's adapter.
+fn trainer(settings: TrainerSettings) -> Trainer {
+    let fresh = fresh_trainer(settings);
+    let state = TrainerState { adapter: adapter(), ..fresh.state().unwrap() };
+    fresh.restore(&state).unwrap()
+}
+
+fn metric(stats: &StepStats, name: &str) -> f64 {
+    stats.metrics().into_iter().find(|(n, _)| *n == name).expect(name).1
+}
+
+/// The gradient of the batch as the trainer computes it, unclipped: a tenth of it is the first moment after one update.
+fn trainer_gradients(mut settings: TrainerSettings, samples: &[Sample]) -> NamedGrads {
+    (settings.optim.max_grad_norm, settings.loss.updates_per_batch) = (0.0, 1);
+    let mut trainer = trainer(settings);
+    trainer.step(0, samples).unwrap();
+    let moments = candle_core::safetensors::load_buffer(&trainer.state().unwrap().optimizer, &Device::Cpu).unwrap();
+    let first = |(name, m): (String, Tensor)| Some((name.strip_suffix(".m")?.to_string(), (m / (1.0 - 0.9)).unwrap()));
+    moments.into_iter().filter_map(first).collect()
+}
+
+/// ‖got − want‖ / ‖want‖ of the worst tensor, and its name.
+fn worst_error(got: &BTreeMap<String, Tensor>, want: &BTreeMap<String, Tensor>) -> (f64, String) {
+    assert!(got.keys().eq(want.keys()), "{:?} are not {:?}", got.keys(), want.keys());
+    let norm = |x: &Tensor| global_norm(&BTreeMap::from([(String::new(), x.clone())])).unwrap();
+    let error = |(name, want): (&String, &Tensor)| (norm(&(&got[name] - want).unwrap()) / norm(want), name.clone());
+    want.iter().map(error).max_by(|a, b| a.0.total_cmp(&b.0)).expect("tensors")
+}
+
+fn check_tensors(got: &BTreeMap<String, Tensor>, want: &BTreeMap<String, Tensor>, tolerance: f64) {
+    let (error, name) = worst_error(got, want);
+    assert!(error < tolerance, "{name} is off by {error:e} of its norm");
+}
+
+fn check_adapter(got: &Adapter, want: &BTreeMap<String, Tensor>, tolerance: f64) {
+    check_tensors(&got.tensors().unwrap(), want, tolerance);
+}
+
+fn check(name: &str, got: f64, want: f64, tolerance: f64) {
+    assert!((got - want).abs() <= tolerance * want.abs(), "{name} is {got}, not {want}");
+}
+
+fn check_log_probs(got: &[Vec<f32>], want: &[Vec<f32>]) {
+    assert_eq!(got.len(), want.len());
+    for (got, want) in got.iter().zip(want) {
+        assert_eq!(got.len(), want.len());
+        got.iter().zip(want).for_each(|(g, w)| check("log-probability", f64::from(*g), f64::from(*w), TOLERANCE));
+    }
+}
+
+fn check_mismatch(stats: &StepStats, expected: &Expected) {
+    for (name, want) in &expected.mismatch {
+        // The mean difference is itself a difference of nearly equal numbers.
+        let tolerance = if name == "rollout_corr/kl" { 1e-3 } else { TOLERANCE };
+        check(name, metric(stats, name), *want, tolerance);
+    }
+}
+
+#[test]
+fn log_probs_are_those_of_transformers_and_peft() {
+    check_log_probs(&trainer(settings()).score(&batch()).unwrap(), &expected().log_probs);
+    check_log_probs(&fresh_trainer(settings()).score(&batch()).unwrap(), &expected().base_log_probs);
+}
+
+#[test]
+fn losses_and_entropy_are_those_of_pytorch() {
+    for (mode, name) in MODES {
+        let (expected, mut trainer) = (expected(), trainer(settings_with(|loss| loss.loss_agg_mode = mode)));
+        let stats = trainer.step(0, &batch()).unwrap().stats;
+        let losses = &expected.losses[name];
+        check("pg_loss", metric(&stats, "actor/pg_loss"), losses["pg_loss"], TOLERANCE);
+        check("kl_loss", metric(&stats, "actor/kl_loss"), losses["kl_loss"], TOLERANCE);
+        check("grad_norm", metric(&stats, "actor/grad_norm"), losses["grad_norm"], TOLERANCE);
+        check("entropy", metric(&stats, "actor/entropy"), expected.entropy, TOLERANCE);
+        check_mismatch(&stats, &expected);
+    }
+}
+
+#[test]
+fn gradients_are_those_of_pytorch() {
+    for (mode, name) in MODES {
+        let want = tensors(&format!("grads_{name}.safetensors"));
+        check_tensors(&trainer_gradients(settings_with(|loss| loss.loss_agg_mode = mode), &batch()), &want, TOLERANCE);
+    }
+}
+
+#[test]
+fn an_update_is_that_of_pytorch() {
+    let mut trainer = trainer(settings());
+    let output = trainer.step(0, &batch()).unwrap();
+    check_adapter(&output.adapter, &tensors("after1.safetensors"), TOLERANCE);
+    assert_eq!(output.adapter.hash, trainer.adapter().unwrap().hash);
+}
+
+/// In the second update the ratio leaves 1 and is clipped, against log-probabilities from before the first.
+#[test]
+fn two_updates_on_a_batch_are_those_of_pytorch() {
+    let output = trainer(settings_with(|loss| loss.updates_per_batch = 2)).step(0, &batch()).unwrap();
+    check_adapter(&output.adapter, &tensors("after2.safetensors"), 1e-4);
+    check_mismatch(&output.stats, &expected());
+    let updates = expected().updates;
+    for (name, key) in [
+        ("actor/pg_loss", "pg_loss"),
+        ("actor/kl_loss", "kl_loss"),
+        ("actor/pg_clipfrac", "clip_fraction"),
+        ("actor/grad_norm", "grad_norm"),
+    ] {
+        let mean = updates.iter().map(|update| update[key]).sum::<f64>() / updates.len() as f64;
+        check(name, metric(&output.stats, name), mean, TOLERANCE);
+    }
+}
+
+/// The whole batch as one padded tensor, each vector with an entry for every completion token.
+struct Flat {
+    tokens: Tensor,
+    positions: Tensor,
+    targets: Tensor,
+    advantages: Vec<f32>,
+    rollout: Vec<f32>,
+    /// Under the golden adapter, and moved by a fixed amount each, so that ratios lie on both sides of the clip.
+    old: Vec<f32>,
+    base: Vec<f32>,
+}
+
+impl Flat {
+    fn new(samples: &[Sample]) -> Self {
+        let sequences: Vec<Vec<u32>> = samples.iter().map(|s| [&s.prompt[..], &s.completion].concat()).collect();
+        let (tokens, width) = pad(&sequences.iter().map(Vec::as_slice).collect::<Vec<_>>(), &Device::Cpu).unwrap();
+        let row = |(row, s): (usize, &Sample)| {
+            let first = row * width + s.prompt.len() - 1;
+            (first..first + s.completion.len()).map(|at| at as u32).collect::<Vec<u32>>()
+        };
+        let positions: Vec<u32> = samples.iter().enumerate().flat_map(row).collect();
+        let targets: Vec<u32> = samples.iter().flat_map(|s| s.completion.clone()).collect();
+        let offsets = [0.0f32, -0.35, 0.05, 0.4, -0.1].into_iter().cycle();
+        let Expected { log_probs, base_log_probs, .. } = expected();
+        Self {
+            tokens,
+            positions: Tensor::new(positions, &Device::Cpu).unwrap(),
+            targets: Tensor::new(targets, &Device::Cpu).unwrap(),
+            advantages: samples.iter().flat_map(|s| vec![s.advantage; s.completion.len()]).collect(),
+            rollout: samples.iter().flat_map(|s| s.rollout_log_probs.clone()).collect(),
+            old: log_probs.concat().iter().zip(offsets).map(|(log_prob, offset)| log_prob + offset).collect(),
+            base: base_log_probs.concat(),
+        }
+    }
+
+    fn log_probs(&self, model: &Model, lora: &Lora) -> Tensor {
+        let hidden = model.hidden(&self.tokens, Some(lora)).unwrap();
+        model.log_probs(&hidden, &self.positions, &self.targets, TEMPERATURE).unwrap().0
+    }
+
+    /// The loss of `loss::grpo`, token-mean.
+    fn loss(&self, config: &LossConfig, log_probs: &Tensor) -> loss::TokenLoss {
+        let vector = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap();
+        let weights = vec![1.0 / self.old.len() as f32; self.old.len()];
+        let inputs = TokenInputs {
+            log_probs,
+            old_log_probs: &vector(&self.old),
+            rollout_log_probs: &vector(&self.rollout),
+            ref_log_probs: Some(&vector(&self.base)),
+            advantages: &vector(&self.advantages),
+            weights: &vector(&weights),
+        };
+        loss::grpo(config, &inputs).unwrap()
+    }
+
+    /// The same number in f64, one token at a time.
+    fn scalar_loss(&self, config: &LossConfig, log_probs: &Tensor) -> f64 {
+        let token = |(i, log_prob): (usize, f32)| {
+            let [now, old, rollout, base] = [log_prob, self.old[i], self.rollout[i], self.base[i]].map(f64::from);
+            let (ratio, advantage) = ((now - old).exp(), f64::from(self.advantages[i]));
+            let bounded = ratio.clamp(1.0 - config.clip_ratio_low, 1.0 + config.clip_ratio_high);
+            let weight = (old - rollout).exp().min(config.rollout_is_threshold);
+            let k3 = (base - now).exp() - (base - now) - 1.0;
+            -(ratio * advantage).min(bounded * advantage) * weight + config.kl_loss_coef * k3
+        };
+        let log_probs = log_probs.to_vec1::<f32>().unwrap();
+        let tokens = log_probs.len() as f64;
+        log_probs.into_iter().enumerate().map(token).sum::<f64>() / tokens
+    }
+}
+
+fn set_entry(var: &Var, index: usize, value: f32) {
+    let mut values = var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    values[index] = value;
+    var.set(&Tensor::from_vec(values, var.dims(), &Device::Cpu).unwrap()).unwrap();
+}
+
+/// For the largest gradient of each tensor, with some ratios clipped and some importance weights truncated.
+#[test]
+fn gradients_are_finite_differences_of_the_loss() {
+    const STEP: f32 = 4e-3;
+    let (model, config) = (model(), settings().loss);
+    let lora = Lora::from_adapter(&adapter(), &model.config, &Device::Cpu).unwrap();
+    let flat = Flat::new(&batch());
+    let log_probs = flat.log_probs(&model, &lora);
+    let loss = flat.loss(&config, &log_probs);
+    assert!(loss.clip_fraction > 0.1 && loss.clip_fraction < 0.9, "{}", loss.clip_fraction);
+    check("loss", f64::from(loss.total.to_scalar::<f32>().unwrap()), flat.scalar_loss(&config, &log_probs), TOLERANCE);
+    for (name, grad) in parallel::gradients(&loss.total, &lora.vars()).unwrap() {
+        let grads = grad.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let index = (0..grads.len()).max_by(|&a, &b| grads[a].abs().total_cmp(&grads[b].abs())).unwrap();
+        let var = &lora.vars()[&name];
+        let start = var.flatten_all().unwrap().to_vec1::<f32>().unwrap()[index];
+        let (above, below) = (start + STEP, start - STEP);
+        let [high, low] = [above, below].map(|value| {
+            set_entry(var, index, value);
+            flat.scalar_loss(&config, &flat.log_probs(&model, &lora))
+        });
+        set_entry(var, index, start);
+        check(&name, (high - low) / f64::from(above - below), f64::from(grads[index]), 5e-3);
+    }
+}
+
+/// Built from the public parts, the golden gradient comes out as well: no old policy, one padded micro-batch.
+#[test]
+fn parts_put_together_by_hand_give_the_golden_gradient() {
+    let (model, samples) = (model(), batch());
+    let lora = Lora::from_adapter(&adapter(), &model.config, &Device::Cpu).unwrap();
+    let mut flat = Flat::new(&samples);
+    let log_probs = flat.log_probs(&model, &lora);
+    flat.old = log_probs.detach().to_vec1().unwrap();
+    let loss = flat.loss(&settings().loss, &log_probs);
+    check(
+        "loss",
+        f64::from(loss.total.to_scalar::<f32>().unwrap()),
+        expected().losses["token-mean"]["total"],
+        TOLERANCE,
+    );
+    let grads = parallel::gradients(&loss.total, &lora.vars()).unwrap();
+    check_tensors(&grads, &tensors("grads_token-mean.safetensors"), TOLERANCE);
+}
+
+fn bits(tensors: &BTreeMap<String, Tensor>) -> BTreeMap<&str, (Vec<usize>, Vec<u32>)> {
+    let bits = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|x| x.to_bits()).collect();
+    tensors.iter().map(|(name, x)| (name.as_str(), (x.dims().to_vec(), bits(x)))).collect()
+}
+
+/// PEFT's own file has a metadata entry that ours lacks; the tensors are its bits, and our file is read back to itself.
+#[test]
+fn an_adapter_survives_reading_and_writing_bit_for_bit() {
+    let (config, peft) = (model().config, adapter());
+    let rewrite = |adapter: &Adapter| Lora::from_adapter(adapter, &config, &Device::Cpu).unwrap().to_adapter().unwrap();
+    let ours = rewrite(&peft);
+    assert_eq!(bits(&ours.tensors().unwrap()), bits(&peft.tensors().unwrap()));
+    let again = rewrite(&ours);
+    assert_eq!(again.bytes, ours.bytes);
+    assert_eq!(again.hash, ours.hash);
+}
+
+/// Two updates of 1e-3 an entry differ by rounding alone, which AdamW enlarges where a gradient is near 0.
+#[test]
+fn how_the_batch_is_cut_does_not_change_the_step() {
+    let cut = |tokens| {
+        let mut cut = settings_with(|loss| (loss.micro_batch_tokens, loss.updates_per_batch) = (tokens, 2));
+        cut.optim.lr = 1e-3;
+        cut
+    };
+    check_tensors(&trainer_gradients(cut(64), &batch()), &trainer_gradients(cut(4096), &batch()), TOLERANCE);
+    let step = |tokens| trainer(cut(tokens)).step(0, &batch()).unwrap().adapter.tensors().unwrap();
+    let (small, large) = (step(64), step(4096));
+    for (name, want) in &large {
+        let difference = (&small[name] - want).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(difference < 1e-6, "{name} differs by {difference}");
+    }
+}
+
+/// A KL term too small to see makes every completion count, so none is left out.
+#[test]
+fn leaving_out_completions_without_advantage_changes_nothing() {
+    for (mode, _) in MODES {
+        let gradients = |kl_loss_coef| {
+            let change = |loss: &mut LossConfig| (loss.kl_loss_coef, loss.loss_agg_mode) = (kl_loss_coef, mode);
+            trainer_gradients(settings_with(change), &batch())
+        };
+        check_tensors(&gradients(0.0), &gradients(1e-12), 1e-5);
+    }
+}
+
+#[test]
+fn a_batch_without_any_advantage_changes_nothing() {
+    let mut samples = batch();
+    samples.iter_mut().for_each(|sample| sample.advantage = 0.0);
+    let mut trainer = trainer(settings_without_kl());
+    let before = trainer.adapter().unwrap().hash;
+    let output = trainer.step(0, &samples).unwrap();
+    assert_eq!(output.adapter.hash, before);
+    assert_eq!(output.stats.skipped_updates, 0);
+    assert_eq!(trainer.state().unwrap().updates, 0);
+}
+
+/// A spoilt batch is counted and forgotten: the next step is the one that would have been made without it.
+fn check_spoilt(settings: TrainerSettings, spoil: impl Fn(&mut Sample)) {
+    let mut samples = batch();
+    spoil(&mut samples[0]);
+    let mut spoilt = trainer(settings.clone());
+    let before = spoilt.adapter().unwrap().hash;
+    let output = spoilt.step(0, &samples).unwrap();
+    assert_eq!(output.stats.skipped_updates, settings.loss.updates_per_batch);
+    assert_eq!(output.adapter.hash, before);
+    assert_eq!(spoilt.state().unwrap().updates, 0);
+    let next = spoilt.step(1, &batch()).unwrap();
+    assert_eq!(next.stats.skipped_updates, 0);
+    assert_eq!(next.adapter.hash, trainer(settings).step(1, &batch()).unwrap().adapter.hash);
+}
+
+#[test]
+fn a_nan_leaves_the_policy_as_it_was() {
+    let twice = settings_with(|loss| loss.updates_per_batch = 2);
+    let uncorrected = settings_with(|loss| (loss.rollout_is, loss.kl_loss_coef) = (false, 0.0));
+    for settings in [settings(), settings_without_kl(), twice, uncorrected] {
+        check_spoilt(settings.clone(), |sample| sample.advantage = f32::NAN);
+        check_spoilt(settings.clone(), |sample| sample.advantage = f32::INFINITY);
+        if settings.loss.rollout_is {
+            check_spoilt(settings, |sample| sample.rollout_log_probs[3] = f32::NAN);
+        }
+    }
+}
+
+/// An engine that gives a sampled token probability 0 is off, but its weight is truncated like any other.
+#[test]
+fn an_infinite_importance_weight_is_truncated() {
+    let gradients = |log_prob| {
+        let mut samples = batch();
+        samples[0].rollout_log_probs[3] = log_prob;
+        trainer_gradients(settings(), &samples)
+    };
+    check_tensors(&gradients(f32::NEG_INFINITY), &gradients(-60.0), 1e-9);
+}
+
+#[test]
+fn a_restored_trainer_continues_bit_for_bit() {
+    let mut settings = settings_with(|loss| loss.updates_per_batch = 2);
+    settings.optim.warmup_steps = 8;
+    let mut going_on = trainer(settings.clone());
+    going_on.step(0, &batch()).unwrap();
+    let state = going_on.state().unwrap();
+    assert_eq!(state.updates, 2);
+    let mut resumed = fresh_trainer(settings).restore(&state).unwrap();
+    assert_eq!(resumed.adapter().unwrap().hash, state.adapter.hash);
+    for step in 1..3 {
+        let (one, other) = (going_on.step(step, &batch()).unwrap(), resumed.step(step, &batch()).unwrap());
+        assert_eq!(one.adapter.bytes, other.adapter.bytes);
+        assert_eq!(one.stats.metrics(), other.stats.metrics());
+    }
+    let (one, other) = (going_on.state().unwrap(), resumed.state().unwrap());
+    assert_eq!((one.optimizer, one.updates), (other.optimizer, other.updates));
+}
