@@ -24,6 +24,9 @@ pub const ADAPTER_CONFIG: &str = "adapter_config.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 
+/// Stands in `state.json` for the hash of the file itself while that is computed.
+const UNSEALED: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
 /// Everything that a run needs to go on.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
@@ -35,6 +38,8 @@ pub struct Checkpoint {
 
 #[derive(Serialize, Deserialize)]
 struct State {
+    /// SHA-256 of this file with [`UNSEALED`] in this place.
+    sha256: AdapterHash,
     step: u64,
     optimizer_updates: u64,
     /// SHA-256 of the other files.
@@ -70,6 +75,7 @@ impl Checkpoint {
         let parts: [(&str, &[u8]); 3] =
             [(ADAPTER, &self.trainer.adapter.bytes), (ADAPTER_CONFIG, &config), (OPTIMIZER, &self.trainer.optimizer)];
         let state = State {
+            sha256: AdapterHash(UNSEALED.into()),
             step: self.step(),
             optimizer_updates: self.trainer.updates,
             files: parts.iter().map(|(name, bytes)| (name.to_string(), hash_bytes(bytes))).collect(),
@@ -79,7 +85,9 @@ impl Checkpoint {
         for (name, bytes) in parts {
             files::write_atomic(&dir.join(name), bytes)?;
         }
-        Ok(files::write_atomic(&dir.join(STATE), &serde_json::to_vec_pretty(&state)?)?)
+        let text = serde_json::to_string_pretty(&state)?;
+        let sealed = text.replacen(UNSEALED, &hash_bytes(text.as_bytes()).0, 1);
+        Ok(files::write_atomic(&dir.join(STATE), sealed.as_bytes())?)
     }
 
     /// The newest checkpoint of a run.
@@ -105,7 +113,11 @@ impl Checkpoint {
             fs::read(&path).map_err(|e| InputError::new(path.display(), e))
         };
         let broken = |name: &str, e: &dyn std::fmt::Display| InputError::new(dir.join(name).display(), format!("damaged: {e}"));
-        let state: State = serde_json::from_slice(&read(STATE)?).map_err(|e| broken(STATE, &e))?;
+        let text = String::from_utf8(read(STATE)?).map_err(|e| broken(STATE, &e))?;
+        let state: State = serde_json::from_str(&text).map_err(|e| broken(STATE, &e))?;
+        if hash_bytes(text.replacen(&*state.sha256.0, UNSEALED, 1).as_bytes()) != state.sha256 {
+            return Err(broken(STATE, &"its SHA-256 is not the one it names"));
+        }
         let checked = |name: &str| {
             let bytes = read(name)?;
             match state.files.get(name) {

@@ -30,7 +30,7 @@ impl Dataset {
     /// Tokenises the rows of a split.
     ///
     /// # Errors
-    /// A row without a usable ground truth, or a prompt that leaves no room for `max_new_tokens` in `context` tokens.
+    /// A row without a usable ground truth, or a prompt that leaves no room for a completion in `context` tokens.
     pub fn new(rows: Vec<Row>, tokenizer: &ChatTokenizer, context: usize) -> Result<Self, InputError> {
         let source = |(name, rows): (String, Vec<Row>)| {
             let items = rows.into_iter().enumerate().map(|(index, row)| Item::new(row, index, tokenizer, context));

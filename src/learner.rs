@@ -215,7 +215,15 @@ impl<E: Engine> Learner<E> {
         let prompt = items[step as usize % items.len()].prompt.clone();
         let seed = engine::sampler::mix_seed(self.seed ^ 0xCA9A, step);
         let request = Request { prompt: prompt.clone(), group_size: 2, seed, sampling: self.sampling.clone() };
-        let completions = self.engine.generate(request).await?;
+        let completions = match self.engine.generate(request).await {
+            Ok(completions) => completions,
+            Err(error) => {
+                tracing::warn!(%error, "the canary was not sampled");
+                return Ok(None);
+            }
+        };
+        let fresh = completions.iter().all(|c| c.policy.step == step && self.published.get(&step) == Some(&c.policy.adapter));
+        ensure!(fresh, "after step {step} was published, the engine still answered by another policy");
         let sample = |c: engine::Completion| Sample {
             prompt: prompt.clone(),
             completion: c.tokens,

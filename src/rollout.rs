@@ -74,7 +74,12 @@ impl<E: Engine> Rollouts<E> {
         let prompt = self.data.sources[job.arm].items[job.row].prompt.clone();
         let request = Request { prompt, group_size: self.group_size, seed: job.seed, sampling: self.sampling.clone() };
         let _busy = self.clock.enter();
-        self.engine.generate(request).await
+        let completions = self.engine.generate(request).await?;
+        if completions.len() != self.group_size {
+            let problem = format!("{} completions for a group of {}: this is a bug in the engine", completions.len(), self.group_size);
+            return Err(EngineError::Generate(problem));
+        }
+        Ok(completions)
     }
 }
 

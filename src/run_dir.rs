@@ -16,6 +16,9 @@ use crate::files;
 /// Files with one JSON object for each step, with its number under "step".
 const STEP_LOGS: [&str; 2] = ["metrics.jsonl", "curriculum.jsonl"];
 
+/// A folder with any of these belongs to a run.
+const RUN_FILES: [&str; 4] = ["config.toml", "metrics.jsonl", "curriculum.jsonl", "checkpoints"];
+
 /// Settings that a resume may change.
 const MAY_CHANGE: [&str; 3] = ["max_steps", "eval", "ckpt"];
 
@@ -30,10 +33,7 @@ impl RunDir {
     /// # Errors
     /// If a run is there already: nothing is overwritten.
     pub fn create(path: &Path, config: &RunConfig) -> Result<Self> {
-        if path.join("config.toml").exists() {
-            let problem = "already holds a run; continue it with --resume, or choose another folder with --out DIR";
-            return Err(InputError::new(path.display(), problem).into());
-        }
+        Self::check_free(path)?;
         fs::create_dir_all(path.join("rollouts")).map_err(|e| InputError::new(path.display(), e))?;
         files::write_atomic(&path.join("config.toml"), config::to_toml(config)?.as_bytes())?;
         Ok(Self { path: path.to_path_buf() })
@@ -44,14 +44,31 @@ impl RunDir {
     /// # Errors
     /// If there is no run, or `config` differs from the run's in a setting that cannot change.
     pub fn resume(path: &Path, config: &RunConfig, step: u64) -> Result<Self> {
+        Self::check_same(path, config)?;
+        STEP_LOGS.iter().try_for_each(|name| truncate_after(&path.join(name), step))?;
+        files::write_atomic(&path.join("config.toml"), config::to_toml(config)?.as_bytes())?;
+        Ok(Self { path: path.to_path_buf() })
+    }
+
+    /// # Errors
+    /// If `path` holds a run.
+    pub fn check_free(path: &Path) -> Result<()> {
+        if RUN_FILES.iter().any(|name| path.join(name).exists()) {
+            let problem = "already holds a run; continue it with --resume, or choose another folder with --out DIR";
+            return Err(InputError::new(path.display(), problem).into());
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// If `path` holds no run, or `config` differs from the run's in a setting that cannot change.
+    pub fn check_same(path: &Path, config: &RunConfig) -> Result<()> {
         let old: RunConfig = config::load(&path.join("config.toml"), &[])?;
         if let Some(difference) = first_difference(&old, config)? {
             let problem = format!("{difference}; only {} may change on a resume", MAY_CHANGE.join(", "));
             return Err(InputError::new(path.join("config.toml").display(), problem).into());
         }
-        STEP_LOGS.iter().try_for_each(|name| truncate_after(&path.join(name), step))?;
-        files::write_atomic(&path.join("config.toml"), config::to_toml(config)?.as_bytes())?;
-        Ok(Self { path: path.to_path_buf() })
+        Ok(())
     }
 
     pub fn path(&self) -> &Path {

@@ -86,6 +86,7 @@ pub struct SchedulerState {
     curriculum: serde_json::Value,
     flights: Vec<Flight>,
     ledger: Ledger,
+    weights: Vec<f64>,
 }
 
 /// See the module.
@@ -272,6 +273,7 @@ impl Scheduler {
             curriculum: self.policy.save(),
             flights: self.flights.values().cloned().chain(queued).collect(),
             ledger,
+            weights: self.weights.clone(),
         }
     }
 
@@ -284,8 +286,8 @@ impl Scheduler {
             return Err(format!("the checkpoint's distributions are {:?}, the data's {sources:?}", state.sources));
         }
         self.policy.load(state.curriculum)?;
-        self.weights = self.policy.weights();
         (self.step, self.next_id, self.rng, self.ledger) = (state.step, state.next_id, state.rng, state.ledger);
+        self.weights = state.weights;
         self.queue = state.flights.iter().map(|flight| flight.job.clone()).collect();
         self.flights = state.flights.into_iter().map(|flight| (flight.job.id, flight)).collect();
         Ok(())

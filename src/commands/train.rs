@@ -1,7 +1,7 @@
 //! `dump-rl train`: a whole run.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -34,14 +34,14 @@ pub async fn run(config: RunConfig, out: &Path, resume: bool, stop: watch::Recei
         None => setup.trainer()?,
     };
     let shared = Arc::new(Shared::new(scheduler(&setup, checkpoint.as_ref(), out)?));
-    let run = match &checkpoint {
-        Some(checkpoint) => RunDir::resume(out, &setup.config, checkpoint.step())?,
-        None => RunDir::create(out, &setup.config)?,
-    };
+    match &checkpoint {
+        Some(_) => RunDir::check_same(out, &setup.config)?,
+        None => RunDir::check_free(out)?,
+    }
     println!("{}", describe(&setup, out));
     let adapter = trainer.adapter()?;
     let config = setup.config.clone();
-    let (end, shared) = with_engine(&config, adapter, Start { setup, trainer, run, shared, checkpoint, stop }).await?;
+    let (end, shared) = with_engine(&config, adapter, Start { setup, trainer, out: out.to_path_buf(), shared, checkpoint, stop }).await?;
     if let End::Finished { first: Some(first), last: Some(last) } = &end {
         println!("\n{}", progress::final_table(first, last, &shared.scheduler().ledger().trained));
     }
@@ -67,7 +67,7 @@ fn scheduler(setup: &Setup, checkpoint: Option<&Checkpoint>, out: &Path) -> Resu
 struct Start {
     setup: Setup,
     trainer: Trainer,
-    run: RunDir,
+    out: PathBuf,
     shared: Arc<Shared>,
     checkpoint: Option<Checkpoint>,
     stop: watch::Receiver<bool>,
@@ -77,14 +77,20 @@ impl WithEngine for Start {
     type Output = (End, Arc<Shared>);
 
     async fn call<E: Engine>(self, engine: Arc<E>) -> Result<Self::Output> {
-        let Self { setup, trainer, run, shared, checkpoint, stop } = self;
+        let Self { setup, trainer, out, shared, checkpoint, stop } = self;
         let config = &setup.config;
+        // Only now: a run whose engine cannot start leaves no folder that looks like one.
+        let run = match &checkpoint {
+            Some(checkpoint) => RunDir::resume(&out, config, checkpoint.step())?,
+            None => RunDir::create(&out, config)?,
+        };
         let step = shared.scheduler().step();
         let adapter = trainer.adapter()?;
         let published = BTreeMap::from([(step, adapter.hash.clone())]);
         // The engine loaded the adapter as that of step 0; after a resume it has to know its true step.
         if step > 0 {
-            engine.publish(step, adapter).await?;
+            let loaded = engine.publish(step, adapter.clone()).await?;
+            anyhow::ensure!(loaded.adapter == adapter.hash, "the engine loaded {}, not the checkpoint's adapter", loaded.adapter);
         }
         let workers = match config.pipeline.rollout_workers {
             0 => engine.concurrency(),
@@ -128,6 +134,7 @@ impl WithEngine for Start {
 pub fn dry_run(config: RunConfig) -> Result<()> {
     print!("{}", config::to_toml(&config)?);
     let setup = Setup::load(config)?;
+    setup.trainer()?;
     println!("\n{}", describe(&setup, Path::new("(dry run)")));
     for (train, test) in setup.train.sources.iter().zip(setup.test.sources.iter().map(|s| s.items.len()).chain(std::iter::repeat(0))) {
         let tokens: usize = train.items.iter().map(|item| item.prompt.len()).sum();

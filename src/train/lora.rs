@@ -64,11 +64,14 @@ impl Lora {
     /// Reads an adapter back, bit for bit.
     ///
     /// # Errors
-    /// If a tensor that the configuration promises is missing, or a shape does not fit the model.
+    /// If a tensor that the configuration promises is missing, one is left over, or a shape does not fit the model.
     pub fn from_adapter(adapter: &Adapter, decoder: &DecoderConfig, device: &Device) -> std::result::Result<Self, EngineError> {
         let lora = Self::init(adapter.config.clone(), decoder, 0, device)?;
-        let tensors = adapter.tensors()?;
-        for (name, var) in lora.vars() {
+        let (tensors, vars) = (adapter.tensors()?, lora.vars());
+        if let Some(surplus) = tensors.keys().find(|name| !vars.contains_key(*name)) {
+            return Err(EngineError::Adapter(format!("tensor {surplus} belongs to no target module")));
+        }
+        for (name, var) in vars {
             let tensor = tensors.get(&name).ok_or_else(|| EngineError::Adapter(format!("tensor {name} is missing")))?;
             if tensor.dims() != var.dims() {
                 let (expected, found) = (var.dims(), tensor.dims());
@@ -77,6 +80,11 @@ impl Lora {
             var.set(&tensor.to_device(device)?)?;
         }
         Ok(lora)
+    }
+
+    /// Rank, scale and extent.
+    pub fn config(&self) -> &LoraConfig {
+        &self.config
     }
 
     /// The adapter as PEFT writes it.

@@ -86,14 +86,14 @@ impl SftTrainer {
 
     /// One update on a batch; `lr_scale` is the schedule's factor.
     pub fn step(&mut self, batch: &[Example], micro_batch_tokens: usize, lr_scale: f64) -> Result<SftStats> {
-        let total: f32 = batch.iter().flat_map(|e| &e.weights).sum();
+        let total: f32 = batch.iter().flat_map(|e| &e.weights[1..]).sum();
         let lengths: Vec<usize> = batch.iter().map(|e| e.tokens.len()).collect();
         let micro_batches = crate::batch::pack(&lengths, micro_batch_tokens);
         let parts = self.workers.map(&micro_batches, |indices| {
             let examples: Vec<&Example> = indices.iter().map(|&i| &batch[i]).collect();
             self.gradients(&examples, total)
         })?;
-        let completion_tokens = batch.iter().flat_map(|e| &e.weights).filter(|w| **w == 1.0).count();
+        let completion_tokens = batch.iter().flat_map(|e| &e.weights[1..]).filter(|w| **w == 1.0).count();
         let loss = parts.iter().map(|part| part.loss).sum();
         let completion_loss = parts.iter().map(|part| part.completion_loss).sum::<f64>() / completion_tokens as f64;
         let grads = parallel::sum(parts.into_iter().map(|part| part.grads))?;

@@ -50,6 +50,9 @@ impl Mismatch {
 }
 
 /// One policy step in numbers.
+///
+/// Without a KL term, completions of advantage 0 have no forward: entropy, ppo_kl and rollout_corr are then over the
+/// completions that were trained on.
 #[derive(Debug, Clone)]
 pub struct StepStats {
     pub mismatch: Mismatch,

@@ -92,8 +92,11 @@ impl Trainer {
     /// Puts the state of a checkpoint in place.
     ///
     /// # Errors
-    /// If the adapter or the moments do not fit this model.
+    /// If the adapter or the moments do not fit this model, or the adapter is of another rank, scale or extent.
     pub fn restore(self, state: &TrainerState) -> anyhow::Result<Self> {
+        let (ours, saved) = (self.lora.config(), &state.adapter.config);
+        let shape = |c: &LoraConfig| (c.r, c.lora_alpha, c.target_modules.clone());
+        anyhow::ensure!(shape(ours) == shape(saved), "the adapter was made with {saved:?}, the settings are {ours:?}");
         let lora = Lora::from_adapter(&state.adapter, &self.model.config, &self.device)?;
         let mut trainer = Self::with_lora(self.model, lora, self.settings)?;
         let moments = candle_core::safetensors::load_buffer(&state.optimizer, &trainer.device)?;
@@ -125,7 +128,11 @@ impl Trainer {
         let groups = pack(&full, self.settings.loss.micro_batch_tokens);
         let mut micro_batches = self.workers.map(&groups, |group| {
             let members: Vec<(&Sample, f32)> = group.iter().map(|&at| (&samples[trained[at]], token_weights[trained[at]])).collect();
-            self.collate(&members)
+            let mut micro_batch = self.collate(&members)?;
+            if needs_all {
+                micro_batch.reference = Some(self.log_probs(&micro_batch, None)?.0.detach());
+            }
+            Ok(micro_batch)
         })?;
         let mut stats = StepStats::new(samples, step);
         for update in 0..self.settings.loss.updates_per_batch {
@@ -196,8 +203,11 @@ impl Trainer {
         })
     }
 
-    /// Lays out samples and their token weights as tensors; where the KL term is on, scores them under the base model.
+    /// Lays out samples and their token weights as tensors.
     fn collate(&self, members: &[(&Sample, f32)]) -> candle_core::Result<MicroBatch> {
+        if members.iter().any(|(sample, _)| sample.prompt.is_empty()) {
+            candle_core::bail!("an empty prompt predicts nothing: its completion cannot be trained on");
+        }
         let sequences: Vec<Vec<u32>> = members.iter().map(|(s, _)| [&s.prompt[..], &s.completion].concat()).collect();
         let (tokens, width) = super::pad(&sequences.iter().map(Vec::as_slice).collect::<Vec<_>>(), &self.device)?;
         let mut flat = FlatTokens::default();
@@ -205,7 +215,7 @@ impl Trainer {
             flat.extend(row * width + sample.prompt.len() - 1, sample, *weight);
         }
         let vector = |values: Vec<f32>| Tensor::new(values, &self.device);
-        let mut micro_batch = MicroBatch {
+        Ok(MicroBatch {
             tokens,
             positions: Tensor::new(flat.positions, &self.device)?,
             targets: Tensor::new(flat.targets, &self.device)?,
@@ -215,11 +225,7 @@ impl Trainer {
             policy_steps: flat.policy_steps,
             old: None,
             reference: None,
-        };
-        if self.settings.loss.kl_loss_coef > 0.0 {
-            micro_batch.reference = Some(self.log_probs(&micro_batch, None)?.0.detach());
-        }
-        Ok(micro_batch)
+        })
     }
 }
 

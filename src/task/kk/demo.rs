@@ -1,8 +1,8 @@
 //! Worked completions for supervised training: deductions that a careful reasoner writes down, and hasty guesses.
 //!
 //! A careful `<think>` supposes that somebody is a knight or a knave, then quotes one statement at a time, repeats the roles
-//! it needs and writes down what follows: "Zoey said Liam is a knave, Zoey: knight so Liam: knave". When a statement
-//! cannot hold any more ("… no") the supposition is turned round. Roles that were found are written in another form
+//! it needs and writes down what follows: "Zoey said Liam is a knave, Zoey: knight so Liam: knave". Then each statement that
+//! was not needed is checked ("… yes"); where one does not hold ("… no") the supposition is turned round. Roles that were found are written in another form
 //! (": knight") than what people say (" is a knight"), and each line holds all that its conclusion depends on: so a
 //! small model has to copy and to look up, and never to reason over a distance.
 
@@ -70,47 +70,42 @@ struct Deduction<'a> {
     known: u32,
     /// Bit i: person i is known to be a knight.
     knights: u32,
+    /// Bit i: a role was deduced from what person i said.
+    used: u32,
 }
 
 impl<'a> Deduction<'a> {
     fn new(puzzle: &'a Puzzle) -> Self {
-        Self { puzzle, order: Vec::new(), known: 0, knights: 0 }
+        Self { puzzle, order: Vec::new(), known: 0, knights: 0, used: 0 }
     }
 
     /// The whole text. Only the first supposition may be wrong, and only where its consequences contradict themselves.
     fn solve(mut self, rng: &mut impl Rng) -> String {
         let mut lines = Vec::new();
         self.propagate(&mut lines);
-        if let Some(person) = self.best_supposition() {
-            let right = self.puzzle.solution >> person & 1 == 1;
-            if rng.random_bool(0.4) {
-                self.try_wrong(person, !right, &mut lines);
-            } else {
-                lines.push(format!("suppose {}", self.found(person, right)));
-            }
-            self.assign(person, right);
-            self.propagate(&mut lines);
-        }
+        let mut may_err = rng.random_bool(0.4);
         while let Some(person) = self.best_supposition() {
             let right = self.puzzle.solution >> person & 1 == 1;
-            lines.push(format!("suppose {}", self.found(person, right)));
+            let verb = if std::mem::take(&mut may_err) && self.try_wrong(person, !right, &mut lines) { "so" } else { "suppose" };
+            lines.push(format!("{verb} {}", self.found(person, right)));
             self.assign(person, right);
             self.propagate(&mut lines);
         }
+        self.check(&mut lines);
         lines.join(". ") + "."
     }
 
-    /// Writes down where the wrong supposition leads and its reversal; or just the right one if no contradiction shows.
-    fn try_wrong(&self, person: usize, wrong: bool, lines: &mut Vec<String>) {
+    /// Writes down where the wrong supposition leads, if that is a contradiction; else `false`, and nothing is written.
+    fn try_wrong(&self, person: usize, wrong: bool, lines: &mut Vec<String>) -> bool {
         let mut branch = self.clone();
         let mut tried = vec![format!("suppose {}", self.found(person, wrong))];
         branch.assign(person, wrong);
-        if branch.propagate(&mut tried) {
-            lines.push(format!("suppose {}", self.found(person, !wrong)));
-        } else {
+        branch.propagate(&mut tried);
+        let contradicted = !branch.check(&mut tried);
+        if contradicted {
             lines.append(&mut tried);
-            lines.push(format!("so {}", self.found(person, !wrong)));
         }
+        contradicted
     }
 
     /// The open person whose true role settles most others.
@@ -125,21 +120,36 @@ impl<'a> Deduction<'a> {
         open.max_by_key(settled)
     }
 
-    /// Deduces until nothing more follows; `false` if a statement is contradicted.
-    fn propagate(&mut self, lines: &mut Vec<String>) -> bool {
+    /// Deduces until nothing more follows.
+    fn propagate(&mut self, lines: &mut Vec<String>) {
         loop {
-            if let Some(speaker) = (0..self.puzzle.people()).find(|&s| self.implied(s) == Implied::Contradiction) {
-                lines.push(format!("{} no", self.quote(speaker)));
-                return false;
-            }
             let next = self.speakers().find_map(|speaker| match self.implied(speaker) {
                 Implied::Role { person, knight } => Some((speaker, person, knight)),
                 _ => None,
             });
-            let Some((speaker, person, knight)) = next else { return true };
+            let Some((speaker, person, knight)) = next else { return };
             lines.push(format!("{} so {}", self.quote(speaker), self.found(person, knight)));
+            self.used |= 1 << speaker;
             self.assign(person, knight);
         }
+    }
+
+    /// Checks each statement that no deduction used and whose people are all known; `false` at the first that fails.
+    fn check(&self, lines: &mut Vec<String>) -> bool {
+        let open = |speaker: &usize| self.used >> speaker & 1 == 0 && self.involved(*speaker) & !self.known == 0;
+        for speaker in (0..self.puzzle.people()).filter(open) {
+            let holds = self.implied(speaker) != Implied::Contradiction;
+            lines.push(format!("{} {}", self.quote(speaker), if holds { "yes" } else { "no" }));
+            if !holds {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The people that `speaker`'s statement binds together, itself included, as bits.
+    fn involved(&self, speaker: usize) -> u32 {
+        self.puzzle.statements[speaker].people().iter().fold(1 << speaker, |mask, person| mask | 1 << person)
     }
 
     /// In which order statements are looked at: the latest finding first (what that person says, then who speaks of it).
@@ -154,7 +164,7 @@ impl<'a> Deduction<'a> {
     /// What follows from "`speaker` is a knight exactly if its statement holds", over all ways to fill in unknown roles.
     fn implied(&self, speaker: usize) -> Implied {
         let statement = &self.puzzle.statements[speaker];
-        let involved = statement.people().iter().fold(1u32 << speaker, |mask, person| mask | 1 << person);
+        let involved = self.involved(speaker);
         let open: Vec<usize> = (0..self.puzzle.people()).filter(|i| involved & !self.known & 1 << i != 0).collect();
         let (mut always, mut ever, mut any) = (u32::MAX, 0u32, false);
         for choice in 0..1u32 << open.len() {

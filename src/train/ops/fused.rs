@@ -19,6 +19,9 @@ pub fn causal_softmax(scores: &Tensor) -> Result<Tensor> {
 }
 
 pub fn log_softmax_gather(logits: &Tensor, targets: &Tensor) -> Result<(Tensor, Tensor)> {
+    if logits.dim(0)? != targets.dim(0)? {
+        candle_core::bail!("{} rows of logits for {} targets", logits.dim(0)?, targets.dim(0)?);
+    }
     let both = logits.contiguous()?.apply_op1(LogSoftmaxGather { targets: targets.to_vec1()? })?;
     Ok((both.get(0)?, both.get(1)?.detach()))
 }
