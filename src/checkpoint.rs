@@ -101,7 +101,10 @@ impl Checkpoint {
             return Err(InputError::new(run.join("checkpoints").display(), problem));
         };
         Self::load(newest).map_err(|error| match all.len().checked_sub(2).map(|i| &all[i].1) {
-            Some(older) => InputError::new(error.place, format!("{}; remove {} to resume from {}", error.problem, newest.display(), older.display())),
+            Some(older) => InputError::new(
+                error.place,
+                format!("{}; remove {} to resume from {}", error.problem, newest.display(), older.display()),
+            ),
             None => error,
         })
     }
@@ -112,7 +115,8 @@ impl Checkpoint {
             let path = dir.join(name);
             fs::read(&path).map_err(|e| InputError::new(path.display(), e))
         };
-        let broken = |name: &str, e: &dyn std::fmt::Display| InputError::new(dir.join(name).display(), format!("damaged: {e}"));
+        let broken =
+            |name: &str, e: &dyn std::fmt::Display| InputError::new(dir.join(name).display(), format!("damaged: {e}"));
         let text = String::from_utf8(read(STATE)?).map_err(|e| broken(STATE, &e))?;
         let state: State = serde_json::from_str(&text).map_err(|e| broken(STATE, &e))?;
         if hash_bytes(text.replacen(&*state.sha256.0, UNSEALED, 1).as_bytes()) != state.sha256 {
@@ -125,7 +129,8 @@ impl Checkpoint {
                 _ => Err(broken(name, &"its SHA-256 is not the one in state.json")),
             }
         };
-        let config: LoraConfig = serde_json::from_slice(&checked(ADAPTER_CONFIG)?).map_err(|e| broken(ADAPTER_CONFIG, &e))?;
+        let config: LoraConfig =
+            serde_json::from_slice(&checked(ADAPTER_CONFIG)?).map_err(|e| broken(ADAPTER_CONFIG, &e))?;
         let adapter = Adapter::new(Arc::new(config), checked(ADAPTER)?);
         let trainer = TrainerState { adapter, optimizer: checked(OPTIMIZER)?, updates: state.optimizer_updates };
         Ok(Self { trainer, scheduler: state.scheduler, first_eval: state.first_eval })

@@ -71,10 +71,12 @@ pub fn load_rows(config: &RunConfig) -> Result<(Vec<Row>, Vec<Row>), InputError>
         DataKind::Kk => {
             let people = parse_people(&data.people).map_err(|e| InputError::new("data.people", e))?;
             let test = data.test.min(config.eval.prompts.max(1));
-            kk::splits(people, data.train, data.test, data.seed).map_err(|e| InputError::new("data", e)).map(|(train, all)| {
-                let per_source = rows::group_by_source(all).into_iter();
-                (train, per_source.flat_map(|(_, rows)| rows.into_iter().take(test)).collect())
-            })
+            kk::splits(people, data.train, data.test, data.seed).map_err(|e| InputError::new("data", e)).map(
+                |(train, all)| {
+                    let per_source = rows::group_by_source(all).into_iter();
+                    (train, per_source.flat_map(|(_, rows)| rows.into_iter().take(test)).collect())
+                },
+            )
         }
         DataKind::Files => {
             let load_all = |files: &[std::path::PathBuf]| {

@@ -98,9 +98,15 @@ async fn one_prompt<E: Engine>(
 ) -> Result<Vec<Sampled>> {
     let item = &data.sources[source].items[index];
     let seed = engine::sampler::mix_seed(settings.seed, ((source as u64) << 32) + index as u64);
-    let request = Request { prompt: item.prompt.clone(), group_size: settings.samples, seed, sampling: settings.sampling.clone() };
+    let request = Request {
+        prompt: item.prompt.clone(),
+        group_size: settings.samples,
+        seed,
+        sampling: settings.sampling.clone(),
+    };
     let completions = engine.generate(request).await?;
-    let grade = |c: &engine::Completion| Ok((item.grader.grade(&tokenizer.decode_completion(&c.tokens)?), c.tokens.len()));
+    let grade =
+        |c: &engine::Completion| Ok((item.grader.grade(&tokenizer.decode_completion(&c.tokens)?), c.tokens.len()));
     completions.iter().map(grade).collect()
 }
 

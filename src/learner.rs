@@ -166,7 +166,11 @@ impl<E: Engine> Learner<E> {
             for (completion, &advantage) in group.completions.iter().zip(&group.advantages) {
                 let policy = &completion.policy;
                 let known = self.published.get(&policy.step) == Some(&policy.adapter);
-                ensure!(known, "a completion of job {} names policy {policy:?}, which was not published: this is a bug", group.job.id);
+                ensure!(
+                    known,
+                    "a completion of job {} names policy {policy:?}, which was not published: this is a bug",
+                    group.job.id
+                );
                 samples.push(Sample {
                     prompt: prompt.clone(),
                     completion: completion.tokens.clone(),
@@ -185,7 +189,9 @@ impl<E: Engine> Learner<E> {
             tracing::warn!("the gradient was not finite; the update was left out");
         }
         if self.skipped_in_a_row >= MAX_SKIPPED {
-            bail!("{MAX_SKIPPED} steps in a row had a gradient that is not finite; lower optim.lr or optim.max_grad_norm");
+            bail!(
+                "{MAX_SKIPPED} steps in a row had a gradient that is not finite; lower optim.lr or optim.max_grad_norm"
+            );
         }
         if stats.mismatch.on_policy_max > MISMATCH_WARNING {
             let difference = stats.mismatch.on_policy_max;
@@ -222,7 +228,8 @@ impl<E: Engine> Learner<E> {
                 return Ok(None);
             }
         };
-        let fresh = completions.iter().all(|c| c.policy.step == step && self.published.get(&step) == Some(&c.policy.adapter));
+        let fresh =
+            completions.iter().all(|c| c.policy.step == step && self.published.get(&step) == Some(&c.policy.adapter));
         ensure!(fresh, "after step {step} was published, the engine still answered by another policy");
         let sample = |c: engine::Completion| Sample {
             prompt: prompt.clone(),

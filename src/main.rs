@@ -121,7 +121,7 @@ struct Sets {
 fn main() -> ExitCode {
     keep_freed_memory_for_a_while();
     let log = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,mistralrs_core=error,mistralrs_quant=warn"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,mistralrs_core=off"));
     tracing_subscriber::fmt().with_env_filter(log).with_target(false).with_writer(std::io::stderr).init();
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -142,7 +142,8 @@ fn keep_freed_memory_for_a_while() {
 
 fn is_input(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
-        cause.is::<InputError>() || cause.downcast_ref::<engine::EngineError>().is_some_and(engine::EngineError::is_input)
+        cause.is::<InputError>()
+            || cause.downcast_ref::<engine::EngineError>().is_some_and(engine::EngineError::is_input)
     })
 }
 
@@ -166,7 +167,10 @@ fn run(command: Command) -> Result<()> {
             let people = commands::data::parse_people(&people).map_err(|e| InputError::new("--people", e))?;
             Ok(commands::data::kk(people, train, test, seed, &out)?)
         }
-        Command::Data(Data::Inspect { file }) => Ok(print!("{}", commands::data::inspect(&file)?)),
+        Command::Data(Data::Inspect { file }) => {
+            print!("{}", commands::data::inspect(&file)?);
+            Ok(())
+        }
         Command::Grade { data, completions } => to_stdout(|out| commands::grade::run(&data, &completions, out)),
         Command::Curriculum(Curriculum::Replay { config, sets, events }) => {
             let config: RunConfig = config::load(&config, &sets.sets)?;
@@ -183,7 +187,11 @@ fn to_stdout(f: impl FnOnce(&mut BufWriter<std::io::StdoutLock>) -> Result<(), I
 }
 
 fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| anyhow!("no async runtime: {e}"))?.block_on(future)
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| anyhow!("no async runtime: {e}"))?
+        .block_on(future)
 }
 
 /// Turns true at the first Ctrl-C (or SIGTERM); the second ends the program at once.

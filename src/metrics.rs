@@ -150,7 +150,11 @@ pub struct RolloutLine<'a> {
 }
 
 /// Every completion of a batch, in the order of dispatch.
-pub fn rollout_lines<'a>(step: u64, batch: &'a [ScoredGroup], sources: &'a [String]) -> impl Iterator<Item = RolloutLine<'a>> {
+pub fn rollout_lines<'a>(
+    step: u64,
+    batch: &'a [ScoredGroup],
+    sources: &'a [String],
+) -> impl Iterator<Item = RolloutLine<'a>> {
     batch.iter().flat_map(move |group| {
         (0..group.completions.len()).map(move |i| {
             let (completion, grade) = (&group.completions[i], &group.grades[i]);
@@ -175,6 +179,7 @@ pub fn rollout_lines<'a>(step: u64, batch: &'a [ScoredGroup], sources: &'a [Stri
 
 /// A step's groups as `curriculum replay` reads them.
 pub fn observations(step: u64, batch: &[ScoredGroup], sources: &[String]) -> Value {
-    let one = |g: &ScoredGroup| json!({"source": sources[g.job.arm], "rewards": g.rewards(), "advantages": g.advantages});
+    let one =
+        |g: &ScoredGroup| json!({"source": sources[g.job.arm], "rewards": g.rewards(), "advantages": g.advantages});
     json!({"step": step, "observations": batch.iter().map(one).collect::<Vec<_>>()})
 }

@@ -78,7 +78,12 @@ type Held = (ScoredGroup, OwnedSemaphorePermit);
 ///
 /// # Errors
 /// The first failure of any stage.
-pub async fn run<E: Engine>(stages: Stages<E>, shared: Arc<Shared>, learner: Learner<E>, stop: watch::Receiver<bool>) -> Result<End> {
+pub async fn run<E: Engine>(
+    stages: Stages<E>,
+    shared: Arc<Shared>,
+    learner: Learner<E>,
+    stop: watch::Receiver<bool>,
+) -> Result<End> {
     let mut tasks: JoinSet<Result<Option<End>>> = JoinSet::new();
     let workers = stages.workers.max(1);
     let slots = Arc::new(Semaphore::new(workers));
@@ -100,7 +105,8 @@ pub async fn run<E: Engine>(stages: Stages<E>, shared: Arc<Shared>, learner: Lea
     }
     drop((jobs, groups_in));
     tasks.spawn(none(score_groups(shared.clone(), stages.data, stages.tokenizer, stages.scale, groups, scored_in)));
-    let batcher = Batcher { shared: shared.clone(), size: stages.batch_size, max_off_policy_steps: stages.max_off_policy_steps };
+    let batcher =
+        Batcher { shared: shared.clone(), size: stages.batch_size, max_off_policy_steps: stages.max_off_policy_steps };
     tasks.spawn(none(batcher.work(scored, batches_in)));
     tasks.spawn(async move { learner.work(batches, stop).await.map(Some) });
     join(tasks).await
@@ -130,7 +136,7 @@ async fn join(mut tasks: JoinSet<Result<Option<End>>>) -> Result<End> {
 async fn dispatch(shared: Arc<Shared>, slots: Arc<Semaphore>, jobs: Sender<Slotted>) -> Result<()> {
     loop {
         let slot = slots.clone().acquire_owned().await?;
-        let next = shared.scheduler().next();
+        let next = shared.scheduler().next_job();
         let job = match next {
             Next::Dispatch(job) => job,
             Next::Done => return Ok(()),

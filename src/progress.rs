@@ -10,7 +10,8 @@ const TOP: usize = 3;
 
 /// `step  12/100  reward +0.31  answer -0.62  8.1 s  3211 tok/s  kk_logic_4 22% …`
 pub fn step_line(max_steps: u64, line: &Line, sources: &[String]) -> String {
-    let mut weights: Vec<(f64, &String)> = sources.iter().map(|s| (line.get(&format!("curriculum/{s}/weight")), s)).collect();
+    let mut weights: Vec<(f64, &String)> =
+        sources.iter().map(|s| (line.get(&format!("curriculum/{s}/weight")), s)).collect();
     weights.sort_by(|a, b| b.0.total_cmp(&a.0));
     let top: Vec<String> = weights.iter().take(TOP).map(|(w, name)| format!("{name} {:.0}%", 100.0 * w)).collect();
     format!(
@@ -42,7 +43,15 @@ pub fn eval_line(step: u64, scores: &[SourceScore]) -> String {
 pub fn final_table(first: &[SourceScore], last: &[SourceScore], trained: &[u64]) -> String {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(["distribution", "answer reward before", "after", "change", "right before", "after", "groups trained on"]);
+    table.set_header([
+        "distribution",
+        "answer reward before",
+        "after",
+        "change",
+        "right before",
+        "after",
+        "groups trained on",
+    ]);
     for ((before, after), trained) in first.iter().zip(last).zip(trained) {
         table.add_row(row(&before.source, before, after, &trained.to_string()));
     }

@@ -8,7 +8,12 @@ use crate::tokenizer::ChatTokenizer;
 use crate::types::{Group, ScoredGroup};
 
 /// Decodes, grades and compares the completions of a group.
-pub fn score(group: Group, data: &Dataset, tokenizer: &ChatTokenizer, scale: AdvantageScale) -> Result<ScoredGroup, InputError> {
+pub fn score(
+    group: Group,
+    data: &Dataset,
+    tokenizer: &ChatTokenizer,
+    scale: AdvantageScale,
+) -> Result<ScoredGroup, InputError> {
     let Group { job, completions } = group;
     let grader = &data.sources[job.arm].items[job.row].grader;
     let texts = completions.iter().map(|c| tokenizer.decode_completion(&c.tokens)).collect::<Result<Vec<_>, _>>()?;

@@ -26,9 +26,14 @@ pub struct Slotted {
 
 /// What a worker makes of a job; the slot is freed when this is dropped.
 pub enum Rolled {
-    Group { group: Group, slot: OwnedSemaphorePermit },
+    Group {
+        group: Group,
+        slot: OwnedSemaphorePermit,
+    },
     /// The engine failed; the job is to be dropped.
-    Failed { id: u64 },
+    Failed {
+        id: u64,
+    },
 }
 
 /// What every worker shares.
@@ -57,7 +62,9 @@ impl<E: Engine> Rollouts<E> {
                 Err(error) => {
                     let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
                     if error.is_input() || failures >= MAX_FAILURES {
-                        return Err(error).with_context(|| format!("{failures} groups in a row failed; the last was job {}", job.id));
+                        return Err(error).with_context(|| {
+                            format!("{failures} groups in a row failed; the last was job {}", job.id)
+                        });
                     }
                     tracing::warn!(job = job.id, %error, "a group failed; another is drawn in its place");
                     Rolled::Failed { id: job.id }
@@ -76,7 +83,11 @@ impl<E: Engine> Rollouts<E> {
         let _busy = self.clock.enter();
         let completions = self.engine.generate(request).await?;
         if completions.len() != self.group_size {
-            let problem = format!("{} completions for a group of {}: this is a bug in the engine", completions.len(), self.group_size);
+            let problem = format!(
+                "{} completions for a group of {}: this is a bug in the engine",
+                completions.len(),
+                self.group_size
+            );
             return Err(EngineError::Generate(problem));
         }
         Ok(completions)

@@ -132,7 +132,7 @@ impl Scheduler {
     }
 
     /// What to do with a free slot.
-    pub fn next(&mut self) -> Next {
+    pub fn next_job(&mut self) -> Next {
         if self.closed || self.step >= self.config.max_steps {
             return Next::Done;
         }
@@ -142,7 +142,11 @@ impl Scheduler {
         match self.queue.pop_front() {
             Some(job) => {
                 self.ledger.dispatched[job.arm] += u64::from(!self.flights.contains_key(&job.id));
-                self.flights.entry(job.id).or_insert_with(|| Flight { job: job.clone(), observed: false, accepted: false });
+                self.flights.entry(job.id).or_insert_with(|| Flight {
+                    job: job.clone(),
+                    observed: false,
+                    accepted: false,
+                });
                 Next::Dispatch(job)
             }
             None => Next::Wait,
@@ -306,7 +310,7 @@ mod tests {
     }
 
     fn dispatch_all(scheduler: &mut Scheduler) -> Vec<Job> {
-        std::iter::from_fn(|| match scheduler.next() {
+        std::iter::from_fn(|| match scheduler.next_job() {
             Next::Dispatch(job) => Some(job),
             _ => None,
         })
@@ -325,13 +329,13 @@ mod tests {
         let jobs = dispatch_all(&mut scheduler);
         assert_eq!(jobs.len(), 8); // (η + 0 + 1)·B
         jobs.iter().for_each(|job| finish(&mut scheduler, job, Outcome::Accepted));
-        assert_eq!(scheduler.next(), Next::Wait);
+        assert_eq!(scheduler.next_job(), Next::Wait);
         scheduler.trained(&[0, 1, 2, 3]);
         assert_eq!(dispatch_all(&mut scheduler).len(), 4);
         scheduler.trained(&[4, 5, 6, 7]);
-        assert_eq!(scheduler.next(), Next::Wait); // the run's 3·B jobs are out
+        assert_eq!(scheduler.next_job(), Next::Wait); // the run's 3·B jobs are out
         scheduler.trained(&[8, 9, 10, 11]);
-        assert_eq!(scheduler.next(), Next::Done);
+        assert_eq!(scheduler.next_job(), Next::Done);
     }
 
     #[test]
@@ -339,7 +343,7 @@ mod tests {
         let mut scheduler = scheduler(0, 3, 2);
         let jobs = dispatch_all(&mut scheduler);
         finish(&mut scheduler, &jobs[0], Outcome::Dropped(DropReason::Failed));
-        assert_eq!(scheduler.next(), Next::Wait); // the round is not over
+        assert_eq!(scheduler.next_job(), Next::Wait); // the round is not over
         jobs[1..].iter().for_each(|job| finish(&mut scheduler, job, Outcome::Accepted));
         assert_eq!(dispatch_all(&mut scheduler).iter().map(|job| job.id).collect::<Vec<_>>(), [3]);
     }
@@ -372,7 +376,7 @@ mod tests {
             let (mut scheduler, mut trained, mut finished) = (scheduler(0, 4, 6), Vec::new(), 0);
             while scheduler.step() < 6 {
                 let mut batch = Vec::new();
-                while let Next::Dispatch(job) = scheduler.next() {
+                while let Next::Dispatch(job) = scheduler.next_job() {
                     finished += 1;
                     if Some(finished) == stop_at {
                         let text = serde_json::to_string(&scheduler.state(&sources)).unwrap();
@@ -404,7 +408,7 @@ mod tests {
             let mut fates = BTreeMap::new();
             for choice in choices.into_iter().cycle().take(20_000) {
                 match choice % 4 {
-                    0 | 1 => if let Next::Dispatch(job) = scheduler.next() {
+                    0 | 1 => if let Next::Dispatch(job) = scheduler.next_job() {
                         prop_assert!(fates.insert(job.id, "running").is_none(), "dispatched twice");
                         running.push(job);
                     },
@@ -418,7 +422,7 @@ mod tests {
                     _ if ready.len() >= batch => {
                         let ids: Vec<u64> = ready.drain(..batch).collect();
                         scheduler.trained(&ids);
-                        ids.iter().for_each(|id| drop(fates.insert(*id, "trained")));
+                        fates.extend(ids.iter().map(|id| (*id, "trained")));
                     }
                     _ => {}
                 }

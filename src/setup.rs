@@ -57,7 +57,11 @@ impl Setup {
 
     pub fn eval_settings(&self) -> EvalSettings {
         let sampling = Sampling { temperature: self.config.eval.temperature, ..self.sampling() };
-        EvalSettings { sampling, samples: self.config.eval.samples, seed: engine::sampler::mix_seed(self.config.data.seed, 0xE7A1) }
+        EvalSettings {
+            sampling,
+            samples: self.config.eval.samples,
+            seed: engine::sampler::mix_seed(self.config.data.seed, 0xE7A1),
+        }
     }
 
     pub fn scheduler_config(&self) -> SchedulerConfig {
@@ -107,7 +111,8 @@ fn device(config: &RunConfig) -> Result<(Device, DType)> {
             Err(InputError::new("engine.device", problem).into())
         }
         DeviceKind::Cuda => {
-            let device = Device::new_cuda(0).map_err(|e| InputError::new("engine.device", format!("no CUDA device: {e}")))?;
+            let device =
+                Device::new_cuda(0).map_err(|e| InputError::new("engine.device", format!("no CUDA device: {e}")))?;
             Ok((device, dtype))
         }
     }
@@ -136,7 +141,9 @@ async fn with_mistral<W: WithEngine>(config: &RunConfig, adapter: Adapter, then:
     use engine::mistral::{Device, MistralRs, MistralSettings, Precision as EnginePrecision};
     let device = match config.engine.device {
         DeviceKind::Cpu => Device::Cpu { replicas: replicas(config)? },
-        DeviceKind::Cuda => Device::Gpu { index: 0, max_sequences: config.engine.max_sequences, cache_mb: config.engine.cache_mb },
+        DeviceKind::Cuda => {
+            Device::Gpu { index: 0, max_sequences: config.engine.max_sequences, cache_mb: config.engine.cache_mb }
+        }
     };
     let precision = match config.engine.dtype {
         Precision::F32 => EnginePrecision::F32,

@@ -57,13 +57,18 @@ impl ChatTokenizer {
         let inner = tokenizers::Tokenizer::from_file(&path).map_err(|e| InputError::new(path.display(), e))?;
         let (size, vocab) = (inner.get_vocab_size(true), config.vocab_size);
         if size > vocab {
-            let problem = format!("the tokenizer has {size} tokens but the model's vocab_size is {vocab}: it is not this model's");
+            let problem = format!(
+                "the tokenizer has {size} tokens but the model's vocab_size is {vocab}: it is not this model's"
+            );
             return Err(InputError::new(path.display(), problem));
         }
         let settings: TokenizerConfig = read_json(&dir.join("tokenizer_config.json"))?;
         let eos = settings.eos_token.into_text();
         let eos_id = inner.token_to_id(&eos).ok_or_else(|| {
-            InputError::new(dir.join("tokenizer_config.json").display(), format!("eos_token {eos:?} is not in the vocabulary"))
+            InputError::new(
+                dir.join("tokenizer_config.json").display(),
+                format!("eos_token {eos:?} is not in the vocabulary"),
+            )
         })?;
         let mut stop_tokens = config.eos_token_ids();
         stop_tokens.push(eos_id);
@@ -107,7 +112,8 @@ fn chat_template(dir: &Path, from_config: Option<String>) -> Result<minijinja::E
     let source = match from_config {
         Some(source) => source,
         None => std::fs::read_to_string(&file).map_err(|_| {
-            let problem = "the model has no chat template: neither this file nor chat_template in tokenizer_config.json";
+            let problem =
+                "the model has no chat template: neither this file nor chat_template in tokenizer_config.json";
             InputError::new(file.display(), problem)
         })?,
     };

@@ -37,7 +37,10 @@ fn request(number: u32, group_size: usize, stop_tokens: &[u32]) -> Request {
 }
 
 /// Several requests at once, each a group of diverging completions.
-async fn generate_together<E: Engine>(engine: &Arc<E>, numbers: std::ops::Range<u32>) -> Vec<(Request, Vec<Completion>)> {
+async fn generate_together<E: Engine>(
+    engine: &Arc<E>,
+    numbers: std::ops::Range<u32>,
+) -> Vec<(Request, Vec<Completion>)> {
     let running: Vec<_> = numbers
         .map(|number| {
             let (engine, request) = (engine.clone(), request(number, 4, &[2]));

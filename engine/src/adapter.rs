@@ -71,7 +71,8 @@ impl Adapter {
     /// # Errors
     /// If the bytes are no safetensors file or hold anything but f32 matrices.
     pub fn tensors(&self) -> Result<BTreeMap<String, candle_core::Tensor>, EngineError> {
-        let file = safetensors::SafeTensors::deserialize(&self.bytes).map_err(|e| EngineError::Adapter(e.to_string()))?;
+        let file =
+            safetensors::SafeTensors::deserialize(&self.bytes).map_err(|e| EngineError::Adapter(e.to_string()))?;
         file.iter().map(|(name, view)| Ok((name.to_string(), to_tensor(name, &view)?))).collect()
     }
 }

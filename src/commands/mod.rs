@@ -1,10 +1,10 @@
 //! What each subcommand does, apart from reading its arguments.
 
 pub mod data;
-pub mod grade;
-pub mod replay;
 #[cfg(feature = "train")]
 pub mod eval;
+pub mod grade;
+pub mod replay;
 #[cfg(feature = "train")]
 pub mod sft;
 #[cfg(feature = "train")]

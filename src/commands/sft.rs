@@ -13,11 +13,11 @@ use rand_chacha::ChaCha8Rng;
 use crate::commands::data::parse_people;
 use crate::config::sft::SftConfig;
 use crate::error::InputError;
+use crate::task::Message;
 use crate::task::kk::demo::{self, CarefulShare, Style};
 use crate::task::kk::generate::{Generator, Puzzle};
 use crate::task::kk::statement::Statement;
 use crate::task::kk::{prompt, text};
-use crate::task::Message;
 use crate::tokenizer::ChatTokenizer;
 use crate::train::bpe;
 use crate::train::sft::{Example, SftStats, SftTrainer};
@@ -40,7 +40,11 @@ pub fn run(config: &SftConfig) -> Result<()> {
         false => from_model(config)?,
     };
     let tokenizer = ChatTokenizer::load(dir, trainer.config())?;
-    println!("model of {} parameters, vocabulary of {} tokens", trainer.config().parameters(), trainer.config().vocab_size);
+    println!(
+        "model of {} parameters, vocabulary of {} tokens",
+        trainer.config().parameters(),
+        trainer.config().vocab_size
+    );
     train(config, &mut trainer, &mut demos, &tokenizer)?;
     trainer.save(dir).with_context(|| format!("saving the model to {}", dir.display()))
 }
@@ -62,7 +66,12 @@ fn from_model(config: &SftConfig) -> Result<SftTrainer> {
     SftTrainer::load(&config.init, config.optim.clone())
 }
 
-fn train(config: &SftConfig, trainer: &mut SftTrainer, demos: &mut Demonstrations, tokenizer: &ChatTokenizer) -> Result<()> {
+fn train(
+    config: &SftConfig,
+    trainer: &mut SftTrainer,
+    demos: &mut Demonstrations,
+    tokenizer: &ChatTokenizer,
+) -> Result<()> {
     let mut progress = Progress::new();
     for step in 0..config.max_steps {
         let along = step as f64 / config.max_steps as f64;
@@ -125,7 +134,11 @@ impl<'a> Demonstrations<'a> {
     fn new(config: &'a SftConfig, people: RangeInclusive<usize>) -> Self {
         let data = &config.data;
         let streams = people.clone().map(|n| (n, Generator::new(n, data.seed))).collect();
-        let held_out = people.clone().flat_map(|n| Generator::new(n, data.held_out_seed).take(HELD_OUT)).map(|p| p.statements).collect();
+        let held_out = people
+            .clone()
+            .flat_map(|n| Generator::new(n, data.held_out_seed).take(HELD_OUT))
+            .map(|p| p.statements)
+            .collect();
         let rng = ChaCha8Rng::seed_from_u64(mix_seed(config.seed, 0xDE30));
         Self { config, people, streams, held_out, rng }
     }

@@ -41,7 +41,9 @@ pub async fn run(config: RunConfig, out: &Path, resume: bool, stop: watch::Recei
     println!("{}", describe(&setup, out));
     let adapter = trainer.adapter()?;
     let config = setup.config.clone();
-    let (end, shared) = with_engine(&config, adapter, Start { setup, trainer, out: out.to_path_buf(), shared, checkpoint, stop }).await?;
+    let (end, shared) =
+        with_engine(&config, adapter, Start { setup, trainer, out: out.to_path_buf(), shared, checkpoint, stop })
+            .await?;
     if let End::Finished { first: Some(first), last: Some(last) } = &end {
         println!("\n{}", progress::final_table(first, last, &shared.scheduler().ledger().trained));
     }
@@ -90,7 +92,11 @@ impl WithEngine for Start {
         // The engine loaded the adapter as that of step 0; after a resume it has to know its true step.
         if step > 0 {
             let loaded = engine.publish(step, adapter.clone()).await?;
-            anyhow::ensure!(loaded.adapter == adapter.hash, "the engine loaded {}, not the checkpoint's adapter", loaded.adapter);
+            anyhow::ensure!(
+                loaded.adapter == adapter.hash,
+                "the engine loaded {}, not the checkpoint's adapter",
+                loaded.adapter
+            );
         }
         let workers = match config.pipeline.rollout_workers {
             0 => engine.concurrency(),
@@ -136,10 +142,16 @@ pub fn dry_run(config: RunConfig) -> Result<()> {
     let setup = Setup::load(config)?;
     setup.trainer()?;
     println!("\n{}", describe(&setup, Path::new("(dry run)")));
-    for (train, test) in setup.train.sources.iter().zip(setup.test.sources.iter().map(|s| s.items.len()).chain(std::iter::repeat(0))) {
+    for (train, test) in
+        setup.train.sources.iter().zip(setup.test.sources.iter().map(|s| s.items.len()).chain(std::iter::repeat(0)))
+    {
         let tokens: usize = train.items.iter().map(|item| item.prompt.len()).sum();
         let mean = tokens as f64 / train.items.len() as f64;
-        println!("{:<20} {:>6} rows, {test:>4} for evaluation, prompts of {mean:.0} tokens on average", train.name, train.items.len());
+        println!(
+            "{:<20} {:>6} rows, {test:>4} for evaluation, prompts of {mean:.0} tokens on average",
+            train.name,
+            train.items.len()
+        );
     }
     Ok(())
 }
@@ -147,7 +159,13 @@ pub fn dry_run(config: RunConfig) -> Result<()> {
 fn describe(setup: &Setup, out: &Path) -> String {
     let config = &setup.config;
     let rows: usize = setup.train.sizes().iter().sum();
-    let adapted: usize = config.lora.target_modules.iter().filter_map(|m| setup.decoder.linear_shape(m)).map(|(i, o)| config.lora.rank * (i + o)).sum();
+    let adapted: usize = config
+        .lora
+        .target_modules
+        .iter()
+        .filter_map(|m| setup.decoder.linear_shape(m))
+        .map(|(i, o)| config.lora.rank * (i + o))
+        .sum();
     format!(
         "model    {} ({:.2} M parameters; LoRA rank {} on {:.2} M)\ndata     {rows} rows in {} distributions\n\
          run      {} steps of {} prompts × {} completions, curriculum {:?}, at most {} off-policy steps\nout      {}",

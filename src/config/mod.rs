@@ -30,7 +30,8 @@ pub trait Config: Default + Serialize + DeserializeOwned {
 /// # Errors
 /// An unreadable file, broken TOML, an unknown key, a value of the wrong type or out of range; names file, line and key.
 pub fn load<C: Config>(path: &Path, sets: &[String]) -> Result<C, InputError> {
-    let text = std::fs::read_to_string(path).map_err(|e| InputError::new(path.display(), format!("cannot read the configuration: {e}")))?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| InputError::new(path.display(), format!("cannot read the configuration: {e}")))?;
     let mut table: Table = text.parse().map_err(|e: toml::de::Error| syntax_error(path, &text, &e))?;
     let known = Value::try_from(C::default()).map_err(|e| InputError::new("defaults", e))?;
     let place = |key: &str| Place { path, text: &text }.of(key);
@@ -104,9 +105,12 @@ fn check_keys(given: &Table, known: &Value, prefix: &str, place: &dyn Fn(&str) -
 }
 
 fn unknown_key(key: &str, known: &Value, prefix: &str) -> String {
-    let names: Vec<String> = known.as_table().into_iter().flatten().map(|(name, _)| format!("{prefix}{name}")).collect();
+    let names: Vec<String> =
+        known.as_table().into_iter().flatten().map(|(name, _)| format!("{prefix}{name}")).collect();
     match names.iter().max_by(|a, b| strsim::jaro_winkler(a, key).total_cmp(&strsim::jaro_winkler(b, key))) {
-        Some(nearest) if strsim::jaro_winkler(nearest, key) > 0.8 => format!("unknown key {key:?}; did you mean {nearest:?}?"),
+        Some(nearest) if strsim::jaro_winkler(nearest, key) > 0.8 => {
+            format!("unknown key {key:?}; did you mean {nearest:?}?")
+        }
         _ => format!("unknown key {key:?}; known here: {}", names.join(", ")),
     }
 }
@@ -121,7 +125,10 @@ fn absolute_paths<C: Config>(table: &mut Table, base: &Path) {
         match slot {
             Some(Value::String(path)) => *path = absolute(base, path),
             Some(Value::Array(paths)) => {
-                paths.iter_mut().filter_map(|p| if let Value::String(p) = p { Some(p) } else { None }).for_each(|p| *p = absolute(base, p));
+                paths
+                    .iter_mut()
+                    .filter_map(|p| if let Value::String(p) = p { Some(p) } else { None })
+                    .for_each(|p| *p = absolute(base, p));
             }
             _ => {}
         }
@@ -153,7 +160,8 @@ fn apply_set<C: Config>(table: &mut Table, set: &str, known: &Value) -> Result<(
     let parsed = format!("x = {text}").parse::<Table>().ok().and_then(|mut t| t.remove("x"));
     let is_text = key.split('.').try_fold(known, |value, part| value.get(part)).is_some_and(Value::is_str);
     let value = parsed.filter(|value| !is_text || value.is_str()).unwrap_or_else(|| Value::String(text.to_string()));
-    let mut single = key.rsplit('.').fold(value, |value, part| Value::Table(Table::from_iter([(part.to_string(), value)])));
+    let mut single =
+        key.rsplit('.').fold(value, |value, part| Value::Table(Table::from_iter([(part.to_string(), value)])));
     let Some(wrapped) = single.as_table_mut() else { return Err(InputError::new(&place, "expected KEY=VALUE")) };
     check_keys(wrapped, known, "", &|_| place.clone())?;
     absolute_paths::<C>(wrapped, Path::new("."));
@@ -190,7 +198,11 @@ mod tests {
 
     #[test]
     fn a_mistyped_key_is_named_with_its_line_and_the_nearest_right_one() {
-        check_error("seed = 1\nbach_size = 3\n", &[], "c.toml:2: unknown key \"bach_size\"; did you mean \"batch_size\"?");
+        check_error(
+            "seed = 1\nbach_size = 3\n",
+            &[],
+            "c.toml:2: unknown key \"bach_size\"; did you mean \"batch_size\"?",
+        );
         check_error("[optim]\nlearning = 1\n", &[], "c.toml:2: unknown key \"optim.learning\"; known here: optim.lr");
         check_error("", &["optim.ler=1"], "--set optim.ler=1: unknown key \"optim.ler\"; did you mean \"optim.lr\"?");
     }
@@ -206,7 +218,9 @@ mod tests {
 
     #[test]
     fn later_settings_win_and_paths_become_absolute() {
-        let config = load_text("model = \"../m\"\nmax_steps = 3", &["max_steps=4", "max_steps=5", "engine.kind=mistralrs"]).unwrap();
+        let config =
+            load_text("model = \"../m\"\nmax_steps = 3", &["max_steps=4", "max_steps=5", "engine.kind=mistralrs"])
+                .unwrap();
         assert_eq!(config.max_steps, 5);
         assert!(config.model.is_absolute() && config.model.ends_with("m"));
         assert_eq!(load_text("", &["data.people=3"]).unwrap().data.people, "3");

@@ -110,7 +110,7 @@ pub struct AdvantageConfig {
     pub scale: AdvantageScale,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PipelineConfig {
     /// η: how many steps old the policy that made a group may be when the group is trained on; 0 is synchronous.
@@ -199,12 +199,6 @@ impl Default for AdvantageConfig {
     }
 }
 
-impl Default for PipelineConfig {
-    fn default() -> Self {
-        Self { max_off_policy_steps: 0, rollout_workers: 0 }
-    }
-}
-
 impl Default for EvalConfig {
     fn default() -> Self {
         Self { interval: 10, prompts: 20, samples: 1, temperature: 1.0 }
@@ -232,7 +226,9 @@ impl Config for RunConfig {
         self.check_numbers()?;
         self.curriculum.validate().map_err(|(key, problem)| (format!("curriculum.{key}"), problem))?;
         match self.data.kind {
-            DataKind::Kk => drop(parse_people(&self.data.people).map_err(|problem| ("data.people".to_string(), problem))?),
+            DataKind::Kk => {
+                parse_people(&self.data.people).map_err(|problem| ("data.people".to_string(), problem))?;
+            }
             DataKind::Files if self.data.train_files.is_empty() => {
                 return Err(("data.train_files".into(), "data.kind = \"files\" needs at least one file".into()));
             }
@@ -265,7 +261,8 @@ impl RunConfig {
             ("loss.micro_batch_tokens", self.loss.micro_batch_tokens),
         ];
         if self.group_size < 2 {
-            let problem = format!("must be at least 2, got {}: a group of one has no advantage to learn from", self.group_size);
+            let problem =
+                format!("must be at least 2, got {}: a group of one has no advantage to learn from", self.group_size);
             return Err(("group_size".into(), problem));
         }
         match at_least_one.iter().find(|(_, value)| *value == 0) {
@@ -292,7 +289,9 @@ impl RunConfig {
             ("loss.rollout_is_threshold", loss.rollout_is_threshold, f64::MIN_POSITIVE, 1e6),
         ];
         match ranges.iter().find(|(_, value, low, high)| !(low..=high).contains(&value)) {
-            Some((key, value, low, high)) => Err((key.to_string(), format!("must be from {low} to {high}, got {value}"))),
+            Some((key, value, low, high)) => {
+                Err((key.to_string(), format!("must be from {low} to {high}, got {value}")))
+            }
             None => Ok(()),
         }
     }

@@ -88,7 +88,13 @@ impl Default for SftConfig {
             data: SftData::default(),
             model: SftModel::default(),
             tokenizer: SftTokenizer::default(),
-            optim: OptimConfig { lr: 2e-3, beta2: 0.98, weight_decay: 0.01, warmup_steps: 200, ..OptimConfig::default() },
+            optim: OptimConfig {
+                lr: 2e-3,
+                beta2: 0.98,
+                weight_decay: 0.01,
+                warmup_steps: 200,
+                ..OptimConfig::default()
+            },
         }
     }
 }
@@ -115,7 +121,7 @@ impl Default for SftModel {
             intermediate_size: 384,
             num_hidden_layers: 6,
             num_attention_heads: 4,
-            max_position_embeddings: 768,
+            max_position_embeddings: 1024,
             rope_theta: 10_000.0,
         }
     }
@@ -140,7 +146,7 @@ impl Config for SftConfig {
         if self.batch_tokens == 0 || self.micro_batch_tokens == 0 {
             return fail("batch_tokens", "must be at least 1, like micro_batch_tokens");
         }
-        if model.num_attention_heads == 0 || model.hidden_size % (2 * model.num_attention_heads) != 0 {
+        if model.num_attention_heads == 0 || !model.hidden_size.is_multiple_of(2 * model.num_attention_heads) {
             return fail("model.hidden_size", "must divide by 2 · model.num_attention_heads");
         }
         if !(0.0..=1.0).contains(&self.data.careful_at_3) || !(0.0..=1.0).contains(&self.data.careful_at_14) {

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor, Var};
+use engine::EngineError;
 use engine::adapter::{Adapter, LoraConfig};
 use engine::decoder::{DecoderConfig, module_path};
-use engine::EngineError;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -65,7 +65,11 @@ impl Lora {
     ///
     /// # Errors
     /// If a tensor that the configuration promises is missing, one is left over, or a shape does not fit the model.
-    pub fn from_adapter(adapter: &Adapter, decoder: &DecoderConfig, device: &Device) -> std::result::Result<Self, EngineError> {
+    pub fn from_adapter(
+        adapter: &Adapter,
+        decoder: &DecoderConfig,
+        device: &Device,
+    ) -> std::result::Result<Self, EngineError> {
         let lora = Self::init(adapter.config.clone(), decoder, 0, device)?;
         let (tensors, vars) = (adapter.tensors()?, lora.vars());
         if let Some(surplus) = tensors.keys().find(|name| !vars.contains_key(*name)) {
@@ -89,7 +93,8 @@ impl Lora {
 
     /// The adapter as PEFT writes it.
     pub fn to_adapter(&self) -> Result<Adapter> {
-        let tensors: BTreeMap<String, Tensor> = self.vars().into_iter().map(|(name, var)| (name, var.as_tensor().clone())).collect();
+        let tensors: BTreeMap<String, Tensor> =
+            self.vars().into_iter().map(|(name, var)| (name, var.as_tensor().clone())).collect();
         Ok(Adapter::new(self.config.clone(), super::tensors_to_bytes(&tensors)?))
     }
 

@@ -171,7 +171,10 @@ mod tests {
 
     fn check(config: &LossConfig, token: Token, expected: (f64, f32)) {
         let (loss, grad) = one(config, token);
-        assert!((loss - expected.0).abs() < 1e-5 && (grad - expected.1).abs() < 1e-5, "({loss}, {grad}) not {expected:?}");
+        assert!(
+            (loss - expected.0).abs() < 1e-5 && (grad - expected.1).abs() < 1e-5,
+            "({loss}, {grad}) not {expected:?}"
+        );
     }
 
     #[test]

@@ -37,7 +37,13 @@ impl Model {
 
     /// Natural-log probabilities under softmax(logits / temperature) of `targets` (N ids), where `positions` (N) index the
     /// flattened (B·T) rows of `hidden` that predict them. Also the entropy of each of those distributions, detached.
-    pub fn log_probs(&self, hidden: &Tensor, positions: &Tensor, targets: &Tensor, temperature: f64) -> Result<(Tensor, Tensor)> {
+    pub fn log_probs(
+        &self,
+        hidden: &Tensor,
+        positions: &Tensor,
+        targets: &Tensor,
+        temperature: f64,
+    ) -> Result<(Tensor, Tensor)> {
         let (b, t, d) = hidden.dims3()?;
         let rows = hidden.reshape((b * t, d))?.index_select(positions, 0)?;
         let logits = (linear(&rows, &self.weights.lm_head)?.to_dtype(DType::F32)? * (1.0 / temperature))?;
@@ -117,9 +123,8 @@ fn rope_tables(config: &DecoderConfig, dtype: DType, device: &Device) -> Result<
     let half = config.head_dim / 2;
     let angle = |p: usize, i: usize| p as f64 * config.rope_theta.powf(-2.0 * i as f64 / config.head_dim as f64);
     let table = |f: fn(f64) -> f64| -> Result<Tensor> {
-        let values: Vec<f32> = (0..config.max_position_embeddings)
-            .flat_map(|p| (0..half).map(move |i| f(angle(p, i)) as f32))
-            .collect();
+        let values: Vec<f32> =
+            (0..config.max_position_embeddings).flat_map(|p| (0..half).map(move |i| f(angle(p, i)) as f32)).collect();
         Tensor::from_vec(values, (config.max_position_embeddings, half), device)?.to_dtype(dtype)
     };
     Ok((table(f64::cos)?, table(f64::sin)?))

@@ -34,7 +34,11 @@ pub fn causal_softmax(scores: &Tensor) -> Result<Tensor> {
 
 /// For logits (N × V) and N target ids: the targets' log-probabilities, and the entropies (nats, without gradient).
 pub fn log_softmax_gather(logits: &Tensor, targets: &Tensor) -> Result<(Tensor, Tensor)> {
-    if is_fusable(logits) { fused::log_softmax_gather(logits, targets) } else { plain::log_softmax_gather(logits, targets) }
+    if is_fusable(logits) {
+        fused::log_softmax_gather(logits, targets)
+    } else {
+        plain::log_softmax_gather(logits, targets)
+    }
 }
 
 mod plain {
@@ -60,8 +64,7 @@ mod plain {
 
     pub fn causal_softmax(scores: &Tensor) -> Result<Tensor> {
         let t = scores.dim(D::Minus1)?;
-        let mask: Vec<f32> =
-            (0..t * t).map(|at| if at % t > at / t { f32::NEG_INFINITY } else { 0.0 }).collect();
+        let mask: Vec<f32> = (0..t * t).map(|at| if at % t > at / t { f32::NEG_INFINITY } else { 0.0 }).collect();
         let mask = Tensor::from_vec(mask, (t, t), scores.device())?;
         let masked = scores.to_dtype(DType::F32)?.broadcast_add(&mask)?;
         candle_nn::ops::softmax(&masked, D::Minus1)?.to_dtype(scores.dtype())
@@ -102,7 +105,8 @@ mod tests {
 
     fn assert_close(x: &Tensor, y: &Tensor) {
         assert_eq!(x.dims(), y.dims());
-        let difference = (x - y).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
+        let difference =
+            (x - y).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
         assert!(difference < 2e-5, "differ by {difference}");
     }
 
@@ -135,7 +139,11 @@ mod tests {
     fn fused_log_softmax_is_the_plain_one() {
         let x = random(&[4, 7], 9);
         let targets = Tensor::new(&[0u32, 6, 3, 3], &Device::Cpu).unwrap();
-        check(&[&x], || Ok(fused::log_softmax_gather(&x, &targets)?.0), || Ok(plain::log_softmax_gather(&x, &targets)?.0));
+        check(
+            &[&x],
+            || Ok(fused::log_softmax_gather(&x, &targets)?.0),
+            || Ok(plain::log_softmax_gather(&x, &targets)?.0),
+        );
         let entropies = [fused::log_softmax_gather(&x, &targets), plain::log_softmax_gather(&x, &targets)];
         let [a, b] = entropies.map(|pair| pair.unwrap().1);
         assert_close(&a, &b);

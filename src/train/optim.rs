@@ -90,7 +90,9 @@ impl AdamW {
 
     /// The moments as named tensors (`<name>.m`, `<name>.v`), and the number of updates.
     pub fn state(&self) -> (BTreeMap<String, Tensor>, u64) {
-        let named = |(name, (m, v)): (&String, &(Tensor, Tensor))| [(format!("{name}.m"), m.clone()), (format!("{name}.v"), v.clone())];
+        let named = |(name, (m, v)): (&String, &(Tensor, Tensor))| {
+            [(format!("{name}.m"), m.clone()), (format!("{name}.v"), v.clone())]
+        };
         (self.moments.iter().flat_map(named).collect(), self.updates)
     }
 

@@ -41,7 +41,10 @@ impl Workers {
                 scope.spawn(move || rayon::ThreadPool::install(pool, || lane(index)))
             };
             let handles: Vec<_> = self.pools.iter().enumerate().map(spawn).collect();
-            handles.into_iter().map(|handle| handle.join().expect("a gradient thread panicked")).collect::<Result<Vec<_>>>()
+            handles
+                .into_iter()
+                .map(|handle| handle.join().expect("a gradient thread panicked"))
+                .collect::<Result<Vec<_>>>()
         })?;
         let mut lanes: Vec<_> = lanes.into_iter().map(Vec::into_iter).collect();
         Ok((0..items.len()).filter_map(|i| lanes[i % stride].next()).collect())

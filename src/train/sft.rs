@@ -5,9 +5,9 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use engine::decoder::{DecoderConfig, Weights};
+use rand::Rng;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use rand::Rng;
 
 use super::model::Model;
 use super::optim::{AdamW, NamedGrads, OptimConfig};
@@ -74,7 +74,12 @@ impl SftTrainer {
         Self::new(config, weights, vars, optim)
     }
 
-    fn new(config: DecoderConfig, weights: Weights, vars: BTreeMap<String, Var>, optim: OptimConfig) -> anyhow::Result<Self> {
+    fn new(
+        config: DecoderConfig,
+        weights: Weights,
+        vars: BTreeMap<String, Var>,
+        optim: OptimConfig,
+    ) -> anyhow::Result<Self> {
         let optimiser = AdamW::new(optim, vars.clone())?;
         Ok(Self { model: Model::new(config, weights)?, vars, optimiser, workers: Workers::per_core()? })
     }

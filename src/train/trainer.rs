@@ -121,13 +121,15 @@ impl Trainer {
     /// in the average. The batch's loss does not depend on how it is cut into micro-batches.
     pub fn step(&mut self, step: u64, samples: &[Sample]) -> candle_core::Result<StepOutput> {
         let lengths: Vec<usize> = samples.iter().map(|s| s.completion.len()).collect();
-        let token_weights = loss::token_weights(self.settings.loss.loss_agg_mode, &lengths, self.settings.max_new_tokens);
+        let token_weights =
+            loss::token_weights(self.settings.loss.loss_agg_mode, &lengths, self.settings.max_new_tokens);
         let needs_all = self.settings.loss.kl_loss_coef > 0.0;
         let trained: Vec<usize> = (0..samples.len()).filter(|&i| needs_all || samples[i].advantage != 0.0).collect();
         let full: Vec<usize> = trained.iter().map(|&i| samples[i].prompt.len() + lengths[i]).collect();
         let groups = pack(&full, self.settings.loss.micro_batch_tokens);
         let mut micro_batches = self.workers.map(&groups, |group| {
-            let members: Vec<(&Sample, f32)> = group.iter().map(|&at| (&samples[trained[at]], token_weights[trained[at]])).collect();
+            let members: Vec<(&Sample, f32)> =
+                group.iter().map(|&at| (&samples[trained[at]], token_weights[trained[at]])).collect();
             let mut micro_batch = self.collate(&members)?;
             if needs_all {
                 micro_batch.reference = Some(self.log_probs(&micro_batch, None)?.0.detach());
@@ -139,7 +141,12 @@ impl Trainer {
             let parts = self.workers.map(&micro_batches, |micro_batch| self.gradients(micro_batch))?;
             if update == 0 {
                 for (micro_batch, part) in micro_batches.iter_mut().zip(&parts) {
-                    stats.mismatch.add(&part.log_probs.to_vec1()?, &micro_batch.rollout.to_vec1()?, &micro_batch.policy_steps, step);
+                    stats.mismatch.add(
+                        &part.log_probs.to_vec1()?,
+                        &micro_batch.rollout.to_vec1()?,
+                        &micro_batch.policy_steps,
+                        step,
+                    );
                     micro_batch.old = Some(part.log_probs.clone());
                 }
             }

@@ -56,8 +56,8 @@ impl DecoderConfig {
     pub fn load(dir: &Path) -> Result<Self, EngineError> {
         let path = dir.join("config.json");
         let fail = |problem: String| EngineError::Model { path: path.clone(), problem };
-        let text = std::fs::read_to_string(&path)
-            .map_err(|e| fail(format!("cannot read the model's configuration: {e}")))?;
+        let text =
+            std::fs::read_to_string(&path).map_err(|e| fail(format!("cannot read the model's configuration: {e}")))?;
         let mut config: Self = serde_json::from_str(&text).map_err(|e| fail(e.to_string()))?;
         if config.num_key_value_heads == 0 {
             config.num_key_value_heads = config.num_attention_heads;
@@ -81,7 +81,12 @@ impl DecoderConfig {
             return Err(format!("hidden_act {:?}: only \"silu\" is supported", self.hidden_act));
         }
         let heads = (self.num_attention_heads, self.num_key_value_heads);
-        if heads.0 == 0 || heads.1 == 0 || heads.0 % heads.1 != 0 || self.head_dim % 2 != 0 || self.head_dim == 0 {
+        if heads.0 == 0
+            || heads.1 == 0
+            || !heads.0.is_multiple_of(heads.1)
+            || !self.head_dim.is_multiple_of(2)
+            || self.head_dim == 0
+        {
             return Err(format!("{} heads, {} key-value heads of {}: do not divide", heads.0, heads.1, self.head_dim));
         }
         Ok(())
@@ -112,7 +117,8 @@ impl DecoderConfig {
 
     /// Number of parameters, tied embeddings counted once.
     pub fn parameters(&self) -> usize {
-        let linear: usize = crate::adapter::LINEAR_LAYERS.iter().filter_map(|m| self.linear_shape(m)).map(|s| s.0 * s.1).sum();
+        let linear: usize =
+            crate::adapter::LINEAR_LAYERS.iter().filter_map(|m| self.linear_shape(m)).map(|s| s.0 * s.1).sum();
         let embeddings = self.vocab_size * self.hidden_size * if self.tie_word_embeddings { 1 } else { 2 };
         self.num_hidden_layers * (linear + 2 * self.hidden_size) + embeddings + self.hidden_size
     }

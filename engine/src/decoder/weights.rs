@@ -69,7 +69,9 @@ impl Weights {
     ) -> Result<Self, EngineError> {
         let (d, v) = (config.hidden_size, config.vocab_size);
         let embed_tokens = get("model.embed_tokens.weight", &[v, d])?;
-        let layers = (0..config.num_hidden_layers).map(|i| LayerWeights::from_named(config, i, &mut get)).collect::<Result<_, _>>()?;
+        let layers = (0..config.num_hidden_layers)
+            .map(|i| LayerWeights::from_named(config, i, &mut get))
+            .collect::<Result<_, _>>()?;
         let norm = get("model.norm.weight", &[d])?;
         let lm_head = if config.tie_word_embeddings { embed_tokens.clone() } else { get("lm_head.weight", &[v, d])? };
         Ok(Self { embed_tokens, layers, norm, lm_head })

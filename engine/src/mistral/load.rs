@@ -80,9 +80,10 @@ impl Loader {
             context = runner.config(None).map_err(|e| self.error(e))?.max_seq_len;
             replicas.push(Replica { requests: runner.get_sender(None).map_err(|e| self.error(e))?, _runner: runner });
         }
+        let context = context.ok_or_else(|| self.error("the model names no context length"))?;
         Ok(Policy {
             version: PolicyVersion { step, adapter: loaded },
-            context: context.ok_or_else(|| self.error("the model names no context length"))?,
+            context: if self.device.is_cpu() { usable_context(context) } else { context },
             replicas,
         })
     }
@@ -188,6 +189,13 @@ impl Loader {
     }
 }
 
+/// How much of a context of `longest` tokens can be used on a CPU: 0.8.1 grows its cache by 512 positions and fails, with the
+/// sequence, when that would be more than the model allows.
+fn usable_context(longest: usize) -> usize {
+    const GROWTH: usize = 512;
+    if longest < GROWTH { longest } else { longest - longest % GROWTH }
+}
+
 /// Every tensor must belong to a target module: mistral.rs passes over the others without a word.
 fn check_names(config: &LoraConfig, tensors: &BTreeMap<String, Tensor>) -> Result<(), EngineError> {
     let fits = |name: &str| {
@@ -232,4 +240,14 @@ fn panic_message(payload: Option<Box<dyn Any + Send>>) -> String {
         .as_ref()
         .and_then(|p| p.downcast_ref::<String>().map(String::as_str).or_else(|| p.downcast_ref::<&str>().copied()));
     format!("mistral.rs panicked: {}", text.unwrap_or("no message"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::usable_context;
+
+    #[test]
+    fn a_context_is_used_up_to_a_whole_number_of_cache_growths() {
+        assert_eq!([100, 511, 512, 768, 1024, 1500].map(usable_context), [100, 511, 512, 512, 1024, 1024]);
+    }
 }

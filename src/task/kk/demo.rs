@@ -86,7 +86,11 @@ impl<'a> Deduction<'a> {
         let mut may_err = rng.random_bool(0.4);
         while let Some(person) = self.best_supposition() {
             let right = self.puzzle.solution >> person & 1 == 1;
-            let verb = if std::mem::take(&mut may_err) && self.try_wrong(person, !right, &mut lines) { "so" } else { "suppose" };
+            let verb = if std::mem::take(&mut may_err) && self.try_wrong(person, !right, &mut lines) {
+                "so"
+            } else {
+                "suppose"
+            };
             lines.push(format!("{verb} {}", self.found(person, right)));
             self.assign(person, right);
             self.propagate(&mut lines);
@@ -235,15 +239,20 @@ mod tests {
         for puzzle in Generator::new(6, 3).take(40) {
             let mut deduction = Deduction::new(&puzzle);
             for _ in 0..puzzle.people() {
-                let Some(speaker) = (0..puzzle.people()).find(|&s| matches!(deduction.implied(s), Implied::Role { .. })) else {
+                let Some(speaker) =
+                    (0..puzzle.people()).find(|&s| matches!(deduction.implied(s), Implied::Role { .. }))
+                else {
                     let person = (0..6).find(|i| deduction.known >> i & 1 == 0);
-                    if let Some(person) = person { deduction.assign(person, rng.random()) }
+                    if let Some(person) = person {
+                        deduction.assign(person, rng.random())
+                    }
                     continue;
                 };
                 let Implied::Role { person, knight } = deduction.implied(speaker) else { unreachable!() };
                 for assignment in 0..1u32 << puzzle.people() {
                     let agrees = assignment & deduction.known == deduction.knights;
-                    let consistent = Statement::holds(&puzzle.statements[speaker], assignment) == (assignment >> speaker & 1 == 1);
+                    let consistent =
+                        Statement::holds(&puzzle.statements[speaker], assignment) == (assignment >> speaker & 1 == 1);
                     assert!(!agrees || !consistent || (assignment >> person & 1 == 1) == knight);
                 }
                 deduction.assign(person, knight);
