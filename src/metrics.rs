@@ -106,7 +106,8 @@ impl Line {
             ("perf/completions_per_s", completions.count() as f64 / step),
             ("perf/trainer_idle", (1.0 - train / step).max(0.0)),
             ("perf/engine_idle", (1.0 - engine_busy.as_secs_f64() / step).max(0.0)),
-            ("perf/peak_memory", peak_rss_mb()),
+            ("perf/memory", memory_mb("VmRSS")),
+            ("perf/peak_memory", memory_mb("VmHWM")),
         ]);
     }
 
@@ -123,10 +124,10 @@ impl Line {
     }
 }
 
-/// The largest resident memory of this process so far, in MB (10^6 bytes); 0 where the system does not tell.
-pub fn peak_rss_mb() -> f64 {
+/// Resident memory of this process in MB (10^6 bytes): `VmRSS` now, `VmHWM` the most so far; 0 where the system does not tell.
+pub fn memory_mb(field: &str) -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
     let kib: Option<f64> = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
     kib.map_or(0.0, |kib| kib * 1024.0 / 1e6)
 }

@@ -156,20 +156,22 @@ async fn mistral_refuses_bf16_on_a_cpu() {
 /// 200 real steps, each with a publish: the memory that a replaced model held comes back.
 #[test]
 fn memory_stays_flat_over_two_hundred_publishes() {
-    let (model, out) = (TinyModel::new(), tempfile::tempdir().unwrap());
+    let out = tempfile::tempdir().unwrap();
     let run = out.path().join("run");
     let sets = ["max_steps=200", "batch_size=2", "group_size=2", "engine.max_new_tokens=8", "eval.interval=0"];
     let mut command = Command::new(env!("CARGO_BIN_EXE_dump-rl"));
     command.arg("train").arg(root().join("configs/kk-tiny.toml")).arg("--out").arg(&run);
-    command.arg("--set").arg(format!("model={}", model.path().display()));
     sets.iter().for_each(|set| drop(command.args(["--set", set])));
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
-    let peak_mb: Vec<f64> = metrics
+    let memory_mb: Vec<f64> = metrics
         .lines()
-        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["perf/peak_memory"].as_f64().unwrap())
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["perf/memory"].as_f64().unwrap())
         .collect();
-    assert_eq!(peak_mb.len(), 200);
-    assert!(peak_mb[199] < 1.3 * peak_mb[9], "{} MB after 10 publishes, {} MB after 200", peak_mb[9], peak_mb[199]);
+    assert_eq!(memory_mb.len(), 200);
+    // Means over ten steps: what is freed goes back to the system only after a second.
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let (early, late) = (mean(&memory_mb[5..15]), mean(&memory_mb[190..]));
+    assert!(late < 1.3 * early, "{early} MB after 10 publishes, {late} MB after 200");
 }

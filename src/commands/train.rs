@@ -29,15 +29,15 @@ pub async fn run(config: RunConfig, out: &Path, resume: bool, stop: watch::Recei
     let since = Instant::now();
     let setup = Setup::load(config)?;
     let checkpoint = if resume { Some(Checkpoint::load_latest(out)?) } else { None };
+    match &checkpoint {
+        Some(_) => RunDir::check_same(out, &setup.config)?,
+        None => RunDir::check_free(out)?,
+    }
     let trainer = match &checkpoint {
         Some(checkpoint) => restore(setup.trainer()?, checkpoint, out)?,
         None => setup.trainer()?,
     };
     let shared = Arc::new(Shared::new(scheduler(&setup, checkpoint.as_ref(), out)?));
-    match &checkpoint {
-        Some(_) => RunDir::check_same(out, &setup.config)?,
-        None => RunDir::check_free(out)?,
-    }
     println!("{}", describe(&setup, out));
     let adapter = trainer.adapter()?;
     let config = setup.config.clone();

@@ -104,14 +104,19 @@ fn check_keys(given: &Table, known: &Value, prefix: &str, place: &dyn Fn(&str) -
     Ok(())
 }
 
+/// What to say of `key`, which is none of the keys of `known` under `prefix`.
 fn unknown_key(key: &str, known: &Value, prefix: &str) -> String {
-    let names: Vec<String> =
-        known.as_table().into_iter().flatten().map(|(name, _)| format!("{prefix}{name}")).collect();
-    match names.iter().max_by(|a, b| strsim::jaro_winkler(a, key).total_cmp(&strsim::jaro_winkler(b, key))) {
-        Some(nearest) if strsim::jaro_winkler(nearest, key) > 0.8 => {
-            format!("unknown key {key:?}; did you mean {nearest:?}?")
+    let name = key.rsplit('.').next().unwrap_or(key);
+    let names: Vec<&String> = known.as_table().into_iter().flat_map(|table| table.keys()).collect();
+    let likeness = |candidate: &str| strsim::jaro_winkler(candidate, name);
+    match names.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b))) {
+        Some(nearest) if likeness(nearest) > 0.75 => {
+            format!("unknown key {key:?}; did you mean \"{prefix}{nearest}\"?")
         }
-        _ => format!("unknown key {key:?}; known here: {}", names.join(", ")),
+        _ => {
+            let all: Vec<String> = names.iter().map(|name| format!("{prefix}{name}")).collect();
+            format!("unknown key {key:?}; known here: {}", all.join(", "))
+        }
     }
 }
 
@@ -203,7 +208,7 @@ mod tests {
             &[],
             "c.toml:2: unknown key \"bach_size\"; did you mean \"batch_size\"?",
         );
-        check_error("[optim]\nlearning = 1\n", &[], "c.toml:2: unknown key \"optim.learning\"; known here: optim.lr");
+        check_error("[optim]\nqqq = 1\n", &[], "c.toml:2: unknown key \"optim.qqq\"; known here: optim.beta1");
         check_error("", &["optim.ler=1"], "--set optim.ler=1: unknown key \"optim.ler\"; did you mean \"optim.lr\"?");
     }
 
