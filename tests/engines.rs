@@ -161,7 +161,7 @@ fn memory_stays_flat_over_two_hundred_publishes() {
     let sets = ["max_steps=200", "batch_size=2", "group_size=2", "engine.max_new_tokens=8", "eval.interval=0"];
     let mut command = Command::new(env!("CARGO_BIN_EXE_dump-rl"));
     command.arg("train").arg(root().join("configs/kk-tiny.toml")).arg("--out").arg(&run);
-    sets.iter().for_each(|set| drop(command.args(["--set", set])));
+    command.args(sets.iter().flat_map(|set| ["--set", set]));
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
