@@ -133,11 +133,11 @@ fn main() -> ExitCode {
 }
 
 /// A training step frees and takes the same memory again and again; handing it back to the system after mimalloc's 10 ms
-/// costs a third of the step in page faults. One second is enough.
+/// costs a third of the step in page faults.
 fn keep_freed_memory_for_a_while() {
     const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15; // mi_option_purge_delay in mimalloc.h
     // SAFETY: sets an integer option that mimalloc reads at run time.
-    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 1000) }
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 100) }
 }
 
 fn is_input(error: &anyhow::Error) -> bool {

@@ -199,9 +199,12 @@ impl Trainer {
             advantages: &micro_batch.advantages,
             weights: &micro_batch.weights,
         };
-        let loss = loss::grpo(&self.settings.loss, &inputs)?;
+        let mut loss = loss::grpo(&self.settings.loss, &inputs)?;
+        let grads = parallel::gradients(&loss.total, &self.vars)?;
+        // The loss holds on to every activation of its micro-batch; they must not wait for the others.
+        loss.total = loss.total.detach();
         Ok(Part {
-            grads: parallel::gradients(&loss.total, &self.vars)?,
+            grads,
             entropy_sum: f64::from(entropy.sum_all()?.to_scalar::<f32>()?),
             ppo_kl_sum: f64::from((old - &detached)?.sum_all()?.to_scalar::<f32>()?),
             tokens: micro_batch.policy_steps.len(),
