@@ -3,7 +3,7 @@
 default:
     @just --list
 
-# Train the shipped model on Knights and Knaves (CPU, about a quarter of an hour on 2 cores)
+# Train the shipped model on Knights and Knaves (CPU)
 train-kk *ARGS:
     cargo run --release -- train configs/kk-tiny.toml {{ARGS}}
 

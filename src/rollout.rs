@@ -51,7 +51,7 @@ impl<E: Engine> Rollouts<E> {
     /// Serves jobs until their channel closes or nobody wants groups any more.
     ///
     /// # Errors
-    /// The engine's, if the request itself is wrong or [`MAX_FAILURES`] groups fail in a row.
+    /// The engine's, if the request itself is wrong or `MAX_FAILURES` groups fail in a row.
     pub async fn work(self: Arc<Self>, jobs: Receiver<Slotted>, groups: Sender<Rolled>) -> Result<()> {
         while let Ok(Slotted { job, slot }) = jobs.recv().await {
             let rolled = match self.generate(&job).await {

@@ -1,7 +1,7 @@
 //! Differentiable building blocks that candle has no backward for.
 //!
 //! Each has a plain composition of candle's operators, which runs anywhere, and for f32 on a CPU one fused pass forward and
-//! one backward ([`fused`]): candle's element-wise operators each allocate and walk the whole tensor. A test
+//! one backward (`ops/fused.rs`): candle's element-wise operators each allocate and walk the whole tensor. A test
 //! holds the two against each other, values and gradients.
 
 mod fused;

@@ -66,7 +66,7 @@ impl Expected {
 
     /// Scores the assistant's text.
     ///
-    /// Format: +1 or −1, see [`TAGS`]. Answer: +2 if every role is right, −1.5 if one is wrong, −2 if the answer cannot
+    /// Format: +1 or −1, see `TAGS`. Answer: +2 if every role is right, −1.5 if one is wrong, −2 if the answer cannot
     /// be read or the format is wrong.
     pub fn grade(&self, completion: &str) -> Grade {
         match answer_part(completion) {
