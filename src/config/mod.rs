@@ -108,9 +108,9 @@ fn check_keys(given: &Table, known: &Value, prefix: &str, place: &dyn Fn(&str) -
 fn unknown_key(key: &str, known: &Value, prefix: &str) -> String {
     let name = key.rsplit('.').next().unwrap_or(key);
     let names: Vec<&String> = known.as_table().into_iter().flat_map(|table| table.keys()).collect();
-    let likeness = |candidate: &str| strsim::jaro_winkler(candidate, name);
+    let likeness = |candidate: &str| strsim::normalized_damerau_levenshtein(candidate, name);
     match names.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b))) {
-        Some(nearest) if likeness(nearest) > 0.75 => {
+        Some(nearest) if likeness(nearest) > 0.5 => {
             format!("unknown key {key:?}; did you mean \"{prefix}{nearest}\"?")
         }
         _ => {
