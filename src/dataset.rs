@@ -61,31 +61,28 @@ impl Item {
     }
 }
 
-/// The training and the test rows that a configuration names.
+/// The training rows that a configuration names, and the test rows that it evaluates on.
 ///
 /// # Errors
 /// A file that cannot be read or holds a wrong row; sizes that cannot be generated.
 pub fn load_rows(config: &RunConfig) -> Result<(Vec<Row>, Vec<Row>), InputError> {
     let data: &DataConfig = &config.data;
-    match data.kind {
+    let (train, test) = match data.kind {
         DataKind::Kk => {
             let people = parse_people(&data.people).map_err(|e| InputError::new("data.people", e))?;
-            let test = data.test.min(config.eval.prompts.max(1));
-            kk::splits(people, data.train, data.test, data.seed).map_err(|e| InputError::new("data", e)).map(
-                |(train, all)| {
-                    let per_source = rows::group_by_source(all).into_iter();
-                    (train, per_source.flat_map(|(_, rows)| rows.into_iter().take(test)).collect())
-                },
-            )
+            kk::splits(people, data.train, data.test, data.seed).map_err(|e| InputError::new("data", e))?
         }
         DataKind::Files => {
             let load_all = |files: &[std::path::PathBuf]| {
                 let loaded: Result<Vec<_>, _> = files.iter().map(|file| rows::load(file)).collect();
                 loaded.map(|rows| rows.into_iter().flatten().collect::<Vec<_>>())
             };
-            Ok((load_all(&data.train_files)?, load_all(&data.test_files)?))
+            (load_all(&data.train_files)?, load_all(&data.test_files)?)
         }
-    }
+    };
+    let evaluated =
+        rows::group_by_source(test).into_iter().flat_map(|(_, rows)| rows.into_iter().take(config.eval.prompts));
+    Ok((train, evaluated.collect()))
 }
 
 /// The names of a configuration's distributions, in the order of the arms, without making every prompt.

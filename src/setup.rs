@@ -36,8 +36,7 @@ impl Setup {
         let (train, test) = dataset::load_rows(&config)?;
         let context = decoder.max_position_embeddings;
         let train = Dataset::new(train, &tokenizer, context)?;
-        let mut test = Dataset::new(test, &tokenizer, context)?;
-        test.sources.iter_mut().for_each(|source| source.items.truncate(config.eval.prompts));
+        let test = Dataset::new(test, &tokenizer, context)?;
         let untested = train.sources.iter().find(|s| !test.sources.iter().any(|t| t.name == s.name));
         if let (Some(source), true) = (untested, config.eval.interval > 0) {
             let problem = format!("distribution {} has no test rows; add some, or set eval.interval = 0", source.name);

@@ -5,4 +5,4 @@ mod config;
 mod weights;
 
 pub use config::DecoderConfig;
-pub use weights::{LayerWeights, Weights, module_path};
+pub use weights::{LayerWeights, Weights, module_path, weight_files};

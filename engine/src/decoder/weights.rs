@@ -133,24 +133,30 @@ impl LayerWeights {
     }
 }
 
-/// The safetensors files of a model folder.
-fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, EngineError> {
-    let single = dir.join("model.safetensors");
-    let index = dir.join("model.safetensors.index.json");
-    if single.exists() || !index.exists() {
-        return if single.exists() {
-            Ok(vec![single])
-        } else {
-            Err(EngineError::Model { path: single, problem: "the model's weights are missing".into() })
-        };
-    }
+/// The safetensors files of a model folder: `model.safetensors`, or the shards that `model.safetensors.index.json` names.
+///
+/// # Errors
+/// If the index is broken, or a file is missing: names it.
+pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, EngineError> {
     #[derive(serde::Deserialize)]
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
+    let (single, index) = (dir.join("model.safetensors"), dir.join("model.safetensors.index.json"));
+    if single.exists() || !index.exists() {
+        return Ok(vec![existing(single)?]);
+    }
     let fail = |e: &dyn std::fmt::Display| EngineError::Model { path: index.clone(), problem: e.to_string() };
     let text = std::fs::read_to_string(&index).map_err(|e| fail(&e))?;
-    let index: Index = serde_json::from_str(&text).map_err(|e| fail(&e))?;
-    let files: std::collections::BTreeSet<_> = index.weight_map.into_values().collect();
-    Ok(files.into_iter().map(|file| dir.join(file)).collect())
+    let parsed: Index = serde_json::from_str(&text).map_err(|e| fail(&e))?;
+    let names: std::collections::BTreeSet<_> = parsed.weight_map.into_values().collect();
+    names.into_iter().map(|name| existing(dir.join(name))).collect()
+}
+
+fn existing(path: PathBuf) -> Result<PathBuf, EngineError> {
+    if path.is_file() {
+        Ok(path)
+    } else {
+        Err(EngineError::Model { path, problem: "the model's weights are missing".into() })
+    }
 }

@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 use super::capture::first_line;
 use super::{Device, MistralSettings, Policy, Precision, Replica};
 use crate::adapter::hash_bytes;
+use crate::decoder::weight_files;
 use crate::{Adapter, EngineError, LoraConfig, PolicyVersion};
 
 /// What stays the same from one build to the next.
@@ -208,22 +209,6 @@ fn check_names(config: &LoraConfig, tensors: &BTreeMap<String, Tensor>) -> Resul
         Some(name) => Err(EngineError::Adapter(format!("{name} belongs to none of {:?}", config.target_modules))),
         None => Ok(()),
     }
-}
-
-/// `model.safetensors`, or the files that `model.safetensors.index.json` names.
-fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, EngineError> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-    let index = dir.join("model.safetensors.index.json");
-    if !index.is_file() {
-        return Ok(vec![existing(dir, "model.safetensors")?]);
-    }
-    let text = std::fs::read_to_string(&index).map_err(|e| model_error(&index, e))?;
-    let index: Index = serde_json::from_str(&text).map_err(|e| model_error(&index, e))?;
-    let names: std::collections::BTreeSet<String> = index.weight_map.into_values().collect();
-    names.iter().map(|name| existing(dir, name)).collect()
 }
 
 fn existing(dir: &Path, name: &str) -> Result<PathBuf, EngineError> {
