@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use engine::decoder::DecoderConfig;
 use engine::sampler::mix_seed;
+use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -181,12 +182,33 @@ impl<'a> Demonstrations<'a> {
         let grown = (along / self.config.data.easy_first.max(1e-9)).min(1.0);
         let largest = (least as f64 + (most - least) as f64 * grown).round().clamp(least as f64, most as f64) as usize;
         while tokens < self.config.batch_tokens {
-            let people = self.rng.random_range(least..=largest);
-            let example = self.example(tokenizer, people, along)?;
+            let people = self.size(least..=largest);
+            let exercise = along < self.config.data.exercises_until && self.rng.random();
+            let example = match exercise {
+                true => self.exercise(tokenizer, people)?,
+                false => self.example(tokenizer, people, along)?,
+            };
             tokens += example.tokens.len();
             batch.push(example);
         }
         Ok(batch)
+    }
+
+    /// One of the sizes, with a probability inverse to it: so each has about as many tokens.
+    fn size(&mut self, sizes: RangeInclusive<usize>) -> usize {
+        let sizes: Vec<usize> = sizes.collect();
+        let drawn = sizes.choose_weighted(&mut self.rng, |&people| 1.0 / people as f64);
+        *drawn.expect("sizes are a range of numbers above zero")
+    }
+
+    fn exercise(&mut self, tokenizer: &ChatTokenizer, people: usize) -> Result<Example> {
+        let puzzle = self.puzzle(people);
+        let (list, quotes) = demo::quoting_exercise(&puzzle, 4 * people, &mut self.rng);
+        let mut tokens = tokenizer.encode(&list)?;
+        let mut weights = vec![self.config.prompt_loss_weight; tokens.len()];
+        tokens.extend(tokenizer.encode(&quotes)?);
+        weights.resize(tokens.len(), 1.0);
+        Ok(Example { tokens, weights })
     }
 
     fn example(&mut self, tokenizer: &ChatTokenizer, people: usize, along: f64) -> Result<Example> {

@@ -42,6 +42,8 @@ pub struct SftData {
     pub people: String,
     /// Share of the run over which the largest size grows from the smallest to all.
     pub easy_first: f64,
+    /// Up to this share of the run every other text is an exercise in quoting.
+    pub exercises_until: f64,
     /// Before this share of the run every completion is careful.
     pub hasty_from: f64,
     /// After it, the share of careful completions at 3 and at 14 people; the others are hasty guesses.
@@ -104,6 +106,7 @@ impl Default for SftData {
         Self {
             people: "3-14".into(),
             easy_first: 0.4,
+            exercises_until: 0.1,
             hasty_from: 0.8,
             careful_at_3: 0.5,
             careful_at_14: 0.15,

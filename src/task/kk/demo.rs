@@ -1,10 +1,11 @@
 //! Worked completions for supervised training: deductions that a careful reasoner writes down, and hasty guesses.
 //!
-//! A careful `<think>` supposes that somebody is a knight or a knave, then quotes one statement at a time, repeats the roles
-//! it needs and writes down what follows: "Zoey said Liam is a knave, Zoey: knight so Liam: knave". Then each statement that
-//! was not needed is checked ("… yes"); where one does not hold ("… no") the supposition is turned round. Roles that were found are written in another form
-//! (": knight") than what people say (" is a knight"), and each line holds all that its conclusion depends on: so a
-//! small model has to copy and to look up, and never to reason over a distance.
+//! A careful `<think>` first repeats who said what, in order and in one form. Then it supposes that somebody is a knight or
+//! a knave, quotes one statement at a time with the roles that are known, and writes down what follows: "Zoey said Liam is
+//! a knave, Zoey: knight so Liam: knave". After a supposition each statement that was not needed is checked ("… yes");
+//! where one does not hold ("… no") the supposition is turned round. Roles that were found are written in another form (": knight")
+//! than what people say (" is a knight"), and each line holds all that its conclusion depends on: so a small model has to
+//! copy and to look up, and never to reason over a distance.
 
 use rand::Rng;
 
@@ -47,6 +48,15 @@ pub fn completion(puzzle: &Puzzle, style: Style, rng: &mut impl Rng) -> String {
     format!("<think> {thought} </think>\n<answer> {} </answer>", answer_text(puzzle, answer))
 }
 
+/// An exercise in quoting: what everybody said, as a careful completion begins, and then `quotes` of it in any order.
+/// From such texts a model learns to copy in a few million tokens; from worked puzzles alone it takes many times as long.
+pub fn quoting_exercise(puzzle: &Puzzle, quotes: usize, rng: &mut impl Rng) -> (String, String) {
+    let deduction = Deduction::new(puzzle);
+    let line = |speaker| deduction.said(speaker) + ". ";
+    let list = (0..puzzle.people()).map(line).collect();
+    (list, (0..quotes).map(|_| line(rng.random_range(0..puzzle.people()))).collect())
+}
+
 fn answer_text(puzzle: &Puzzle, knights: u32) -> String {
     let line = |(i, name): (usize, &&str)| format!("({}) {name} is a {}", i + 1, role(knights >> i & 1 == 1));
     puzzle.names.iter().enumerate().map(line).collect::<Vec<_>>().join(" ")
@@ -79,49 +89,50 @@ impl<'a> Deduction<'a> {
         Self { puzzle, order: Vec::new(), known: 0, knights: 0, used: 0 }
     }
 
-    /// The whole text. Only the first supposition may be wrong, and only where its consequences contradict themselves.
+    /// The whole text. A supposition may be wrong, where its consequences contradict themselves.
     fn solve(mut self, rng: &mut impl Rng) -> String {
-        let mut lines = Vec::new();
+        let mut lines: Vec<String> = (0..self.puzzle.people()).map(|speaker| self.said(speaker)).collect();
         self.propagate(&mut lines);
-        let mut may_err = rng.random_bool(0.4);
-        while let Some(person) = self.best_supposition() {
-            let right = self.puzzle.solution >> person & 1 == 1;
-            let verb = if std::mem::take(&mut may_err) && self.try_wrong(person, !right, &mut lines) {
-                "so"
-            } else {
-                "suppose"
+        let certain = self.order.len() == self.puzzle.people();
+        while let Some((person, refutation)) = self.supposition() {
+            let verb = match refutation {
+                Some(mut tried) if rng.random() => {
+                    lines.append(&mut tried);
+                    "so"
+                }
+                _ => "suppose",
             };
+            let right = self.is_knight(person);
             lines.push(format!("{verb} {}", self.found(person, right)));
             self.assign(person, right);
             self.propagate(&mut lines);
         }
-        self.check(&mut lines);
+        if !certain {
+            self.check(&mut lines);
+        }
         lines.join(". ") + "."
     }
 
-    /// Writes down where the wrong supposition leads, if that is a contradiction; else `false`, and nothing is written.
-    fn try_wrong(&self, person: usize, wrong: bool, lines: &mut Vec<String>) -> bool {
-        let mut branch = self.clone();
-        let mut tried = vec![format!("suppose {}", self.found(person, wrong))];
-        branch.assign(person, wrong);
-        branch.propagate(&mut tried);
-        let contradicted = !branch.check(&mut tried);
-        if contradicted {
-            lines.append(&mut tried);
-        }
-        contradicted
+    /// The first open person whose wrong role leads to a contradiction, with the lines that show it: who supposes the
+    /// wrong one there will notice. Without such a person, the first open one.
+    fn supposition(&self) -> Option<(usize, Option<Vec<String>>)> {
+        let mut open = (0..self.puzzle.people()).filter(|i| self.known >> i & 1 == 0).peekable();
+        let first = *open.peek()?;
+        let refuted = open.find_map(|person| Some((person, Some(self.refute(person, !self.is_knight(person))?))));
+        Some(refuted.unwrap_or((first, None)))
     }
 
-    /// The open person whose true role settles most others.
-    fn best_supposition(&self) -> Option<usize> {
-        let open = (0..self.puzzle.people()).filter(|i| self.known >> i & 1 == 0);
-        let settled = |&person: &usize| {
-            let mut branch = self.clone();
-            branch.assign(person, self.puzzle.solution >> person & 1 == 1);
-            branch.propagate(&mut Vec::new());
-            (branch.order.len(), std::cmp::Reverse(person))
-        };
-        open.max_by_key(settled)
+    /// Where the supposition leads, if that is a contradiction.
+    fn refute(&self, person: usize, knight: bool) -> Option<Vec<String>> {
+        let mut branch = self.clone();
+        let mut lines = vec![format!("suppose {}", self.found(person, knight))];
+        branch.assign(person, knight);
+        branch.propagate(&mut lines);
+        (!branch.check(&mut lines)).then_some(lines)
+    }
+
+    fn is_knight(&self, person: usize) -> bool {
+        self.puzzle.solution >> person & 1 == 1
     }
 
     /// Deduces until nothing more follows.
@@ -195,14 +206,18 @@ impl<'a> Deduction<'a> {
 
     /// What `speaker` said, and the roles found so far of those it is about.
     fn quote(&self, speaker: usize) -> String {
-        let statement = &self.puzzle.statements[speaker];
-        let said = statement.text(&self.puzzle.names).replacen("If ", "if ", 1);
-        let mut people = vec![speaker];
-        people.extend(statement.people().map(usize::from));
+        let mut people = self.puzzle.statements[speaker].people().map(usize::from).to_vec();
+        people.retain(|&person| person != speaker);
+        people.insert(0, speaker);
         people.dedup();
         let known = people.into_iter().filter(|i| self.known >> i & 1 == 1);
         let roles: String = known.map(|i| format!(", {}", self.found(i, self.knights >> i & 1 == 1))).collect();
-        format!("{} said {said}{roles}", self.puzzle.names[speaker])
+        self.said(speaker) + &roles
+    }
+
+    fn said(&self, speaker: usize) -> String {
+        let Puzzle { names, statements, .. } = self.puzzle;
+        format!("{} said {}", names[speaker], statements[speaker].text(names).replacen("If ", "if ", 1))
     }
 
     fn found(&self, person: usize, knight: bool) -> String {

@@ -1,0 +1,395 @@
+//! The arithmetic of a forward pass on a CPU, in f32, for whichever vector instructions the machine has (pulp).
+//!
+//! Activations are stored feature by feature: an array (F × N) holds one feature of all N rows of a batch side by
+//! side, N a multiple of [`LANES`]. Weights stay as they are in the files (out × in), shared with the trainer. A
+//! product then multiplies one weight with [`LANES`] rows at once: nothing is packed, and no sum crosses lanes.
+//!
+//! Invariant: every row is computed by the same operations in the same order, whatever stands beside it, however many
+//! rows there are and however the work is split. So a sequence gives the same bits alone and in any batch.
+
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+/// Rows are padded to a multiple of this; also the tokens of a block of the cache. The widest vector is this wide.
+pub const LANES: usize = 16;
+/// Rows of a weight matrix that are worked on together: a multiple of every tile's height.
+const BAND: usize = 24;
+
+/// Whether one kernel may use all threads of the current pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// The caller has already split the batch over threads.
+    Alone,
+    /// Output features are split over the pool.
+    Threads,
+}
+
+/// `out` (O × n) = `weight` (O × K) · `x` (K × n), or `+=` with `add`. `n` is a multiple of [`LANES`].
+pub fn matmul(out: &mut [f32], weight: &[f32], x: &[f32], n: usize, add: bool, split: Split) {
+    let k = x.len() / n;
+    debug_assert!(n.is_multiple_of(LANES) && x.len() == k * n && weight.len() * n == out.len() * k);
+    let bands = |height: usize| (height * n, height * k);
+    match split {
+        Split::Alone => Arch::new().dispatch(Matmul { out, weight, x, n, k, add }),
+        Split::Threads => {
+            let height = (weight.len() / k).div_ceil(2 * rayon::current_num_threads()).next_multiple_of(BAND);
+            let (out_band, weight_band) = bands(height);
+            out.par_chunks_mut(out_band)
+                .zip(weight.par_chunks(weight_band))
+                .for_each(|(out, weight)| Arch::new().dispatch(Matmul { out, weight, x, n, k, add }));
+        }
+    }
+}
+
+struct Matmul<'a> {
+    out: &'a mut [f32],
+    weight: &'a [f32],
+    x: &'a [f32],
+    n: usize,
+    k: usize,
+    add: bool,
+}
+
+impl WithSimd for Matmul<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { out, weight, x, n, k, add } = self;
+        for (out, weight) in out.chunks_mut(BAND * n).zip(weight.chunks(BAND * k)) {
+            let mut band = Band { out, weight, x, n, k, add };
+            let mut at = 0;
+            while at < n {
+                // Tiles that fill the registers: 24 sums of 32, or 12 of 16.
+                at += match (S::F32_LANES, (n - at) / S::F32_LANES) {
+                    (16, 4..) => band.tiles::<S, 4, 6>(simd, at),
+                    (16, 2..) => band.tiles::<S, 2, 12>(simd, at),
+                    (16, _) => band.tiles::<S, 1, 24>(simd, at),
+                    _ => band.tiles::<S, 2, 6>(simd, at),
+                };
+            }
+        }
+    }
+}
+
+struct Band<'a> {
+    out: &'a mut [f32],
+    weight: &'a [f32],
+    x: &'a [f32],
+    n: usize,
+    k: usize,
+    add: bool,
+}
+
+impl Band<'_> {
+    /// All of the band's rows for R vectors of columns from `at`; returns how many columns that was.
+    #[inline(always)]
+    fn tiles<S: Simd, const R: usize, const O: usize>(&mut self, simd: S, at: usize) -> usize {
+        let height = self.weight.len() / self.k;
+        let mut row = 0;
+        while row + O <= height {
+            self.tile::<S, R, O>(simd, row, at);
+            row += O;
+        }
+        while row < height {
+            self.tile::<S, R, 1>(simd, row, at);
+            row += 1;
+        }
+        R * S::F32_LANES
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const R: usize, const O: usize>(&mut self, simd: S, row: usize, at: usize) {
+        let (n, k, width) = (self.n, self.k, R * S::F32_LANES);
+        let mut sums = [[simd.splat_f32s(0.0); R]; O];
+        if self.add {
+            for (o, sums) in sums.iter_mut().enumerate() {
+                let before = S::as_simd_f32s(&self.out[(row + o) * n + at..][..width]).0;
+                sums.copy_from_slice(before);
+            }
+        }
+        let weights: [&[f32]; O] = std::array::from_fn(|o| &self.weight[(row + o) * k..][..k]);
+        for (i, x) in self.x.chunks_exact(n).enumerate().take(k) {
+            let x = S::as_simd_f32s(&x[at..at + width]).0;
+            let x: [S::f32s; R] = std::array::from_fn(|r| x[r]);
+            for (sums, weight) in sums.iter_mut().zip(&weights) {
+                let weight = simd.splat_f32s(weight[i]);
+                for (sum, x) in sums.iter_mut().zip(x) {
+                    *sum = simd.mul_add_f32s(weight, x, *sum);
+                }
+            }
+        }
+        for (o, sums) in sums.iter().enumerate() {
+            S::as_mut_simd_f32s(&mut self.out[(row + o) * n + at..][..width]).0.copy_from_slice(sums);
+        }
+    }
+}
+
+/// `out` = x / rms(x) · weight over the features of each row; x and out (D × n), weight (D) (arXiv 1910.07467).
+pub fn rms_norm(out: &mut [f32], x: &[f32], weight: &[f32], eps: f32, n: usize) {
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            let mut scale = vec![0.0f32; n];
+            for x in x.chunks_exact(n) {
+                scale.iter_mut().zip(x).for_each(|(sum, x)| *sum += x * x);
+            }
+            scale.iter_mut().for_each(|sum| *sum = 1.0 / (*sum / weight.len() as f32 + eps).sqrt());
+            for ((out, x), weight) in out.chunks_exact_mut(n).zip(x.chunks_exact(n)).zip(weight) {
+                out.iter_mut().zip(x).zip(&scale).for_each(|((out, x), scale)| *out = x * scale * weight);
+            }
+        },
+    );
+}
+
+/// Rotates each head of x (heads · d × n) in place; cos and sin (d/2 × n) (arXiv 2104.09864, halves as Llama has them).
+pub fn rope(x: &mut [f32], cos: &[f32], sin: &[f32]) {
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for head in x.chunks_exact_mut(2 * cos.len()) {
+                let (left, right) = head.split_at_mut(cos.len());
+                for (((left, right), cos), sin) in left.iter_mut().zip(right).zip(cos).zip(sin) {
+                    (*left, *right) = (*left * cos - *right * sin, *right * cos + *left * sin);
+                }
+            }
+        },
+    );
+}
+
+/// gate = silu(gate) · up, element by element (arXiv 2002.05202).
+pub fn swiglu(gate: &mut [f32], up: &[f32], split: Split) {
+    let kernel = |gate: &mut [f32], up: &[f32]| {
+        Arch::new().dispatch(
+            #[inline(always)]
+            || gate.iter_mut().zip(up).for_each(|(gate, up)| *gate = *gate / (1.0 + exp(-*gate)) * up),
+        );
+    };
+    match split {
+        Split::Alone => kernel(gate, up),
+        Split::Threads => {
+            const PART: usize = 16 * 1024;
+            gate.par_chunks_mut(PART).zip(up.par_chunks(PART)).for_each(|(gate, up)| kernel(gate, up));
+        }
+    }
+}
+
+/// What one query sees: for each block of the cache its keys (d × [`LANES`]) and values ([`LANES`] × d).
+pub trait Context {
+    /// Tokens that are seen, the query's own included; at least one.
+    fn tokens(&self) -> usize;
+    fn keys(&self, block: usize) -> &[f32];
+    fn values(&self, block: usize) -> &[f32];
+}
+
+/// out (d) = softmax(q · K) · V for one query `q` (d, scaled already); `scores` is scratch.
+pub fn attend<C: Context>(out: &mut [f32], q: &[f32], context: &C, scores: &mut Vec<f32>) {
+    Arch::new().dispatch(Attend { out, q, context, scores });
+}
+
+struct Attend<'a, C> {
+    out: &'a mut [f32],
+    q: &'a [f32],
+    context: &'a C,
+    scores: &'a mut Vec<f32>,
+}
+
+/// Sums that run side by side, so that each need not wait for the one before. d is a multiple of it.
+const CHAINS: usize = 4;
+
+impl<C: Context> WithSimd for Attend<'_, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { out, q, context, scores } = self;
+        let tokens = context.tokens();
+        let blocks = tokens.div_ceil(LANES);
+        scores.resize(blocks * LANES, 0.0);
+        for (block, scores) in scores.chunks_exact_mut(LANES).enumerate() {
+            dot_block(simd, scores, q, context.keys(block));
+        }
+        scores[tokens..].fill(f32::NEG_INFINITY);
+        let total = softmax_weights(scores);
+        out.fill(0.0);
+        for (at, out) in out.chunks_exact_mut(LANES).enumerate() {
+            let mut sums = [[simd.splat_f32s(0.0); LANES]; CHAINS];
+            for (block, scores) in scores.chunks_exact(LANES).enumerate() {
+                let values = context.values(block).chunks_exact(q.len()).map(|row| &row[at * LANES..][..LANES]);
+                for (t, (values, &score)) in values.zip(scores).enumerate() {
+                    let (values, score) = (S::as_simd_f32s(values).0, simd.splat_f32s(score));
+                    for (sum, value) in sums[t % CHAINS].iter_mut().zip(values) {
+                        *sum = simd.mul_add_f32s(score, *value, *sum);
+                    }
+                }
+            }
+            store_sum(simd, out, &sums);
+            out.iter_mut().for_each(|x| *x /= total);
+        }
+    }
+}
+
+/// scores = Σ_d q[d] · keys[d], for the block's tokens.
+#[inline(always)]
+fn dot_block<S: Simd>(simd: S, scores: &mut [f32], q: &[f32], keys: &[f32]) {
+    let mut sums = [[simd.splat_f32s(0.0); LANES]; CHAINS];
+    for (q, keys) in q.chunks_exact(CHAINS).zip(keys.chunks_exact(CHAINS * LANES)) {
+        for ((sums, keys), &q) in sums.iter_mut().zip(keys.chunks_exact(LANES)).zip(q) {
+            let q = simd.splat_f32s(q);
+            for (sum, key) in sums.iter_mut().zip(S::as_simd_f32s(keys).0) {
+                *sum = simd.mul_add_f32s(q, *key, *sum);
+            }
+        }
+    }
+    store_sum(simd, scores, &sums);
+}
+
+/// The first LANES floats of each chain, added up.
+#[inline(always)]
+fn store_sum<S: Simd>(simd: S, out: &mut [f32], sums: &[[S::f32s; LANES]; CHAINS]) {
+    for (i, out) in S::as_mut_simd_f32s(out).0.iter_mut().enumerate() {
+        let [a, b, c, d] = [0, 1, 2, 3].map(|chain: usize| sums[chain][i]);
+        *out = simd.add_f32s(simd.add_f32s(a, b), simd.add_f32s(c, d));
+    }
+}
+
+/// Replaces scores by exp(score − max) and returns their sum. Their number is a multiple of [`LANES`].
+#[inline(always)]
+fn softmax_weights(scores: &mut [f32]) -> f32 {
+    let mut max = [f32::NEG_INFINITY; LANES];
+    for scores in scores.chunks_exact(LANES) {
+        max.iter_mut().zip(scores).for_each(|(max, x)| *max = if *x > *max { *x } else { *max });
+    }
+    let max = max.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    let mut total = [0.0f32; LANES];
+    for scores in scores.chunks_exact_mut(LANES) {
+        for (total, x) in total.iter_mut().zip(scores) {
+            *x = exp(*x - max);
+            *total += *x;
+        }
+    }
+    total.iter().sum()
+}
+
+/// e^x within 2 units in the last place, 0 below −87; written so that compilers vectorise it (Cephes' `expf`).
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    /// Adding and taking away 1.5 · 2²³ rounds to an integer, which the low bits of the sum then hold.
+    const ROUND: f32 = 12_582_912.0;
+    let clamped = if x > 88.0 { 88.0 } else { x };
+    let clamped = if clamped < -87.0 { -87.0 } else { clamped };
+    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    // ln 2 in two parts, the first with so few digits that its product with n is exact.
+    let r = clamped - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    let poly = ((((1.987_569_1e-4 * r + 1.398_199_9e-3) * r + 8.333_452e-3) * r + 4.166_579_6e-2) * r + 1.666_666_5e-1)
+        * r
+        + 0.5;
+    let scale = f32::from_bits(shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23);
+    let y = (poly * r * r + r + 1.0) * scale;
+    if x < -87.0 { 0.0 } else { y }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    fn random(count: usize, seed: u64) -> Vec<f32> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        (0..count).map(|_| rng.random_range(-1.0..1.0)).collect()
+    }
+
+    #[test]
+    fn exp_is_within_two_units_in_the_last_place() {
+        for i in -870_000..=880_000 {
+            let x = i as f32 * 1e-4;
+            let exact = f64::from(x).exp();
+            assert!((f64::from(exp(x)) / exact - 1.0).abs() < 2.4e-7, "{x}");
+        }
+        assert_eq!((exp(f32::NEG_INFINITY), exp(0.0), exp(-100.0)), (0.0, 1.0, 0.0));
+    }
+
+    #[test]
+    fn products_are_right_for_every_shape_and_the_same_bits_for_every_batch() {
+        for (o, k, n) in [(1, 1, 16), (7, 5, 32), (48, 33, 48), (53, 128, 112)] {
+            let (weight, x, before) = (random(o * k, 1), random(k * n, 2), random(o * n, 3));
+            let mut out = before.clone();
+            matmul(&mut out, &weight, &x, n, true, Split::Threads);
+            for row in 0..o {
+                for column in 0..n {
+                    let dot: f64 = (0..k).map(|i| f64::from(weight[row * k + i]) * f64::from(x[i * n + column])).sum();
+                    let want = dot + f64::from(before[row * n + column]);
+                    assert!((f64::from(out[row * n + column]) - want).abs() < 1e-5);
+                }
+            }
+            let first: Vec<f32> = x.chunks_exact(n).flat_map(|row| &row[..LANES]).copied().collect();
+            let mut alone: Vec<f32> = before.chunks_exact(n).flat_map(|row| &row[..LANES]).copied().collect();
+            matmul(&mut alone, &weight, &first, LANES, true, Split::Alone);
+            let beside: Vec<f32> = out.chunks_exact(n).flat_map(|row| &row[..LANES]).copied().collect();
+            assert_eq!(alone, beside);
+        }
+    }
+
+    struct Whole {
+        tokens: usize,
+        d: usize,
+        keys: Vec<f32>,
+        values: Vec<f32>,
+    }
+
+    impl Context for Whole {
+        fn tokens(&self) -> usize {
+            self.tokens
+        }
+        fn keys(&self, block: usize) -> &[f32] {
+            &self.keys[block * self.d * LANES..][..self.d * LANES]
+        }
+        fn values(&self, block: usize) -> &[f32] {
+            &self.values[block * self.d * LANES..][..self.d * LANES]
+        }
+    }
+
+    #[test]
+    fn attention_is_the_softmax_weighted_mean_of_the_values() {
+        for (tokens, d) in [(1, 16), (16, 32), (37, 64), (100, 48)] {
+            let size = tokens.next_multiple_of(LANES) * d;
+            let context = Whole { tokens, d, keys: random(size, 4), values: random(size, 5) };
+            let (q, mut out) = (random(d, 6), vec![9.0; d]);
+            attend(&mut out, &q, &context, &mut Vec::new());
+            let key = |t: usize, i: usize| f64::from(context.keys(t / LANES)[i * LANES + t % LANES]);
+            let weight = |t: usize| (0..d).map(|i| f64::from(q[i]) * key(t, i)).sum::<f64>().exp();
+            let total: f64 = (0..tokens).map(weight).sum();
+            for (i, out) in out.iter().enumerate() {
+                let value = |t: usize| f64::from(context.values(t / LANES)[t % LANES * d + i]);
+                let want = (0..tokens).map(|t| weight(t) * value(t)).sum::<f64>() / total;
+                assert!((f64::from(*out) - want).abs() < 1e-5, "{tokens} {d} {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn norm_rope_and_swiglu_follow_their_formulas() {
+        let (d, n) = (32, 16);
+        let (x, weight) = (random(d * n, 7), random(d, 8));
+        let mut out = vec![0.0; d * n];
+        rms_norm(&mut out, &x, &weight, 1e-5, n);
+        let row = 3;
+        let mean = (0..d).map(|i| f64::from(x[i * n + row]).powi(2)).sum::<f64>() / d as f64;
+        for i in 0..d {
+            let want = f64::from(x[i * n + row]) / (mean + 1e-5).sqrt() * f64::from(weight[i]);
+            assert!((f64::from(out[i * n + row]) - want).abs() < 1e-5);
+        }
+        let angle = 0.3f32;
+        let mut turned = x.clone();
+        rope(&mut turned, &vec![angle.cos(); d / 2 * n], &vec![angle.sin(); d / 2 * n]);
+        let (a, b) = (x[5 * n + row], x[(5 + d / 2) * n + row]);
+        assert!((turned[5 * n + row] - (a * angle.cos() - b * angle.sin())).abs() < 1e-6);
+        assert!((turned[(5 + d / 2) * n + row] - (b * angle.cos() + a * angle.sin())).abs() < 1e-6);
+        let mut gate = x.clone();
+        swiglu(&mut gate, &out, Split::Threads);
+        let want = x[40] / (1.0 + (-x[40]).exp()) * out[40];
+        assert!((gate[40] - want).abs() < 1e-6);
+    }
+}

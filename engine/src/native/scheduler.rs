@@ -1,0 +1,406 @@
+//! Which sequences run in the next step, and what becomes of them: continuous batching over the paged cache.
+//!
+//! A request is a group: its prompt is computed once, as a sequence of its own, and each completion forks from it,
+//! sharing its blocks. In every step each running sequence computes the tokens it has not computed: one where it
+//! decodes, a chunk where it is a prompt. Who has computed all of its tokens draws the next.
+//!
+//! Invariants: every group is answered once or its caller has gone; `running` is in the order of admission, and the
+//! oldest always gets its blocks (the youngest give way, keep their tokens and are computed again later), so all ends.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::cache::{Block, Layout, Pool, Prefixes};
+use super::kernels::LANES;
+use super::lora::Lora;
+use super::model::{Model, Piece, Want};
+use crate::sampler::{Sampler, mix_seed};
+use crate::{Completion, EngineError, Finish, PolicyVersion, Request};
+
+/// Tokens of prompts that are computed in one step, beside the sequences that decode.
+const PREFILL_TOKENS: usize = 256;
+
+/// Who waits for a group.
+pub type Reply = oneshot::Sender<Result<Vec<Completion>, EngineError>>;
+
+/// The weights that sample now.
+pub struct Policy {
+    pub version: PolicyVersion,
+    pub lora: Lora,
+}
+
+pub struct Scheduler {
+    model: Model,
+    policy: Policy,
+    max_sequences: usize,
+    pool: Pool,
+    prefixes: Prefixes,
+    /// In the order of arrival; a key is never used again.
+    groups: HashMap<u64, Group>,
+    /// Groups of which not every completion was started, oldest first.
+    queue: VecDeque<u64>,
+    arrivals: u64,
+    running: Vec<Sequence>,
+    /// Completions that gave their blocks back, oldest first.
+    preempted: VecDeque<Sequence>,
+}
+
+/// One request.
+struct Group {
+    request: Request,
+    reply: Reply,
+    max_new_tokens: usize,
+    prompt: Prompt,
+    started: usize,
+    completions: Vec<Option<Completion>>,
+}
+
+enum Prompt {
+    Waiting,
+    Running,
+    Done(Computed),
+}
+
+/// A prompt in the cache, and the logits behind its last token.
+struct Computed {
+    blocks: Vec<Arc<Block>>,
+    logits: Vec<f32>,
+}
+
+/// Something that computes tokens: a prompt, or one completion of it.
+struct Sequence {
+    group: u64,
+    /// `None`: the prompt itself.
+    member: Option<Member>,
+    /// Prompt and completion.
+    tokens: Vec<u32>,
+    /// How many of `tokens` the cache holds.
+    computed: usize,
+    blocks: Vec<Arc<Block>>,
+    /// How many tokens the coming step computes.
+    chunk: usize,
+}
+
+struct Member {
+    index: usize,
+    sampler: Sampler,
+    log_probs: Vec<f32>,
+    first_policy: PolicyVersion,
+}
+
+impl Scheduler {
+    pub fn new(model: Model, policy: Policy, max_sequences: usize, cache_bytes: usize) -> Self {
+        let layout = Layout::of(model.config());
+        // One sequence must always fit, with a copy of the block it shares.
+        let longest = model.config().max_position_embeddings.div_ceil(LANES) + 2;
+        let blocks = (cache_bytes / (4 * layout.block_len())).max(longest);
+        Self {
+            model,
+            policy,
+            max_sequences: max_sequences.max(1),
+            pool: Pool::new(layout, blocks),
+            prefixes: Prefixes::default(),
+            groups: HashMap::new(),
+            queue: VecDeque::new(),
+            arrivals: 0,
+            running: Vec::new(),
+            preempted: VecDeque::new(),
+        }
+    }
+
+    /// Takes a request in; the prompt must leave room for a token.
+    pub fn submit(&mut self, request: Request, reply: Reply) {
+        let id = self.arrivals;
+        self.arrivals += 1;
+        let room = self.model.config().max_position_embeddings - request.prompt.len();
+        let group = Group {
+            max_new_tokens: request.sampling.max_new_tokens.min(room),
+            completions: vec![None; request.group_size],
+            request,
+            reply,
+            prompt: Prompt::Waiting,
+            started: 0,
+        };
+        self.groups.insert(id, group);
+        self.queue.push_back(id);
+    }
+
+    /// Sequences go on under the new policy; prompts that are not answered from yet are computed again.
+    pub fn publish(&mut self, policy: Policy) -> PolicyVersion {
+        let prompts = self.running.extract_if(.., |sequence| sequence.member.is_none()).collect::<Vec<_>>();
+        for sequence in prompts {
+            self.drop_prompt(sequence);
+        }
+        self.forget_prompts();
+        self.prefixes.clear(&mut self.pool);
+        self.policy = policy;
+        self.policy.version.clone()
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    /// One forward pass over everything that can run.
+    pub fn step(&mut self) {
+        self.drop_abandoned();
+        self.admit();
+        self.plan();
+        let mut drawn = vec![(0, 0.0); self.running.len()];
+        let mut logits = vec![Vec::new(); self.running.len()];
+        let outputs = drawn.iter_mut().zip(&mut logits);
+        let pieces = self.running.iter_mut().zip(outputs).filter(|(sequence, _)| sequence.chunk > 0);
+        let pieces = pieces.map(|(sequence, (drawn, logits))| sequence.piece(drawn, logits)).collect();
+        self.model.forward(pieces, &self.policy.lora);
+        let sequences = std::mem::take(&mut self.running);
+        for ((mut sequence, drawn), logits) in sequences.into_iter().zip(drawn).zip(logits) {
+            sequence.computed += sequence.chunk;
+            let complete = sequence.chunk > 0 && sequence.computed == sequence.tokens.len();
+            match (complete, sequence.member.is_some()) {
+                (false, _) => self.running.push(sequence),
+                (true, false) => self.finish_prompt(sequence, logits),
+                (true, true) => self.accept(sequence, drawn),
+            }
+        }
+    }
+
+    /// Ends what nobody waits for any more.
+    fn drop_abandoned(&mut self) {
+        let gone: Vec<u64> = self.groups.iter().filter(|(_, g)| g.reply.is_closed()).map(|(id, _)| *id).collect();
+        for id in gone {
+            let group = self.groups.remove(&id);
+            if let Some(Group { prompt: Prompt::Done(computed), .. }) = group {
+                self.release(computed.blocks);
+            }
+            self.queue.retain(|queued| *queued != id);
+            self.preempted.retain(|sequence| sequence.group != id);
+            for sequence in self.running.extract_if(.., |sequence| sequence.group == id).collect::<Vec<_>>() {
+                self.release(sequence.blocks);
+            }
+        }
+    }
+
+    /// Starts what there is room for: first what was preempted, then groups in the order of their arrival.
+    fn admit(&mut self) {
+        while let Some(sequence) = self.preempted.front() {
+            let tokens = sequence.tokens.len();
+            if self.running.len() >= self.max_sequences || !self.has_room(tokens.div_ceil(LANES) + 1) {
+                return;
+            }
+            let Some(mut sequence) = self.preempted.pop_front() else { return };
+            self.start_from_cache(&mut sequence);
+            self.running.push(sequence);
+        }
+        let mut next = 0;
+        while let Some(&id) = self.queue.get(next) {
+            let Some(group) = self.groups.get(&id) else { unreachable!("a queued group is there") };
+            if self.running.len() >= self.max_sequences {
+                return;
+            }
+            match &group.prompt {
+                Prompt::Running => next += 1,
+                Prompt::Waiting => {
+                    if !self.has_room(group.request.prompt.len().div_ceil(LANES) + 1) {
+                        return;
+                    }
+                    self.start_prompt(id);
+                }
+                Prompt::Done(_) => {
+                    if !self.has_room(2) {
+                        return;
+                    }
+                    self.fork(id);
+                }
+            }
+        }
+    }
+
+    /// Whether `blocks` can be taken, possibly after idle prefixes are forgotten. Whoever would run alone has room.
+    fn has_room(&mut self, blocks: usize) -> bool {
+        self.prefixes.evict(&mut self.pool, blocks);
+        self.running.is_empty() || self.pool.in_use() + blocks <= self.pool.capacity()
+    }
+
+    fn start_prompt(&mut self, id: u64) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        group.prompt = Prompt::Running;
+        let tokens = group.request.prompt.to_vec();
+        let mut sequence = Sequence { group: id, member: None, tokens, computed: 0, blocks: Vec::new(), chunk: 0 };
+        self.start_from_cache(&mut sequence);
+        self.running.push(sequence);
+    }
+
+    /// Takes what the prefix cache holds; the last token is always computed, for its logits.
+    fn start_from_cache(&mut self, sequence: &mut Sequence) {
+        sequence.blocks = self.prefixes.find(&sequence.tokens[..sequence.tokens.len() - 1]);
+        sequence.computed = sequence.blocks.len() * LANES;
+    }
+
+    /// Starts the next completion of a group whose prompt is computed.
+    fn fork(&mut self, id: u64) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let Prompt::Done(computed) = &group.prompt else { return };
+        let (request, index) = (&group.request, group.started);
+        let mut sampler = Sampler::new(mix_seed(request.seed, index as u64), request.sampling.temperature);
+        let drawn = sampler.sample(&computed.logits);
+        let first_policy = self.policy.version.clone();
+        let sequence = Sequence {
+            group: id,
+            member: Some(Member { index, sampler, log_probs: Vec::new(), first_policy }),
+            tokens: request.prompt.to_vec(),
+            computed: request.prompt.len(),
+            blocks: computed.blocks.clone(),
+            chunk: 0,
+        };
+        group.started += 1;
+        if group.started == request.group_size {
+            let prompt = std::mem::replace(&mut group.prompt, Prompt::Running);
+            self.queue.retain(|queued| *queued != id);
+            if let Prompt::Done(computed) = prompt {
+                self.release(computed.blocks);
+            }
+        }
+        self.accept(sequence, drawn);
+    }
+
+    /// Decides how many tokens each sequence computes now, and gets the blocks for them. The oldest choose first.
+    fn plan(&mut self) {
+        let mut budget = PREFILL_TOKENS;
+        let mut index = 0;
+        while let Some(sequence) = self.running.get_mut(index) {
+            let open = sequence.tokens.len() - sequence.computed;
+            let decodes = open == 1;
+            sequence.chunk = if decodes { 1 } else { open.min(budget) };
+            while !self.running[index].reserve(&mut self.pool) {
+                if !self.make_room(index) {
+                    return;
+                }
+            }
+            if !decodes {
+                budget -= self.running[index].chunk;
+            }
+            index += 1;
+        }
+    }
+
+    /// Frees at least one block: an idle prefix, a waiting prompt, or the youngest sequence's. `false` if that was
+    /// the sequence at `index` itself.
+    fn make_room(&mut self, index: usize) -> bool {
+        let before = self.pool.in_use();
+        self.prefixes.evict(&mut self.pool, 1);
+        if self.pool.in_use() == before {
+            self.forget_prompts();
+        }
+        if self.pool.in_use() < before {
+            return true;
+        }
+        let Some(youngest) = self.running.pop() else { return false };
+        match youngest.member {
+            None => self.drop_prompt(youngest),
+            Some(_) => self.preempt(youngest),
+        }
+        self.running.len() > index
+    }
+
+    /// Takes a completion's blocks away; its tokens stay.
+    fn preempt(&mut self, mut sequence: Sequence) {
+        let blocks = std::mem::take(&mut sequence.blocks);
+        self.release(blocks);
+        (sequence.computed, sequence.chunk) = (0, 0);
+        self.preempted.push_front(sequence);
+    }
+
+    /// Takes a running prompt's blocks away; its group waits again.
+    fn drop_prompt(&mut self, sequence: Sequence) {
+        self.release(sequence.blocks);
+        if let Some(group) = self.groups.get_mut(&sequence.group) {
+            group.prompt = Prompt::Waiting;
+        }
+    }
+
+    /// Gives up the computed prompts of groups that still have completions to start.
+    fn forget_prompts(&mut self) {
+        let done = |group: &mut Group| {
+            let is_done = matches!(group.prompt, Prompt::Done(_));
+            is_done.then(|| std::mem::replace(&mut group.prompt, Prompt::Waiting))
+        };
+        let prompts: Vec<Prompt> = self.groups.values_mut().filter_map(done).collect();
+        for prompt in prompts {
+            if let Prompt::Done(computed) = prompt {
+                self.release(computed.blocks);
+            }
+        }
+    }
+
+    fn finish_prompt(&mut self, sequence: Sequence, logits: Vec<f32>) {
+        self.prefixes.insert(&sequence.tokens, &sequence.blocks);
+        if let Some(group) = self.groups.get_mut(&sequence.group) {
+            group.prompt = Prompt::Done(Computed { blocks: sequence.blocks, logits });
+        }
+    }
+
+    /// Appends a drawn token; a completion that ends is put into its group, and the last one answers the request.
+    fn accept(&mut self, mut sequence: Sequence, (token, log_prob): (u32, f32)) {
+        let Some(group) = self.groups.get_mut(&sequence.group) else { return self.release(sequence.blocks) };
+        let Some(member) = &mut sequence.member else { return };
+        sequence.tokens.push(token);
+        member.log_probs.push(log_prob);
+        let finish = if group.request.sampling.stop_tokens.contains(&token) {
+            Finish::Stop
+        } else if member.log_probs.len() == group.max_new_tokens {
+            Finish::Length
+        } else {
+            return self.running.push(sequence);
+        };
+        group.completions[member.index] = Some(Completion {
+            tokens: sequence.tokens.split_off(group.request.prompt.len()),
+            log_probs: std::mem::take(&mut member.log_probs),
+            finish,
+            policy: member.first_policy.clone(),
+            last_policy: self.policy.version.clone(),
+        });
+        let complete = group.completions.iter().all(Option::is_some);
+        let id = sequence.group;
+        self.release(sequence.blocks);
+        if let (true, Some(group)) = (complete, self.groups.remove(&id).filter(|_| complete)) {
+            // The caller may have gone meanwhile; then nobody needs the answer.
+            let _ = group.reply.send(Ok(group.completions.into_iter().flatten().collect()));
+        }
+    }
+
+    fn release(&mut self, blocks: Vec<Arc<Block>>) {
+        blocks.into_iter().for_each(|block| self.pool.release(block));
+    }
+}
+
+impl Sequence {
+    /// Gets the blocks for `chunk` more tokens, none of those written shared; `false` when the pool is empty.
+    fn reserve(&mut self, pool: &mut Pool) -> bool {
+        if self.chunk == 0 {
+            return true;
+        }
+        let needed = (self.computed + self.chunk).div_ceil(LANES);
+        if let Some(tail) = self.blocks.get_mut(self.computed / LANES)
+            && !pool.make_unique(tail)
+        {
+            return false;
+        }
+        while self.blocks.len() < needed {
+            let Some(block) = pool.take() else { return false };
+            self.blocks.push(block);
+        }
+        true
+    }
+
+    fn piece<'a>(&'a mut self, drawn: &'a mut (u32, f32), logits: &'a mut Vec<f32>) -> Piece<'a> {
+        let end = self.computed + self.chunk;
+        let want = match &mut self.member {
+            _ if end < self.tokens.len() => Want::Nothing,
+            None => Want::Logits(logits),
+            Some(member) => Want::Sample(&mut member.sampler, drawn),
+        };
+        Piece { tokens: &self.tokens[self.computed..end], start: self.computed, blocks: &mut self.blocks, want }
+    }
+}
