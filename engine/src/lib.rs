@@ -3,13 +3,14 @@
 //! An engine sees token ids, numbers and safetensors bytes; it knows nothing of tasks, rewards or training.
 //! - [`types`]: what goes in and out · [`adapter`]: a LoRA adapter and its hash · [`error`]
 //! - [`sampler`]: the one way a token is drawn · [`decoder`]: model configuration and weights, shared with the trainer
-//! - [`mistral`]: mistral.rs in process · [`scripted`]: a deterministic fake for tests
+//! - [`native`]: our own, for CPUs · [`mistral`]: mistral.rs in process · [`scripted`]: a deterministic fake for tests
 
 pub mod adapter;
 pub mod decoder;
 pub mod error;
 #[cfg(feature = "mistralrs")]
 pub mod mistral;
+pub mod native;
 pub mod sampler;
 pub mod scripted;
 pub mod types;
@@ -27,15 +28,15 @@ pub use types::{AdapterHash, Completion, Finish, PolicyVersion, Request, Samplin
 /// 2. `tokens` are the very ids that were sampled, and `log_probs` the natural-log probabilities of the
 ///    distribution they were drawn from: the trainer's own forward agrees within 1e-4 at f32.
 /// 3. The same request under the same policy gives the same completions, whatever runs beside it.
-/// 4. Each completion names the policy that made it; a publish never changes a completion half-way unseen.
+/// 4. Each completion names the policies of its first and last token: a publish never changes one half-way unseen.
 pub trait Engine: Send + Sync + 'static {
     /// Answers with the whole group. Dropping the future abandons the request; nothing else is affected.
     fn generate(&self, request: Request) -> impl Future<Output = Result<Vec<Completion>, EngineError>> + Send;
 
     /// Makes `adapter` the policy of step `step` and returns the version that was really loaded.
     ///
-    /// Requests that already run are answered by the policy they started with; requests that arrive after this
-    /// returns are answered by the new one. Dropping the future leaves either policy in place, never a mixture.
+    /// Requests that already run go on with the policy they started with or with the new one, and say so; requests that
+    /// arrive after this returns are answered by the new one. Dropping the future leaves either policy in place.
     fn publish(&self, step: u64, adapter: Adapter) -> impl Future<Output = Result<PolicyVersion, EngineError>> + Send;
 
     /// How many requests are worth keeping in flight at a time.

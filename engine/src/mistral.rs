@@ -141,7 +141,7 @@ impl Engine for MistralRs {
     /// run on to their length, unread. A slot is free again only when mistral.rs has let go of its sequence.
     async fn generate(&self, request: Request) -> Result<Vec<Completion>, EngineError> {
         let policy = self.current();
-        let max_new_tokens = room(&request, policy.context)?;
+        let max_new_tokens = request.room(policy.context)?;
         let mut answers = Vec::with_capacity(request.group_size);
         for index in 0..request.group_size {
             let slot = self.slots.acquire().await?;
@@ -150,7 +150,8 @@ impl Engine for MistralRs {
         let mut completions = Vec::with_capacity(request.group_size);
         for answer in answers {
             let Answer { tokens, log_probs, finish } = answer.await.map_err(|_| EngineError::Stopped)??;
-            completions.push(Completion { tokens, log_probs, finish, policy: policy.version.clone() });
+            let (policy, last_policy) = (policy.version.clone(), policy.version.clone());
+            completions.push(Completion { tokens, log_probs, finish, policy, last_policy });
         }
         Ok(completions)
     }
@@ -211,16 +212,4 @@ fn sampling_params(request: &Request, max_new_tokens: usize) -> SamplingParams {
         stop_toks: Some(StopTokens::Ids(request.sampling.stop_tokens.to_vec())),
         ..SamplingParams::deterministic()
     }
-}
-
-/// How many tokens may be drawn: what the request asks, as far as the context goes. At least one.
-fn room(request: &Request, context: usize) -> Result<usize, EngineError> {
-    let tokens = request.prompt.len();
-    if tokens == 0 || tokens >= context {
-        return Err(EngineError::PromptLength { tokens, context });
-    }
-    if request.sampling.max_new_tokens == 0 {
-        return Err(EngineError::Generate("max_new_tokens is 0".into()));
-    }
-    Ok(request.sampling.max_new_tokens.min(context - tokens))
 }

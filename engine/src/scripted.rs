@@ -153,7 +153,8 @@ fn complete(mut tokens: Vec<u32>, sampling: &Sampling, policy: &PolicyVersion) -
     }
     tokens.truncate(sampling.max_new_tokens);
     let finish = if tokens.last().is_some_and(is_stop) { Finish::Stop } else { Finish::Length };
-    Completion { log_probs: vec![LOG_PROB; tokens.len()], tokens, finish, policy: policy.clone() }
+    let log_probs = vec![LOG_PROB; tokens.len()];
+    Completion { tokens, log_probs, finish, policy: policy.clone(), last_policy: policy.clone() }
 }
 
 #[cfg(test)]

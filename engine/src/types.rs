@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::EngineError;
+
 /// One prompt, and how many completions of it are wanted.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -15,6 +17,23 @@ pub struct Request {
     /// Completion `i` draws from a generator seeded by `mix_seed(seed, i)`.
     pub seed: u64,
     pub sampling: Sampling,
+}
+
+impl Request {
+    /// How many tokens may be drawn: what is asked for, as far as a context of `context` tokens goes. At least one.
+    ///
+    /// # Errors
+    /// If the prompt is empty or fills the context, or no token or no completion is asked for.
+    pub fn room(&self, context: usize) -> Result<usize, EngineError> {
+        let tokens = self.prompt.len();
+        if tokens == 0 || tokens >= context {
+            return Err(EngineError::PromptLength { tokens, context });
+        }
+        if self.sampling.max_new_tokens == 0 || self.group_size == 0 {
+            return Err(EngineError::Generate("max_new_tokens or the group's size is 0".into()));
+        }
+        Ok(self.sampling.max_new_tokens.min(context - tokens))
+    }
 }
 
 /// How tokens are drawn.
@@ -28,6 +47,13 @@ pub struct Sampling {
     pub stop_tokens: Arc<[u32]>,
 }
 
+impl Sampling {
+    /// At a temperature, up to 512 tokens, until a stop token.
+    pub fn new(temperature: f32, stop_tokens: Vec<u32>) -> Self {
+        Self { temperature, max_new_tokens: 512, stop_tokens: stop_tokens.into() }
+    }
+}
+
 /// One sampled answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Completion {
@@ -37,8 +63,10 @@ pub struct Completion {
     /// (at temperature 0: under softmax(logits)). As long as `tokens`.
     pub log_probs: Vec<f32>,
     pub finish: Finish,
-    /// The policy that made every token of this completion.
+    /// The policy that made the first token.
     pub policy: PolicyVersion,
+    /// The policy that made the last token: another one if the engine took up a publish in between.
+    pub last_policy: PolicyVersion,
 }
 
 /// Why a completion ended.

@@ -76,7 +76,7 @@ fn train(
     let mut progress = Progress::new();
     for step in 0..config.max_steps {
         let along = step as f64 / config.max_steps as f64;
-        let batch = demos.batch(tokenizer, along)?;
+        let batch = demos.batch(tokenizer, trainer.config().max_position_embeddings, along)?;
         progress.add(trainer.step(&batch, config.micro_batch_tokens, lr_scale(along))?);
         if (step + 1) % 50 == 0 {
             progress.print(step + 1, config.max_steps);
@@ -175,8 +175,8 @@ impl<'a> Demonstrations<'a> {
         messages.into_iter().map(chat).collect()
     }
 
-    /// About `batch_tokens` tokens of examples; `along` (0 to 1) is how far the run is.
-    fn batch(&mut self, tokenizer: &ChatTokenizer, along: f64) -> Result<Vec<Example>> {
+    /// About `batch_tokens` tokens of examples, none longer than `context`; `along` (0 to 1) is how far the run is.
+    fn batch(&mut self, tokenizer: &ChatTokenizer, context: usize, along: f64) -> Result<Vec<Example>> {
         let (mut batch, mut tokens) = (Vec::new(), 0);
         let (least, most) = (*self.people.start(), *self.people.end());
         let grown = (along / self.config.data.easy_first.max(1e-9)).min(1.0);
@@ -188,8 +188,10 @@ impl<'a> Demonstrations<'a> {
                 true => self.exercise(tokenizer, people)?,
                 false => self.example(tokenizer, people, along)?,
             };
-            tokens += example.tokens.len();
-            batch.push(example);
+            if example.tokens.len() <= context {
+                tokens += example.tokens.len();
+                batch.push(example);
+            }
         }
         Ok(batch)
     }

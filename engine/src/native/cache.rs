@@ -186,6 +186,7 @@ impl Prefixes {
         }
     }
 
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.nodes.len()
     }

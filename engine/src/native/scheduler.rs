@@ -404,3 +404,185 @@ impl Sequence {
         Piece { tokens: &self.tokens[self.computed..end], start: self.computed, blocks: &mut self.blocks, want }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decoder::{DecoderConfig, Weights};
+    use crate::{Adapter, AdapterHash, LoraConfig, Sampling};
+    use candle_core::{Device, Tensor};
+    use proptest::prelude::*;
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    const CONTEXT: usize = 96;
+
+    fn config() -> DecoderConfig {
+        serde_json::from_value(serde_json::json!({
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 40, "hidden_size": 32,
+            "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+            "head_dim": 16, "max_position_embeddings": CONTEXT, "rms_norm_eps": 1e-5, "tie_word_embeddings": true,
+        }))
+        .unwrap()
+    }
+
+    fn random(shape: &[usize], rng: &mut ChaCha8Rng) -> Tensor {
+        let values: Vec<f32> = (0..shape.iter().product()).map(|_| rng.random_range(-0.6..0.6)).collect();
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+
+    fn policy(step: u64) -> Policy {
+        let (config, mut rng) = (config(), ChaCha8Rng::seed_from_u64(step));
+        let path = "base_model.model.model.layers.1.self_attn.v_proj";
+        let tensors = [("A", [4, 32]), ("B", [16, 4])].map(|(side, shape)| {
+            let scale = if step == 0 { 0.0 } else { 1.0 };
+            (format!("{path}.lora_{side}.weight"), (random(&shape, &mut rng) * scale).unwrap())
+        });
+        let bytes = safetensors::serialize(tensors.iter().map(|(name, t)| (name, t)), None).unwrap();
+        let adapter = Adapter::new(LoraConfig::new(4, 8.0, vec!["v_proj".into()], String::new()).into(), bytes);
+        let version = PolicyVersion { step, adapter: AdapterHash(step.to_string().into()) };
+        Policy { version, lora: Lora::new(&adapter, &config).unwrap() }
+    }
+
+    fn scheduler(max_sequences: usize, blocks: usize) -> Scheduler {
+        let (config, mut rng) = (config(), ChaCha8Rng::seed_from_u64(9));
+        let weights = Weights::from_named(&config, |_, shape| Ok(random(shape, &mut rng))).unwrap();
+        let cache_bytes = blocks * 4 * Layout::of(&config).block_len();
+        Scheduler::new(Model::new(config, weights, 2).unwrap(), policy(0), max_sequences, cache_bytes)
+    }
+
+    fn request(seed: u64, prompt_len: usize, group_size: usize, max_new_tokens: usize) -> Request {
+        // Prompts share their beginning, as those with one system message do.
+        let prompt: Vec<u32> = (0..prompt_len).map(|i| if i < 20 { 1 } else { (seed as u32 + i as u32) % 40 }).collect();
+        let sampling = Sampling { max_new_tokens, ..Sampling::new(1.0, vec![7]) };
+        Request { prompt: prompt.into(), group_size, seed, sampling }
+    }
+
+    type Answer = oneshot::Receiver<Result<Vec<Completion>, EngineError>>;
+
+    fn submit(scheduler: &mut Scheduler, request: Request) -> Answer {
+        let (reply, answer) = oneshot::channel();
+        scheduler.submit(request, reply);
+        answer
+    }
+
+    fn run(scheduler: &mut Scheduler) {
+        for _ in 0..100_000 {
+            if scheduler.is_idle() {
+                return;
+            }
+            scheduler.step();
+        }
+        panic!("requests are left over");
+    }
+
+    fn alone(request: Request) -> Vec<Completion> {
+        let mut scheduler = scheduler(1, 0);
+        let mut answer = submit(&mut scheduler, request);
+        run(&mut scheduler);
+        answer.try_recv().unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_request_gives_the_same_bits_alone_and_in_any_batch_also_when_preempted() {
+        for (max_sequences, blocks) in [(64, 1000), (9, 1000), (64, 14), (3, 0)] {
+            let mut scheduler = scheduler(max_sequences, blocks);
+            let requests: Vec<Request> = (0..6).map(|i| request(i, 5 + 13 * i as usize, 4, 30)).collect();
+            let mut answers: Vec<Answer> = requests.iter().map(|r| submit(&mut scheduler, r.clone())).collect();
+            run(&mut scheduler);
+            for (request, answer) in requests.into_iter().zip(&mut answers) {
+                assert_eq!(answer.try_recv().unwrap().unwrap(), alone(request), "{max_sequences} {blocks}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_prompt_is_computed_once_for_its_group_and_its_beginning_once_for_all() {
+        let mut scheduler = scheduler(64, 1000);
+        let mut first = submit(&mut scheduler, request(1, 40, 8, 1));
+        run(&mut scheduler);
+        first.try_recv().unwrap().unwrap();
+        assert_eq!((scheduler.prefixes.len(), scheduler.pool.in_use()), (2, 2), "the full blocks of 40 tokens");
+        let _second = submit(&mut scheduler, request(2, 40, 8, 1));
+        scheduler.admit();
+        assert_eq!(scheduler.running[0].computed, 16, "the block that both begin with");
+    }
+
+    #[test]
+    fn a_publish_takes_effect_at_the_next_token_and_both_policies_are_named() {
+        let mut scheduler = scheduler(64, 1000);
+        let long = Request { sampling: Sampling::new(1.0, vec![]), ..request(3, 10, 2, 0) };
+        let long = Request { sampling: Sampling { max_new_tokens: 20, ..long.sampling.clone() }, ..long };
+        let mut answer = submit(&mut scheduler, long.clone());
+        (0..5).for_each(|_| scheduler.step());
+        assert_eq!(scheduler.publish(policy(1)).step, 1);
+        run(&mut scheduler);
+        let (old, new) = (alone(long), answer.try_recv().unwrap().unwrap());
+        for (old, new) in old.iter().zip(&new) {
+            assert_eq!((new.policy.step, new.last_policy.step), (0, 1));
+            assert_eq!(old.log_probs[..5], new.log_probs[..5]);
+            assert_ne!(old.log_probs[5..], new.log_probs[5..]);
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Event {
+        Submit { prompt: usize, group: usize, tokens: usize },
+        Step(usize),
+        Publish,
+        Abandon(usize),
+    }
+
+    fn events() -> impl Strategy<Value = Vec<Event>> {
+        let event = prop_oneof![
+            4 => (1..CONTEXT - 1, 1..6usize, 1..60usize).prop_map(|(prompt, group, tokens)| Event::Submit { prompt, group, tokens }),
+            4 => (1..20usize).prop_map(Event::Step),
+            1 => Just(Event::Publish),
+            1 => (0..8usize).prop_map(Event::Abandon),
+        ];
+        proptest::collection::vec(event, 1..24)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn every_request_is_answered_once_and_no_block_is_lost(
+            events in events(), max_sequences in 1..12usize, blocks in 0..40usize,
+        ) {
+            let mut scheduler = scheduler(max_sequences, blocks);
+            let mut answers: Vec<(usize, Answer)> = Vec::new();
+            let mut published = 0;
+            for event in events {
+                match event {
+                    Event::Submit { prompt, group, tokens } => {
+                        let request = request(answers.len() as u64, prompt, group, tokens);
+                        answers.push((group, submit(&mut scheduler, request)));
+                    }
+                    Event::Step(steps) => (0..steps).for_each(|_| scheduler.step()),
+                    Event::Publish => {
+                        published += 1;
+                        scheduler.publish(policy(published));
+                    }
+                    Event::Abandon(index) if index < answers.len() => answers[index].1.close(),
+                    Event::Abandon(_) => {}
+                }
+                prop_assert!(scheduler.pool.in_use() <= scheduler.pool.capacity());
+                prop_assert!(scheduler.running.len() <= max_sequences);
+            }
+            run(&mut scheduler);
+            for (group, mut answer) in answers {
+                // An abandoned request has an answer only if it came before.
+                if let Ok(completions) = answer.try_recv() {
+                    let completions = completions.unwrap();
+                    prop_assert_eq!(completions.len(), group);
+                    prop_assert!(completions.iter().all(|c| c.tokens.len() == c.log_probs.len() && !c.tokens.is_empty()));
+                    prop_assert!(completions.iter().all(|c| c.policy.step <= c.last_policy.step));
+                } else {
+                    prop_assert!(answer.is_terminated() || answer.is_empty());
+                }
+            }
+            prop_assert!(scheduler.running.is_empty() && scheduler.preempted.is_empty() && scheduler.queue.is_empty());
+            prop_assert_eq!(scheduler.pool.in_use(), scheduler.prefixes.len(), "only the prefix cache holds blocks");
+        }
+    }
+}

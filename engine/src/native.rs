@@ -1,0 +1,137 @@
+//! Our own engine for CPUs: continuous batching over a paged cache, with an adapter that is exchanged between two steps.
+//!
+//! - `native/kernels.rs` the arithmetic · `native/model.rs` a forward pass · `native/lora.rs` the adapter
+//! - `native/cache.rs` blocks and shared prefixes · `native/scheduler.rs` what runs when
+//!
+//! One thread owns the scheduler and everything in it; callers send it commands. The base weights are the caller's
+//! own tensors, not a copy. A publish waits for the step that runs and no longer: completions that are under way go
+//! on under the new policy, over the keys and values that the old one left, and name both.
+
+mod cache;
+mod kernels;
+mod lora;
+mod model;
+mod scheduler;
+
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use tokio::sync::oneshot;
+
+use crate::decoder::{DecoderConfig, Weights};
+use crate::{Adapter, Completion, Engine, EngineError, PolicyVersion, Request};
+use lora::Lora;
+use model::Model;
+use scheduler::{Policy, Reply, Scheduler};
+
+/// How much runs at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NativeSettings {
+    /// Sequences that decode together.
+    pub max_sequences: usize,
+    /// Bytes of the key-value cache; at least one sequence of the model's full length always fits.
+    pub cache_bytes: usize,
+    /// Threads that compute; 0: one a core.
+    pub threads: usize,
+}
+
+/// The handle; dropping it ends the thread.
+pub struct Native {
+    /// `None` only while dropping.
+    commands: Option<mpsc::Sender<Command>>,
+    thread: Option<JoinHandle<()>>,
+    config: DecoderConfig,
+    max_sequences: usize,
+}
+
+enum Command {
+    Generate(Request, Reply),
+    Publish(Policy, oneshot::Sender<PolicyVersion>),
+}
+
+impl Native {
+    /// Starts the engine on `weights` with `adapter` as the policy of step 0.
+    ///
+    /// # Errors
+    /// [`EngineError::Model`] if the weights are not f32 in main memory, [`EngineError::Adapter`] if the adapter does not fit.
+    pub fn start(
+        config: DecoderConfig,
+        weights: Weights,
+        settings: NativeSettings,
+        adapter: Adapter,
+    ) -> Result<Self, EngineError> {
+        let threads = match settings.threads {
+            0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
+            threads => threads,
+        };
+        let policy = policy(0, &adapter, &config)?;
+        let model = Model::new(config.clone(), weights, threads)?;
+        let scheduler = Scheduler::new(model, policy, settings.max_sequences, settings.cache_bytes);
+        let (commands, receiver) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("native-engine".into()).spawn(move || serve(scheduler, &receiver));
+        let thread = thread.map_err(|e| EngineError::Generate(format!("no thread for the engine: {e}")))?;
+        Ok(Self { commands: Some(commands), thread: Some(thread), config, max_sequences: settings.max_sequences })
+    }
+
+    fn send(&self, command: Command) -> Result<(), EngineError> {
+        self.commands.as_ref().and_then(|commands| commands.send(command).ok()).ok_or(EngineError::Stopped)
+    }
+}
+
+impl Drop for Native {
+    fn drop(&mut self) {
+        self.commands = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread has been printed, and its callers got `Stopped`.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread: takes commands between steps, and sleeps when there is nothing to do.
+fn serve(mut scheduler: Scheduler, commands: &mpsc::Receiver<Command>) {
+    loop {
+        let command = if scheduler.is_idle() {
+            commands.recv().map_err(mpsc::TryRecvError::from)
+        } else {
+            commands.try_recv()
+        };
+        match command {
+            Ok(Command::Generate(request, reply)) => scheduler.submit(request, reply),
+            Ok(Command::Publish(policy, reply)) => {
+                // A caller that has gone leaves the new policy in place.
+                let _ = reply.send(scheduler.publish(policy));
+            }
+            Err(mpsc::TryRecvError::Empty) => scheduler.step(),
+            Err(mpsc::TryRecvError::Disconnected) => return,
+        }
+    }
+}
+
+fn policy(step: u64, adapter: &Adapter, config: &DecoderConfig) -> Result<Policy, EngineError> {
+    let version = PolicyVersion { step, adapter: adapter.hash.clone() };
+    Ok(Policy { version, lora: Lora::new(adapter, config)? })
+}
+
+impl Engine for Native {
+    async fn generate(&self, request: Request) -> Result<Vec<Completion>, EngineError> {
+        request.room(self.config.max_position_embeddings)?;
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Generate(request, reply))?;
+        answer.await.map_err(|_| EngineError::Stopped)?
+    }
+
+    async fn publish(&self, step: u64, adapter: Adapter) -> Result<PolicyVersion, EngineError> {
+        let config = self.config.clone();
+        let built = tokio::task::spawn_blocking(move || policy(step, &adapter, &config)).await;
+        let (reply, published) = oneshot::channel();
+        self.send(Command::Publish(built.map_err(|_| EngineError::Stopped)??, reply))?;
+        published.await.map_err(|_| EngineError::Stopped)
+    }
+
+    fn concurrency(&self) -> usize {
+        /// Group size that this guess is made for: enough requests to fill the batch, and one to wait.
+        const TYPICAL_GROUP: usize = 8;
+        self.max_sequences.div_ceil(TYPICAL_GROUP) + 1
+    }
+}
