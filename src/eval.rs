@@ -68,7 +68,7 @@ pub async fn evaluate<E: Engine>(
     }
     drop(send);
     let mut workers = JoinSet::new();
-    for _ in 0..engine.concurrency().max(1) {
+    for _ in 0..engine.concurrency(settings.samples).max(1) {
         let (engine, data, tokenizer) = (engine.clone(), data.clone(), tokenizer.clone());
         let (settings, receive) = (settings.clone(), receive.clone());
         workers.spawn(async move {

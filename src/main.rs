@@ -57,6 +57,9 @@ enum Command {
         #[arg(long)]
         samples: Option<usize>,
     },
+    /// Measure speed.
+    #[command(subcommand)]
+    Bench(Bench),
     /// Make or look at data.
     #[command(subcommand)]
     Data(Data),
@@ -72,6 +75,19 @@ enum Command {
     /// Work with a curriculum apart from training.
     #[command(subcommand)]
     Curriculum(Curriculum),
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Compare the engines on the same prompts: `[bench]` in the configuration says which, how many and how long.
+    Rollout {
+        config: PathBuf,
+        #[command(flatten)]
+        sets: Sets,
+        /// Also write the results here, as a JSON list.
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
 }
 
 #[derive(Subcommand)]
@@ -163,6 +179,10 @@ fn run(command: Command) -> Result<()> {
             commands::sft::run(&config)
         }
         Command::Eval { target, samples } => block_on(commands::eval::run(&target, samples)),
+        Command::Bench(Bench::Rollout { config: file, sets, json }) => {
+            let config: RunConfig = config::load(&file, &sets.sets)?;
+            block_on(commands::bench::rollout(&file, &sets.sets, config, json.as_deref()))
+        }
         Command::Data(Data::Kk { people, train, test, seed, out }) => {
             let people = commands::data::parse_people(&people).map_err(|e| InputError::new("--people", e))?;
             Ok(commands::data::kk(people, train, test, seed, &out)?)

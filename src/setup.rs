@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use candle_core::{DType, Device};
 use engine::decoder::{DecoderConfig, Weights};
+use engine::native::{Native, NativeSettings};
 use engine::{Adapter, Engine, LoraConfig, Sampling};
 
 use crate::config::run::{DeviceKind, EngineKind, Precision, RunConfig};
@@ -19,6 +20,8 @@ use crate::train::trainer::{Trainer, TrainerSettings};
 pub struct Setup {
     pub config: RunConfig,
     pub decoder: DecoderConfig,
+    /// The base model: read once, shared by the trainer and an engine in this process.
+    pub weights: Weights,
     pub tokenizer: Arc<ChatTokenizer>,
     pub train: Arc<Dataset>,
     pub test: Arc<Dataset>,
@@ -42,7 +45,9 @@ impl Setup {
             let problem = format!("distribution {} has no test rows; add some, or set eval.interval = 0", source.name);
             return Err(InputError::new("data", problem).into());
         }
-        Ok(Self { decoder, tokenizer: tokenizer.into(), train: train.into(), test: test.into(), config })
+        let (device, dtype) = device(&config)?;
+        let weights = Weights::load(&config.model, &decoder, dtype, &device)?;
+        Ok(Self { decoder, weights, tokenizer: tokenizer.into(), train: train.into(), test: test.into(), config })
     }
 
     /// How completions to train on are sampled.
@@ -75,15 +80,18 @@ impl Setup {
 
     /// A trainer with a fresh adapter.
     pub fn trainer(&self) -> Result<Trainer> {
-        let (device, dtype) = device(&self.config)?;
-        let weights = Weights::load(&self.config.model, &self.decoder, dtype, &device)?;
         let settings = TrainerSettings {
             loss: self.config.loss.clone(),
             optim: self.config.optim.clone(),
             temperature: f64::from(self.config.engine.temperature),
             max_new_tokens: self.config.engine.max_new_tokens,
         };
-        Ok(Trainer::new(self.decoder.clone(), weights, self.lora_config(), settings, self.config.seed)?)
+        Ok(Trainer::new(self.decoder.clone(), self.weights.clone(), self.lora_config(), settings, self.config.seed)?)
+    }
+
+    /// What an engine is started from.
+    pub fn base(&self) -> Base {
+        Base { config: self.config.clone(), decoder: self.decoder.clone(), weights: self.weights.clone() }
     }
 
     fn lora_config(&self) -> Arc<LoraConfig> {
@@ -117,6 +125,13 @@ fn device(config: &RunConfig) -> Result<(Device, DType)> {
     }
 }
 
+/// A base model, and the configuration that says which engine runs it.
+pub struct Base {
+    config: RunConfig,
+    decoder: DecoderConfig,
+    weights: Weights,
+}
+
 /// Something to do with whichever engine the configuration names.
 pub trait WithEngine {
     type Output;
@@ -128,11 +143,24 @@ pub trait WithEngine {
 ///
 /// # Errors
 /// If the engine is not built in or cannot load the model; what `then` returns.
-pub async fn with_engine<W: WithEngine>(config: &RunConfig, adapter: Adapter, then: W) -> Result<W::Output> {
-    device(config)?;
-    match config.engine.kind {
-        EngineKind::Mistralrs => with_mistral(config, adapter, then).await,
+pub async fn with_engine<W: WithEngine>(base: Base, adapter: Adapter, then: W) -> Result<W::Output> {
+    match base.config.engine.resolved_kind() {
+        EngineKind::Mistralrs => with_mistral(&base.config, adapter, then).await,
+        EngineKind::Native | EngineKind::Auto => then.call(Arc::new(native(base, adapter)?)).await,
     }
+}
+
+fn native(Base { config, decoder, weights }: Base, adapter: Adapter) -> Result<Native> {
+    if config.engine.device != DeviceKind::Cpu {
+        let problem = "\"native\" runs on a CPU; with engine.device = \"cuda\" use \"mistralrs\" or \"auto\"";
+        return Err(InputError::new("engine.kind", problem).into());
+    }
+    let settings = NativeSettings {
+        max_sequences: config.engine.max_sequences,
+        cache_bytes: config.engine.cache_mb * 1024 * 1024,
+        threads: 0,
+    };
+    Ok(Native::start(decoder, weights, settings, adapter)?)
 }
 
 #[cfg(feature = "mistralrs")]

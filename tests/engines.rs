@@ -1,7 +1,6 @@
 //! What every engine must keep (see `engine::Engine`), checked on real engines with a real model.
 
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 
 use dump_rl::train::loss::LossConfig;
@@ -9,7 +8,7 @@ use dump_rl::train::optim::OptimConfig;
 use dump_rl::train::trainer::{Sample, Trainer, TrainerSettings};
 use engine::adapter::LINEAR_LAYERS;
 use engine::decoder::{DecoderConfig, Weights};
-use engine::mistral::{Device, MistralRs, MistralSettings, Precision};
+use engine::native::{Native, NativeSettings};
 use engine::{Completion, Engine, EngineError, Finish, LoraConfig, Request, Sampling};
 
 use crate::fixtures::{TinyModel, root};
@@ -25,9 +24,11 @@ fn trainer(model: &Path) -> Trainer {
     Trainer::new(decoder, weights, Arc::new(lora), settings, 1).unwrap()
 }
 
-async fn mistral(model: &Path, trainer: &Trainer) -> Arc<MistralRs> {
-    let settings = MistralSettings { device: Device::Cpu { replicas: 2 }, precision: Precision::F32 };
-    Arc::new(MistralRs::load(model, settings, trainer.adapter().unwrap()).await.unwrap())
+fn native(model: &Path, trainer: &Trainer) -> Arc<Native> {
+    let decoder = DecoderConfig::load(model).unwrap();
+    let weights = Weights::load(model, &decoder, candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
+    let settings = NativeSettings { max_sequences: 10, cache_bytes: 8 << 20, threads: 2 };
+    Arc::new(Native::start(decoder, weights, settings, trainer.adapter().unwrap()).unwrap())
 }
 
 fn request(number: u32, group_size: usize, stop_tokens: &[u32]) -> Request {
@@ -123,55 +124,106 @@ async fn check_endings<E: Engine>(engine: Arc<E>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mistral_log_probs_agree_with_the_trainer_before_and_after_publishes() {
+async fn native_log_probs_agree_with_the_trainer_before_and_after_publishes() {
     let model = TinyModel::new();
     let trainer = trainer(model.path());
-    check_publish(mistral(model.path(), &trainer).await, trainer).await;
+    check_publish(native(model.path(), &trainer), trainer).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mistral_repeats_itself_and_ends_where_it_should() {
+async fn native_repeats_itself_and_ends_where_it_should() {
     let model = TinyModel::new();
-    let engine = mistral(model.path(), &trainer(model.path())).await;
+    let engine = native(model.path(), &trainer(model.path()));
     check_repeatable(engine.clone()).await;
     check_endings(engine).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_shipped_model_agrees_too() {
+async fn native_agrees_on_the_shipped_model_too() {
     let model = root().join("data/kk-tiny");
     let trainer = trainer(&model);
-    check_log_probs(&mistral(&model, &trainer).await, &trainer, 0).await;
+    check_log_probs(&native(&model, &trainer), &trainer, 0).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn mistral_refuses_bf16_on_a_cpu() {
-    let model = TinyModel::new();
-    let settings = MistralSettings { device: Device::Cpu { replicas: 2 }, precision: Precision::Bf16 };
-    let adapter = trainer(model.path()).adapter().unwrap();
-    let refused = MistralRs::load(model.path(), settings, adapter).await;
-    assert!(matches!(refused.err(), Some(EngineError::Model { .. })));
-}
+#[cfg(feature = "mistralrs")]
+mod mistral {
+    use super::*;
+    use engine::mistral::{Device, MistralRs, MistralSettings, Precision};
+    use std::process::Command;
 
-/// 200 real steps, each with a publish: the memory that a replaced model held comes back.
-#[test]
-fn memory_stays_flat_over_two_hundred_publishes() {
-    let out = tempfile::tempdir().unwrap();
-    let run = out.path().join("run");
-    let sets = ["max_steps=200", "batch_size=2", "group_size=2", "engine.max_new_tokens=8", "eval.interval=0"];
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dump-rl"));
-    command.arg("train").arg(root().join("configs/kk-tiny.toml")).arg("--out").arg(&run);
-    command.args(sets.iter().flat_map(|set| ["--set", set]));
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
-    let memory_mb: Vec<f64> = metrics
-        .lines()
-        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["perf/memory"].as_f64().unwrap())
-        .collect();
-    assert_eq!(memory_mb.len(), 200);
-    // Means over ten steps: what is freed goes back to the system only after a second.
-    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-    let (early, late) = (mean(&memory_mb[5..15]), mean(&memory_mb[190..]));
-    assert!(late < 1.3 * early, "{early} MB after 10 publishes, {late} MB after 200");
+    async fn mistral(model: &Path, trainer: &Trainer) -> Arc<MistralRs> {
+        let settings = MistralSettings { device: Device::Cpu { replicas: 2 }, precision: Precision::F32 };
+        Arc::new(MistralRs::load(model, settings, trainer.adapter().unwrap()).await.unwrap())
+    }
+
+    /// Greedy, the two engines draw the same tokens; the trainer's forward finds each of them to be the likeliest.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn native_and_mistral_agree_on_greedy_tokens() {
+        let model = TinyModel::new();
+        let trainer = trainer(model.path());
+        let (native, mistral) = (native(model.path(), &trainer), mistral(model.path(), &trainer).await);
+        for number in 0..4 {
+            let mut request = request(number, 1, &[]);
+            request.sampling.temperature = 0.0;
+            let ours = native.generate(request.clone()).await.unwrap();
+            let theirs = mistral.generate(request.clone()).await.unwrap();
+            assert_eq!(ours[0].tokens, theirs[0].tokens);
+            let difference = trainer.mismatch(&samples(&request, &ours), 0).unwrap().on_policy_max;
+            assert!(difference < TOLERANCE, "engine and trainer differ by {difference}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn mistral_log_probs_agree_with_the_trainer_before_and_after_publishes() {
+        let model = TinyModel::new();
+        let trainer = trainer(model.path());
+        check_publish(mistral(model.path(), &trainer).await, trainer).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn mistral_repeats_itself_and_ends_where_it_should() {
+        let model = TinyModel::new();
+        let engine = mistral(model.path(), &trainer(model.path())).await;
+        check_repeatable(engine.clone()).await;
+        check_endings(engine).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_shipped_model_agrees_too() {
+        let model = root().join("data/kk-tiny");
+        let trainer = trainer(&model);
+        check_log_probs(&mistral(&model, &trainer).await, &trainer, 0).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn mistral_refuses_bf16_on_a_cpu() {
+        let model = TinyModel::new();
+        let settings = MistralSettings { device: Device::Cpu { replicas: 2 }, precision: Precision::Bf16 };
+        let adapter = trainer(model.path()).adapter().unwrap();
+        let refused = MistralRs::load(model.path(), settings, adapter).await;
+        assert!(matches!(refused.err(), Some(EngineError::Model { .. })));
+    }
+
+    /// 200 real steps, each with a publish: the memory that a replaced model held comes back.
+    #[test]
+    fn memory_stays_flat_over_two_hundred_publishes() {
+        let out = tempfile::tempdir().unwrap();
+        let run = out.path().join("run");
+        let sets = ["max_steps=200", "batch_size=2", "group_size=2", "engine.max_new_tokens=8", "eval.interval=0", "engine.kind=mistralrs"];
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dump-rl"));
+        command.arg("train").arg(root().join("configs/kk-tiny.toml")).arg("--out").arg(&run);
+        command.args(sets.iter().flat_map(|set| ["--set", set]));
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+        let memory_mb: Vec<f64> = metrics
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["perf/memory"].as_f64().unwrap())
+            .collect();
+        assert_eq!(memory_mb.len(), 200);
+        // Means over ten steps: what is freed goes back to the system only after a second.
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        let (early, late) = (mean(&memory_mb[5..15]), mean(&memory_mb[190..]));
+        assert!(late < 1.3 * early, "{early} MB after 10 publishes, {late} MB after 200");
+    }
 }

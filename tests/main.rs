@@ -3,8 +3,6 @@
 mod fixtures;
 
 mod cli;
+mod engines;
 mod pipeline;
 mod trainer;
-
-#[cfg(feature = "mistralrs")]
-mod engines;

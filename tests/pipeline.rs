@@ -150,7 +150,7 @@ async fn train<E: Engine>(config: &RunConfig, out: &Path, engine: Arc<E>, stop: 
         batch_size: config.batch_size,
         group_size: config.group_size,
         max_off_policy_steps: config.pipeline.max_off_policy_steps,
-        workers: engine.concurrency(),
+        workers: engine.concurrency(config.group_size),
     };
     let learner = Learner {
         engine,
@@ -347,8 +347,8 @@ impl Engine for Bent {
         }
     }
 
-    fn concurrency(&self) -> usize {
-        self.inner.concurrency()
+    fn concurrency(&self, group_size: usize) -> usize {
+        self.inner.concurrency(group_size)
     }
 }
 

@@ -8,6 +8,7 @@
 pub mod adapter;
 pub mod decoder;
 pub mod error;
+mod math;
 #[cfg(feature = "mistralrs")]
 pub mod mistral;
 pub mod native;
@@ -16,6 +17,7 @@ pub mod scripted;
 pub mod types;
 
 use std::future::Future;
+use std::time::Duration;
 
 pub use adapter::{Adapter, LoraConfig};
 pub use error::EngineError;
@@ -39,6 +41,12 @@ pub trait Engine: Send + Sync + 'static {
     /// arrive after this returns are answered by the new one. Dropping the future leaves either policy in place.
     fn publish(&self, step: u64, adapter: Adapter) -> impl Future<Output = Result<PolicyVersion, EngineError>> + Send;
 
-    /// How many requests are worth keeping in flight at a time.
-    fn concurrency(&self) -> usize;
+    /// How many requests of `group_size` completions are worth keeping in flight at a time.
+    fn concurrency(&self, group_size: usize) -> usize;
+
+    /// How long each of the last decoding steps took, oldest first, and forgets them; empty if the engine has no
+    /// steps of its own.
+    fn take_step_times(&self) -> Vec<Duration> {
+        Vec::new()
+    }
 }

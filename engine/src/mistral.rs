@@ -172,11 +172,10 @@ impl Engine for MistralRs {
         Ok(version)
     }
 
-    fn concurrency(&self) -> usize {
-        /// Group size that this guess is made for: enough requests to fill the slots, and one to wait.
-        const TYPICAL_GROUP: usize = 8;
+    /// Enough to fill the slots, and one to wait.
+    fn concurrency(&self, group_size: usize) -> usize {
         let settings = &self.loader.settings;
-        settings.replicas() * settings.max_sequences() / TYPICAL_GROUP + 2
+        (settings.replicas() * settings.max_sequences()).div_ceil(group_size.max(1)) + 1
     }
 }
 

@@ -13,8 +13,10 @@ mod lora;
 mod model;
 mod scheduler;
 
-use std::sync::mpsc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -42,7 +44,11 @@ pub struct Native {
     thread: Option<JoinHandle<()>>,
     config: DecoderConfig,
     max_sequences: usize,
+    step_times: Arc<Mutex<VecDeque<Duration>>>,
 }
+
+/// So many step times are kept.
+const STEP_TIMES: usize = 4096;
 
 enum Command {
     Generate(Request, Reply),
@@ -68,9 +74,13 @@ impl Native {
         let model = Model::new(config.clone(), weights, threads)?;
         let scheduler = Scheduler::new(model, policy, settings.max_sequences, settings.cache_bytes);
         let (commands, receiver) = mpsc::channel();
-        let thread = std::thread::Builder::new().name("native-engine".into()).spawn(move || serve(scheduler, &receiver));
+        let step_times = Arc::new(Mutex::new(VecDeque::new()));
+        let times = Arc::clone(&step_times);
+        let thread = std::thread::Builder::new().name("native-engine".into());
+        let thread = thread.spawn(move || serve(scheduler, &receiver, &times));
         let thread = thread.map_err(|e| EngineError::Generate(format!("no thread for the engine: {e}")))?;
-        Ok(Self { commands: Some(commands), thread: Some(thread), config, max_sequences: settings.max_sequences })
+        let max_sequences = settings.max_sequences;
+        Ok(Self { commands: Some(commands), thread: Some(thread), config, max_sequences, step_times })
     }
 
     fn send(&self, command: Command) -> Result<(), EngineError> {
@@ -89,7 +99,7 @@ impl Drop for Native {
 }
 
 /// The thread: takes commands between steps, and sleeps when there is nothing to do.
-fn serve(mut scheduler: Scheduler, commands: &mpsc::Receiver<Command>) {
+fn serve(mut scheduler: Scheduler, commands: &mpsc::Receiver<Command>, times: &Mutex<VecDeque<Duration>>) {
     loop {
         let command = if scheduler.is_idle() {
             commands.recv().map_err(mpsc::TryRecvError::from)
@@ -102,7 +112,13 @@ fn serve(mut scheduler: Scheduler, commands: &mpsc::Receiver<Command>) {
                 // A caller that has gone leaves the new policy in place.
                 let _ = reply.send(scheduler.publish(policy));
             }
-            Err(mpsc::TryRecvError::Empty) => scheduler.step(),
+            Err(mpsc::TryRecvError::Empty) => {
+                let since = Instant::now();
+                scheduler.step();
+                let mut times = times.lock().unwrap_or_else(PoisonError::into_inner);
+                times.truncate(STEP_TIMES - 1);
+                times.push_front(since.elapsed());
+            }
             Err(mpsc::TryRecvError::Disconnected) => return,
         }
     }
@@ -129,9 +145,13 @@ impl Engine for Native {
         published.await.map_err(|_| EngineError::Stopped)
     }
 
-    fn concurrency(&self) -> usize {
-        /// Group size that this guess is made for: enough requests to fill the batch, and one to wait.
-        const TYPICAL_GROUP: usize = 8;
-        self.max_sequences.div_ceil(TYPICAL_GROUP) + 1
+    /// Enough to fill the batch, and one to wait.
+    fn concurrency(&self, group_size: usize) -> usize {
+        self.max_sequences.div_ceil(group_size.max(1)) + 1
+    }
+
+    fn take_step_times(&self) -> Vec<Duration> {
+        let mut times = self.step_times.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *times).into_iter().rev().collect()
     }
 }

@@ -3,40 +3,46 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::math::exp;
+
 /// Draws the tokens of one completion.
 pub struct Sampler {
     rng: ChaCha8Rng,
     temperature: f32,
+    /// The weights of the last draw: its memory is used again.
+    weights: Vec<f32>,
 }
 
 impl Sampler {
     /// `temperature` 0 is greedy.
     pub fn new(seed: u64, temperature: f32) -> Self {
-        Self { rng: ChaCha8Rng::seed_from_u64(seed), temperature }
+        Self { rng: ChaCha8Rng::seed_from_u64(seed), temperature, weights: Vec::new() }
     }
 
     /// Draws from softmax(logits / temperature) and returns the id and its natural-log probability.
     ///
     /// Greedy takes the first of the largest logits, with its log-probability under softmax(logits).
-    /// One pass in f64: the sum over a large vocabulary must not cost digits. `logits` must not be empty.
+    /// Sums are in f64: a large vocabulary must not cost digits. `logits` must not be empty.
     pub fn sample(&mut self, logits: &[f32]) -> (u32, f32) {
-        let temperature = if self.temperature > 0.0 { f64::from(self.temperature) } else { 1.0 };
-        let (best, max) = argmax(logits);
-        let scaled = |x: f32| (f64::from(x) - f64::from(max)) / temperature;
-        let total: f64 = logits.iter().map(|&x| scaled(x).exp()).sum();
-        let pick = if self.temperature > 0.0 { self.draw(logits, total, scaled) } else { best };
-        (pick as u32, (scaled(logits[pick]) - total.ln()) as f32)
+        let temperature = if self.temperature > 0.0 { self.temperature } else { 1.0 };
+        let (max, total) = softmax_weights(logits, temperature, &mut self.weights);
+        let pick = if self.temperature > 0.0 {
+            self.draw(total)
+        } else {
+            logits.iter().position(|&x| x == max).unwrap_or_default()
+        };
+        let scaled = (f64::from(logits[pick]) - f64::from(max)) / f64::from(temperature);
+        (pick as u32, (scaled - total.ln()) as f32)
     }
 
     /// Inverse of the cumulative distribution; rounding at the very end falls on the last possible token.
-    fn draw(&mut self, logits: &[f32], total: f64, scaled: impl Fn(f32) -> f64) -> usize {
+    fn draw(&mut self, total: f64) -> usize {
         let mut left = self.rng.random::<f64>() * total;
         let mut last = 0;
-        for (id, &logit) in logits.iter().enumerate() {
-            let weight = scaled(logit).exp();
+        for (id, &weight) in self.weights.iter().enumerate() {
             if weight > 0.0 {
                 last = id;
-                left -= weight;
+                left -= f64::from(weight);
                 if left < 0.0 {
                     break;
                 }
@@ -46,9 +52,29 @@ impl Sampler {
     }
 }
 
-fn argmax(logits: &[f32]) -> (usize, f32) {
-    let start = (0, f32::NEG_INFINITY);
-    logits.iter().copied().enumerate().fold(start, |best, (id, x)| if x > best.1 { (id, x) } else { best })
+/// Fills `weights` with exp((logit − max) / temperature); returns the largest logit and the sum of the weights.
+fn softmax_weights(logits: &[f32], temperature: f32, weights: &mut Vec<f32>) -> (f32, f64) {
+    const LANES: usize = 16;
+    weights.clear();
+    weights.extend_from_slice(logits);
+    pulp::Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            let mut max = [f32::NEG_INFINITY; LANES];
+            for chunk in weights.chunks(LANES) {
+                max.iter_mut().zip(chunk).for_each(|(max, x)| *max = if *x > *max { *x } else { *max });
+            }
+            let max = max.into_iter().fold(f32::NEG_INFINITY, f32::max);
+            let mut total = [0.0f64; LANES];
+            for chunk in weights.chunks_mut(LANES) {
+                for (total, x) in total.iter_mut().zip(chunk) {
+                    *x = exp((*x - max) / temperature);
+                    *total += f64::from(*x);
+                }
+            }
+            (max, total.iter().sum())
+        },
+    )
 }
 
 /// A seed for stream `index` of `seed` (SplitMix64's finaliser): neighbouring inputs give unrelated streams.

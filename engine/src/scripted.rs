@@ -121,7 +121,7 @@ impl Engine for Scripted {
         Ok(version)
     }
 
-    fn concurrency(&self) -> usize {
+    fn concurrency(&self, _group_size: usize) -> usize {
         self.concurrency
     }
 }

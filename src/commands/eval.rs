@@ -23,9 +23,9 @@ pub async fn run(target: &Path, samples: Option<usize>) -> Result<()> {
         true => Checkpoint::load_latest(target)?.trainer.adapter,
         false => setup.trainer()?.adapter()?,
     };
-    let config = setup.config.clone();
-    let scores = with_engine(&config, adapter, Evaluate { setup }).await?;
-    println!("{}", table(&scores, config.eval.samples));
+    let (base, samples) = (setup.base(), setup.config.eval.samples);
+    let scores = with_engine(base, adapter, Evaluate { setup }).await?;
+    println!("{}", table(&scores, samples));
     Ok(())
 }
 

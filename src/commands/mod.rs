@@ -1,5 +1,7 @@
 //! What each subcommand does, apart from reading its arguments.
 
+#[cfg(feature = "train")]
+pub mod bench;
 pub mod data;
 #[cfg(feature = "train")]
 pub mod eval;

@@ -40,10 +40,9 @@ pub async fn run(config: RunConfig, out: &Path, resume: bool, stop: watch::Recei
     let shared = Arc::new(Shared::new(scheduler(&setup, checkpoint.as_ref(), out)?));
     println!("{}", describe(&setup, out));
     let adapter = trainer.adapter()?;
-    let config = setup.config.clone();
-    let (end, shared) =
-        with_engine(&config, adapter, Start { setup, trainer, out: out.to_path_buf(), shared, checkpoint, stop })
-            .await?;
+    let base = setup.base();
+    let start = Start { setup, trainer, out: out.to_path_buf(), shared, checkpoint, stop };
+    let (end, shared) = with_engine(base, adapter, start).await?;
     if let End::Finished { first: Some(first), last: Some(last) } = &end {
         println!("\n{}", progress::final_table(first, last, &shared.scheduler().ledger().trained));
     }
@@ -99,7 +98,7 @@ impl WithEngine for Start {
             );
         }
         let workers = match config.pipeline.rollout_workers {
-            0 => engine.concurrency(),
+            0 => engine.concurrency(config.group_size),
             workers => workers,
         };
         let stages = Stages {
@@ -168,7 +167,8 @@ fn describe(setup: &Setup, out: &Path) -> String {
         .sum();
     format!(
         "model    {} ({:.2} M parameters; LoRA rank {} on {:.2} M)\ndata     {rows} rows in {} distributions\n\
-         run      {} steps of {} prompts × {} completions, curriculum {:?}, at most {} off-policy steps\nout      {}",
+         run      {} steps of {} prompts × {} completions, curriculum {:?}, at most {} off-policy steps\n\
+         engine   {:?} on {:?}, up to {} sequences at a time\nout      {}",
         config.model.display(),
         setup.decoder.parameters() as f64 / 1e6,
         config.lora.rank,
@@ -179,6 +179,9 @@ fn describe(setup: &Setup, out: &Path) -> String {
         config.group_size,
         config.curriculum.policy,
         config.pipeline.max_off_policy_steps,
+        config.engine.resolved_kind(),
+        config.engine.device,
+        config.engine.max_sequences,
         out.display(),
     )
 }

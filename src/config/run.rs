@@ -35,6 +35,7 @@ pub struct RunConfig {
     pub lora: LoraSettings,
     pub optim: OptimConfig,
     pub loss: LossConfig,
+    pub bench: BenchConfig,
 }
 
 /// Where the rows come from.
@@ -67,6 +68,10 @@ pub struct DataConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EngineKind {
+    /// `native` on a CPU, `mistralrs` on a GPU.
+    Auto,
+    /// Our own: continuous batching on a CPU.
+    Native,
     Mistralrs,
 }
 
@@ -100,7 +105,7 @@ pub struct EngineConfig {
     pub max_sequences: usize,
     /// Copies of the model that mistral.rs runs side by side on a CPU; 0: one a core for a small model, else one.
     pub replicas: usize,
-    /// Memory for the paged KV cache on a GPU, in MB.
+    /// Memory that the paged KV cache may take, in MB (on a CPU it is taken as it is needed).
     pub cache_mb: usize,
 }
 
@@ -141,6 +146,31 @@ pub struct CkptConfig {
     pub keep_last: usize,
 }
 
+/// What `bench rollout` measures: every combination of the lists.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BenchConfig {
+    /// Engines to compare; empty: every one that is built in for the device.
+    pub engines: Vec<EngineKind>,
+    pub prompts: Vec<usize>,
+    pub group_sizes: Vec<usize>,
+    pub prompt_tokens: Vec<usize>,
+    pub new_tokens: Vec<usize>,
+    pub lengths: Lengths,
+    /// Timed runs of each combination; the median is reported.
+    pub repeats: usize,
+}
+
+/// How long the completions of a benchmark are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lengths {
+    /// All have `new_tokens`.
+    Fixed,
+    /// Drawn evenly from 1 to `new_tokens`, one length a prompt.
+    Drawn,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LoraSettings {
@@ -167,6 +197,7 @@ impl Default for RunConfig {
             lora: LoraSettings::default(),
             optim: OptimConfig::default(),
             loss: LossConfig::default(),
+            bench: BenchConfig::default(),
         }
     }
 }
@@ -181,7 +212,7 @@ impl Default for DataConfig {
 impl Default for EngineConfig {
     fn default() -> Self {
         Self {
-            kind: EngineKind::Mistralrs,
+            kind: EngineKind::Auto,
             device: DeviceKind::Cpu,
             dtype: Precision::F32,
             temperature: 1.0,
@@ -202,6 +233,20 @@ impl Default for AdvantageConfig {
 impl Default for EvalConfig {
     fn default() -> Self {
         Self { interval: 10, prompts: 20, samples: 1, temperature: 1.0 }
+    }
+}
+
+impl Default for BenchConfig {
+    fn default() -> Self {
+        Self {
+            engines: Vec::new(),
+            prompts: vec![8],
+            group_sizes: vec![8],
+            prompt_tokens: vec![100],
+            new_tokens: vec![128],
+            lengths: Lengths::Fixed,
+            repeats: 3,
+        }
     }
 }
 
@@ -245,6 +290,17 @@ impl Config for RunConfig {
     }
 }
 
+impl EngineConfig {
+    /// The engine that samples: what `kind` says, or what `auto` comes to on this device.
+    pub fn resolved_kind(&self) -> EngineKind {
+        match (self.kind, self.device) {
+            (EngineKind::Auto, DeviceKind::Cpu) => EngineKind::Native,
+            (EngineKind::Auto, DeviceKind::Cuda) => EngineKind::Mistralrs,
+            (kind, _) => kind,
+        }
+    }
+}
+
 impl RunConfig {
     fn check_counts(&self) -> Result<(), (String, String)> {
         let at_least_one = [
@@ -259,7 +315,18 @@ impl RunConfig {
             ("lora.target_modules", self.lora.target_modules.len()),
             ("loss.updates_per_batch", self.loss.updates_per_batch),
             ("loss.micro_batch_tokens", self.loss.micro_batch_tokens),
+            ("bench.repeats", self.bench.repeats),
         ];
+        let bench = &self.bench;
+        let lists = [
+            ("bench.prompts", &bench.prompts),
+            ("bench.group_sizes", &bench.group_sizes),
+            ("bench.prompt_tokens", &bench.prompt_tokens),
+            ("bench.new_tokens", &bench.new_tokens),
+        ];
+        if let Some((key, _)) = lists.iter().find(|(_, list)| list.is_empty() || list.contains(&0)) {
+            return Err((key.to_string(), "must list numbers of at least 1".into()));
+        }
         if self.group_size < 2 {
             let problem =
                 format!("must be at least 2, got {}: a group of one has no advantage to learn from", self.group_size);

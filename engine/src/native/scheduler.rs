@@ -364,7 +364,7 @@ impl Scheduler {
         let complete = group.completions.iter().all(Option::is_some);
         let id = sequence.group;
         self.release(sequence.blocks);
-        if let (true, Some(group)) = (complete, self.groups.remove(&id).filter(|_| complete)) {
+        if complete && let Some(group) = self.groups.remove(&id) {
             // The caller may have gone meanwhile; then nobody needs the answer.
             let _ = group.reply.send(Ok(group.completions.into_iter().flatten().collect()));
         }

@@ -1,0 +1,290 @@
+//! `dump-rl bench rollout`: how fast each engine samples, on the same prompts.
+//!
+//! Every engine runs in a process of its own, so that peak memory is its own.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use comfy_table::{CellAlignment, Table, presets};
+use engine::sampler::mix_seed;
+use engine::{Adapter, Engine, EngineError, Request, Sampling};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+
+use crate::config::run::{BenchConfig, DeviceKind, EngineKind, Lengths, RunConfig};
+use crate::error::InputError;
+use crate::metrics::memory_mb;
+use crate::setup::{Setup, WithEngine, with_engine};
+
+/// One engine on one combination of the grid. Times are medians over the repeats.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Measured {
+    pub bench: String,
+    pub engine: EngineKind,
+    pub device: DeviceKind,
+    pub model: String,
+    /// Prompts × group size.
+    pub sequences: usize,
+    pub prompts: usize,
+    pub group_size: usize,
+    pub prompt_tokens: usize,
+    /// Of each completion; with drawn lengths the longest possible.
+    pub new_tokens: usize,
+    pub lengths: Lengths,
+    /// Tokens that were generated in `seconds`, prefill included in the time.
+    pub generated_tokens: usize,
+    pub seconds: f64,
+    pub tokens_per_s: f64,
+    /// Prompt tokens a second, of distinct prompts that share nothing.
+    pub prefill_tokens_per_s: f64,
+    /// One prompt alone.
+    pub time_to_first_token_ms: f64,
+    /// `null` where the engine does not tell.
+    pub step_p50_ms: Option<f64>,
+    pub step_p99_ms: Option<f64>,
+    pub publish_ms: f64,
+    pub peak_rss_mb: f64,
+}
+
+/// Measures every engine, prints a table and writes `json`.
+///
+/// # Errors
+/// An engine that is not built in or cannot load the model; lengths that do not fit its context.
+pub async fn rollout(file: &Path, sets: &[String], config: RunConfig, json: Option<&Path>) -> Result<()> {
+    let engines = engines(&config);
+    let measured = match engines[..] {
+        [engine] => measure(config, engine).await?,
+        _ => {
+            let each = engines.iter().map(|engine| in_own_process(file, sets, *engine));
+            each.collect::<Result<Vec<_>>>()?.concat()
+        }
+    };
+    println!("{}", table(&measured));
+    if let Some(path) = json {
+        let text = serde_json::to_string_pretty(&measured)? + "\n";
+        crate::files::write_atomic(path, text.as_bytes()).map_err(|e| InputError::new(path.display(), e))?;
+    }
+    Ok(())
+}
+
+fn engines(config: &RunConfig) -> Vec<EngineKind> {
+    let built_in = match config.engine.device {
+        DeviceKind::Cpu if cfg!(feature = "mistralrs") => vec![EngineKind::Native, EngineKind::Mistralrs],
+        DeviceKind::Cpu => vec![EngineKind::Native],
+        DeviceKind::Cuda => vec![EngineKind::Mistralrs],
+    };
+    if config.bench.engines.is_empty() { built_in } else { config.bench.engines.clone() }
+}
+
+/// Runs this program again for one engine.
+fn in_own_process(file: &Path, sets: &[String], engine: EngineKind) -> Result<Vec<Measured>> {
+    let json = std::env::temp_dir().join(format!("dump-rl-bench-{}.json", std::process::id()));
+    let only = format!("bench.engines=[{}]", serde_json::to_string(&engine)?);
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["bench", "rollout"]).arg(file).arg("--json").arg(&json);
+    command.args(sets.iter().chain([&only]).flat_map(|set| ["--set", set]));
+    let status = command.stdout(Stdio::null()).status()?;
+    ensure!(status.success(), InputError::new(format!("engine {engine:?}"), "could not be measured, see above"));
+    let measured = std::fs::read(&json).with_context(|| format!("reading {}", json.display()))?;
+    drop(std::fs::remove_file(&json));
+    Ok(serde_json::from_slice(&measured)?)
+}
+
+async fn measure(mut config: RunConfig, engine: EngineKind) -> Result<Vec<Measured>> {
+    config.engine.kind = engine;
+    let engine = config.engine.resolved_kind();
+    let setup = Setup::load(config)?;
+    let adapter = setup.trainer()?.adapter()?;
+    let cases = cases(&setup.config.bench);
+    let context = setup.decoder.max_position_embeddings;
+    for case in &cases {
+        if case.prompt_tokens + case.new_tokens > context {
+            let problem = format!(
+                "{} prompt tokens and {} new ones do not fit the model's context of {context}",
+                case.prompt_tokens, case.new_tokens
+            );
+            return Err(InputError::new("bench.new_tokens", problem).into());
+        }
+    }
+    with_engine(setup.base(), adapter.clone(), Measure { setup, engine, cases, adapter }).await
+}
+
+/// One combination of the grid.
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    prompts: usize,
+    group_size: usize,
+    prompt_tokens: usize,
+    new_tokens: usize,
+    lengths: Lengths,
+}
+
+fn cases(bench: &BenchConfig) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for &prompts in &bench.prompts {
+        for &group_size in &bench.group_sizes {
+            for &prompt_tokens in &bench.prompt_tokens {
+                for &new_tokens in &bench.new_tokens {
+                    cases.push(Case { prompts, group_size, prompt_tokens, new_tokens, lengths: bench.lengths });
+                }
+            }
+        }
+    }
+    cases
+}
+
+struct Measure {
+    setup: Setup,
+    engine: EngineKind,
+    cases: Vec<Case>,
+    adapter: Adapter,
+}
+
+impl WithEngine for Measure {
+    type Output = Vec<Measured>;
+
+    async fn call<E: Engine>(self, engine: Arc<E>) -> Result<Self::Output> {
+        let mut measured = Vec::new();
+        for &case in &self.cases {
+            measured.push(self.case(&engine, case).await?);
+        }
+        Ok(measured)
+    }
+}
+
+impl Measure {
+    async fn case<E: Engine>(&self, engine: &Arc<E>, case: Case) -> Result<Measured> {
+        let vocabulary = self.setup.decoder.vocab_size as u32;
+        let run = |case: Case, seed: u64| timed(engine, requests(case, vocabulary, seed));
+        let repeats = self.setup.config.bench.repeats as u64;
+        // To warm up: buffers, threads, the cache of a model that is read for the first time.
+        run(Case { new_tokens: case.new_tokens.min(8), ..case }, 0).await?;
+        engine.take_step_times();
+        let (mut whole, mut prefill, mut first, mut publish) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for repeat in 1..=repeats {
+            whole.push(run(case, repeat).await?);
+        }
+        let steps = engine.take_step_times();
+        for repeat in 1..=repeats {
+            let one = Case { group_size: 1, new_tokens: 1, lengths: Lengths::Fixed, ..case };
+            prefill.push(run(one, 1000 + repeat).await?.seconds);
+            first.push(run(Case { prompts: 1, ..one }, 2000 + repeat).await?.seconds);
+            let since = Instant::now();
+            engine.publish(repeat, self.adapter.clone()).await.context("publishing")?;
+            publish.push(since.elapsed().as_secs_f64());
+        }
+        whole.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+        let Timed { tokens, seconds } = whole[whole.len() / 2];
+        Ok(Measured {
+            bench: "rollout".into(),
+            engine: self.engine,
+            device: self.setup.config.engine.device,
+            model: self.setup.config.model.display().to_string(),
+            sequences: case.prompts * case.group_size,
+            prompts: case.prompts,
+            group_size: case.group_size,
+            prompt_tokens: case.prompt_tokens,
+            new_tokens: case.new_tokens,
+            lengths: case.lengths,
+            generated_tokens: tokens,
+            seconds,
+            tokens_per_s: tokens as f64 / seconds,
+            prefill_tokens_per_s: (case.prompts * case.prompt_tokens) as f64 / quantile(&mut prefill, 0.5),
+            time_to_first_token_ms: 1e3 * quantile(&mut first, 0.5),
+            step_p50_ms: step_ms(&steps, 0.5),
+            step_p99_ms: step_ms(&steps, 0.99),
+            publish_ms: 1e3 * quantile(&mut publish, 0.5),
+            peak_rss_mb: memory_mb("VmHWM"),
+        })
+    }
+}
+
+/// Random prompts: nothing is shared between two of them, and no stop token ends a completion.
+fn requests(case: Case, vocabulary: u32, seed: u64) -> Vec<Request> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut request = |index: usize| {
+        let prompt: Vec<u32> = (0..case.prompt_tokens).map(|_| rng.random_range(0..vocabulary)).collect();
+        let max_new_tokens = match case.lengths {
+            Lengths::Fixed => case.new_tokens,
+            Lengths::Drawn => rng.random_range(1..=case.new_tokens),
+        };
+        let sampling = Sampling { max_new_tokens, ..Sampling::new(1.0, Vec::new()) };
+        Request {
+            prompt: prompt.into(),
+            group_size: case.group_size,
+            seed: mix_seed(seed, index as u64),
+            sampling,
+        }
+    };
+    (0..case.prompts).map(&mut request).collect()
+}
+
+struct Timed {
+    tokens: usize,
+    seconds: f64,
+}
+
+/// Sends all requests at once and waits for the last answer.
+async fn timed<E: Engine>(engine: &Arc<E>, requests: Vec<Request>) -> Result<Timed> {
+    let since = Instant::now();
+    let mut running = JoinSet::new();
+    for request in requests {
+        let engine = engine.clone();
+        running.spawn(async move {
+            let completions = engine.generate(request).await?;
+            Ok::<usize, EngineError>(completions.iter().map(|completion| completion.tokens.len()).sum())
+        });
+    }
+    let mut tokens = 0;
+    while let Some(answer) = running.join_next().await {
+        tokens += answer??;
+    }
+    Ok(Timed { tokens, seconds: since.elapsed().as_secs_f64() })
+}
+
+fn quantile(values: &mut [f64], q: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[((values.len() - 1) as f64 * q).round() as usize]
+}
+
+fn step_ms(steps: &[Duration], q: f64) -> Option<f64> {
+    let mut ms: Vec<f64> = steps.iter().map(|step| 1e3 * step.as_secs_f64()).collect();
+    (!ms.is_empty()).then(|| quantile(&mut ms, q))
+}
+
+fn table(measured: &[Measured]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header([
+        "engine",
+        "prompts × group",
+        "tokens",
+        "tok/s",
+        "prefill tok/s",
+        "first token ms",
+        "step p50 / p99 ms",
+        "publish ms",
+        "peak MB",
+    ]);
+    for m in measured {
+        let step = |ms: Option<f64>| ms.map_or("–".into(), |ms| format!("{ms:.2}"));
+        table.add_row([
+            format!("{:?}", m.engine).to_lowercase(),
+            format!("{} × {}", m.prompts, m.group_size),
+            format!("{} + {}", m.prompt_tokens, m.new_tokens),
+            format!("{:.0}", m.tokens_per_s),
+            format!("{:.0}", m.prefill_tokens_per_s),
+            format!("{:.1}", m.time_to_first_token_ms),
+            format!("{} / {}", step(m.step_p50_ms), step(m.step_p99_ms)),
+            format!("{:.2}", m.publish_ms),
+            format!("{:.0}", m.peak_rss_mb),
+        ]);
+    }
+    table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+    table
+}
