@@ -204,24 +204,35 @@ impl<C: Context> WithSimd for Attend<'_, C> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
+        match S::F32_LANES {
+            16 => self.run::<S, 1>(simd),
+            8 => self.run::<S, 2>(simd),
+            4 => self.run::<S, 4>(simd),
+            _ => self.run::<S, LANES>(simd),
+        }
+    }
+}
+
+impl<C: Context> Attend<'_, C> {
+    /// V vectors make [`LANES`] numbers.
+    #[inline(always)]
+    fn run<S: Simd, const V: usize>(self, simd: S) {
         let Self { out, q, context, scores } = self;
         let tokens = context.tokens();
-        let blocks = tokens.div_ceil(LANES);
-        scores.resize(blocks * LANES, 0.0);
+        scores.resize(tokens.next_multiple_of(LANES), 0.0);
         for (block, scores) in scores.chunks_exact_mut(LANES).enumerate() {
-            dot_block(simd, scores, q, context.keys(block));
+            dot_block::<S, V>(simd, scores, q, context.keys(block));
         }
         scores[tokens..].fill(f32::NEG_INFINITY);
         let total = softmax_weights(scores);
-        out.fill(0.0);
         for (at, out) in out.chunks_exact_mut(LANES).enumerate() {
-            let mut sums = [[simd.splat_f32s(0.0); LANES]; CHAINS];
+            let mut sums = [[simd.splat_f32s(0.0); V]; CHAINS];
             for (block, scores) in scores.chunks_exact(LANES).enumerate() {
-                let values = context.values(block).chunks_exact(q.len()).map(|row| &row[at * LANES..][..LANES]);
-                for (t, (values, &score)) in values.zip(scores).enumerate() {
-                    let (values, score) = (S::as_simd_f32s(values).0, simd.splat_f32s(score));
-                    for (sum, value) in sums[t % CHAINS].iter_mut().zip(values) {
-                        *sum = simd.mul_add_f32s(score, *value, *sum);
+                let values = &context.values(block)[at * LANES..];
+                for (four, scores) in scores.chunks_exact(CHAINS).enumerate() {
+                    for (chain, sums) in sums.iter_mut().enumerate() {
+                        let row = vectors::<S, V>(&values[(four * CHAINS + chain) * q.len()..]);
+                        multiply_add(simd, sums, scores[chain], row);
                     }
                 }
             }
@@ -233,25 +244,36 @@ impl<C: Context> WithSimd for Attend<'_, C> {
 
 /// scores = Σ_d q[d] · keys[d], for the block's tokens.
 #[inline(always)]
-fn dot_block<S: Simd>(simd: S, scores: &mut [f32], q: &[f32], keys: &[f32]) {
-    let mut sums = [[simd.splat_f32s(0.0); LANES]; CHAINS];
+fn dot_block<S: Simd, const V: usize>(simd: S, scores: &mut [f32], q: &[f32], keys: &[f32]) {
+    let mut sums = [[simd.splat_f32s(0.0); V]; CHAINS];
     for (q, keys) in q.chunks_exact(CHAINS).zip(keys.chunks_exact(CHAINS * LANES)) {
-        for ((sums, keys), &q) in sums.iter_mut().zip(keys.chunks_exact(LANES)).zip(q) {
-            let q = simd.splat_f32s(q);
-            for (sum, key) in sums.iter_mut().zip(S::as_simd_f32s(keys).0) {
-                *sum = simd.mul_add_f32s(q, *key, *sum);
-            }
+        for (chain, sums) in sums.iter_mut().enumerate() {
+            multiply_add(simd, sums, q[chain], vectors::<S, V>(&keys[chain * LANES..]));
         }
     }
     store_sum(simd, scores, &sums);
 }
 
-/// The first LANES floats of each chain, added up.
+/// The first [`LANES`] numbers.
 #[inline(always)]
-fn store_sum<S: Simd>(simd: S, out: &mut [f32], sums: &[[S::f32s; LANES]; CHAINS]) {
+fn vectors<S: Simd, const V: usize>(x: &[f32]) -> &[S::f32s; V] {
+    S::as_simd_f32s(&x[..LANES]).0.try_into().expect("V vectors make LANES numbers")
+}
+
+#[inline(always)]
+fn multiply_add<S: Simd, const V: usize>(simd: S, sums: &mut [S::f32s; V], factor: f32, x: &[S::f32s; V]) {
+    let factor = simd.splat_f32s(factor);
+    for (sum, x) in sums.iter_mut().zip(x) {
+        *sum = simd.mul_add_f32s(factor, *x, *sum);
+    }
+}
+
+/// The chains' sums, added up.
+#[inline(always)]
+fn store_sum<S: Simd, const V: usize>(simd: S, out: &mut [f32], sums: &[[S::f32s; V]; CHAINS]) {
+    let [a, b, c, d] = sums;
     for (i, out) in S::as_mut_simd_f32s(out).0.iter_mut().enumerate() {
-        let [a, b, c, d] = [0, 1, 2, 3].map(|chain: usize| sums[chain][i]);
-        *out = simd.add_f32s(simd.add_f32s(a, b), simd.add_f32s(c, d));
+        *out = simd.add_f32s(simd.add_f32s(a[i], b[i]), simd.add_f32s(c[i], d[i]));
     }
 }
 
