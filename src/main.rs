@@ -72,6 +72,13 @@ enum Command {
         #[arg(long)]
         completions: PathBuf,
     },
+    /// Turn a GGUF file of a Llama model into a Hugging Face folder.
+    Import {
+        file: PathBuf,
+        /// The model's folder.
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// Work with a curriculum apart from training.
     #[command(subcommand)]
     Curriculum(Curriculum),
@@ -191,6 +198,7 @@ fn run(command: Command) -> Result<()> {
             print!("{}", commands::data::inspect(&file)?);
             Ok(())
         }
+        Command::Import { file, out } => commands::import::run(&file, &out),
         Command::Grade { data, completions } => to_stdout(|out| commands::grade::run(&data, &completions, out)),
         Command::Curriculum(Curriculum::Replay { config, sets, events }) => {
             let config: RunConfig = config::load(&config, &sets.sets)?;

@@ -209,7 +209,14 @@ mod mistral {
     fn memory_stays_flat_over_two_hundred_publishes() {
         let out = tempfile::tempdir().unwrap();
         let run = out.path().join("run");
-        let sets = ["max_steps=200", "batch_size=2", "group_size=2", "engine.max_new_tokens=8", "eval.interval=0", "engine.kind=mistralrs"];
+        let sets = [
+            "max_steps=200",
+            "batch_size=2",
+            "group_size=2",
+            "engine.max_new_tokens=8",
+            "eval.interval=0",
+            "engine.kind=mistralrs",
+        ];
         let mut command = Command::new(env!("CARGO_BIN_EXE_dump-rl"));
         command.arg("train").arg(root().join("configs/kk-tiny.toml")).arg("--out").arg(&run);
         command.args(sets.iter().flat_map(|set| ["--set", set]));

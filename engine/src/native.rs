@@ -101,11 +101,8 @@ impl Drop for Native {
 /// The thread: takes commands between steps, and sleeps when there is nothing to do.
 fn serve(mut scheduler: Scheduler, commands: &mpsc::Receiver<Command>, times: &Mutex<VecDeque<Duration>>) {
     loop {
-        let command = if scheduler.is_idle() {
-            commands.recv().map_err(mpsc::TryRecvError::from)
-        } else {
-            commands.try_recv()
-        };
+        let command =
+            if scheduler.is_idle() { commands.recv().map_err(mpsc::TryRecvError::from) } else { commands.try_recv() };
         match command {
             Ok(Command::Generate(request, reply)) => scheduler.submit(request, reply),
             Ok(Command::Publish(policy, reply)) => {

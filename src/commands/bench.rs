@@ -214,12 +214,7 @@ fn requests(case: Case, vocabulary: u32, seed: u64) -> Vec<Request> {
             Lengths::Drawn => rng.random_range(1..=case.new_tokens),
         };
         let sampling = Sampling { max_new_tokens, ..Sampling::new(1.0, Vec::new()) };
-        Request {
-            prompt: prompt.into(),
-            group_size: case.group_size,
-            seed: mix_seed(seed, index as u64),
-            sampling,
-        }
+        Request { prompt: prompt.into(), group_size: case.group_size, seed: mix_seed(seed, index as u64), sampling }
     };
     (0..case.prompts).map(&mut request).collect()
 }

@@ -6,6 +6,8 @@ pub mod data;
 #[cfg(feature = "train")]
 pub mod eval;
 pub mod grade;
+#[cfg(feature = "train")]
+pub mod import;
 pub mod replay;
 #[cfg(feature = "train")]
 pub mod sft;

@@ -20,11 +20,7 @@ pub struct Layout {
 
 impl Layout {
     pub fn of(config: &DecoderConfig) -> Self {
-        Self {
-            layers: config.num_hidden_layers,
-            kv_heads: config.num_key_value_heads,
-            head_dim: config.head_dim,
-        }
+        Self { layers: config.num_hidden_layers, kv_heads: config.num_key_value_heads, head_dim: config.head_dim }
     }
 
     /// f32 values in a block.

@@ -79,11 +79,8 @@ fn take(
     };
     let rank = a.dims()[0];
     if a.dims() != [rank, input] || b.dims() != [output, rank] {
-        let problem = format!(
-            "{path}: expected (rank × {input}) and ({output} × rank), found {:?} and {:?}",
-            a.dims(),
-            b.dims()
-        );
+        let problem =
+            format!("{path}: expected (rank × {input}) and ({output} × rank), found {:?} and {:?}", a.dims(), b.dims());
         return Err(EngineError::Adapter(problem));
     }
     let values = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();

@@ -453,7 +453,8 @@ mod tests {
 
     fn request(seed: u64, prompt_len: usize, group_size: usize, max_new_tokens: usize) -> Request {
         // Prompts share their beginning, as those with one system message do.
-        let prompt: Vec<u32> = (0..prompt_len).map(|i| if i < 20 { 1 } else { (seed as u32 + i as u32) % 40 }).collect();
+        let prompt: Vec<u32> =
+            (0..prompt_len).map(|i| if i < 20 { 1 } else { (seed as u32 + i as u32) % 40 }).collect();
         let sampling = Sampling { max_new_tokens, ..Sampling::new(1.0, vec![7]) };
         Request { prompt: prompt.into(), group_size, seed, sampling }
     }
