@@ -34,6 +34,10 @@ bench:
     cargo bench --bench kk --no-default-features
     cargo bench --bench curriculum --no-default-features
 
+# How fast each engine samples, side by side
+bench-rollout *ARGS:
+    cargo run --release -- bench rollout configs/kk-tiny.toml {{ARGS}}
+
 # Make the golden numbers of tests/golden again (Python; the trainer's need PyTorch and PEFT)
 golden:
     python3 tests/golden/curriculum.py

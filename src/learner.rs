@@ -158,25 +158,26 @@ impl<E: Engine> Learner<E> {
         Ok(Some(scores))
     }
 
-    /// The batch as the trainer wants it; each completion's policy must be one that was published.
+    /// The batch as the trainer wants it; each completion's policies must be ones that were published.
     fn samples(&self, batch: &[ScoredGroup]) -> Result<Vec<Sample>> {
         let mut samples = Vec::new();
         for group in batch {
             let prompt = &self.train_data.sources[group.job.arm].items[group.job.row].prompt;
             for (completion, &advantage) in group.completions.iter().zip(&group.advantages) {
-                let policy = &completion.policy;
-                let known = self.published.get(&policy.step) == Some(&policy.adapter);
-                ensure!(
-                    known,
-                    "a completion of job {} names policy {policy:?}, which was not published: this is a bug",
-                    group.job.id
-                );
+                for policy in [&completion.policy, &completion.last_policy] {
+                    let known = self.published.get(&policy.step) == Some(&policy.adapter);
+                    ensure!(
+                        known,
+                        "a completion of job {} names policy {policy:?}, which was not published: this is a bug",
+                        group.job.id
+                    );
+                }
                 samples.push(Sample {
                     prompt: prompt.clone(),
                     completion: completion.tokens.clone(),
                     rollout_log_probs: completion.log_probs.clone(),
                     advantage,
-                    policy_step: policy.step,
+                    policy_step: completion.policy.step,
                 });
             }
         }

@@ -147,6 +147,7 @@ pub struct RolloutLine<'a> {
     tokens: usize,
     finish: engine::Finish,
     policy_step: u64,
+    last_policy_step: u64,
     adapter: &'a str,
 }
 
@@ -172,6 +173,7 @@ pub fn rollout_lines<'a>(
                 tokens: completion.tokens.len(),
                 finish: completion.finish,
                 policy_step: completion.policy.step,
+                last_policy_step: completion.last_policy.step,
                 adapter: completion.policy.adapter.short(),
             }
         })

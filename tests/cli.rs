@@ -205,7 +205,7 @@ fn a_wrong_model_is_named() {
     );
     bench.model_refused("rope_scaling", json!({"type": "yarn"}), &["config.json", "rope_scaling"]);
     bench.model_refused("hidden_size", json!("wide"), &["config.json", "wide"]);
-    let shape = ["model.layers.0.mlp.gate_proj.weight", "expected shape [48, 64]", "found [64, 32]"];
+    let shape = ["model.layers.0.mlp.gate_proj.weight", "expected shape [48, 64]", "found [64, 64]"];
     bench.model_refused("intermediate_size", json!(48), &shape);
     bench.model_refused("num_hidden_layers", json!(3), &["model.layers.2.", "is missing"]);
     bench.model_refused("tie_word_embeddings", json!(false), &["lm_head.weight", "is missing"]);

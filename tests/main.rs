@@ -5,4 +5,5 @@ mod fixtures;
 mod cli;
 mod engines;
 mod pipeline;
+mod tools;
 mod trainer;
