@@ -157,7 +157,7 @@ fn native(Base { config, decoder, weights }: Base, adapter: Adapter) -> Result<N
     }
     let settings = NativeSettings {
         max_sequences: config.engine.max_sequences,
-        cache_bytes: config.engine.cache_mb * 1024 * 1024,
+        cache_bytes: config.engine.cache_mb.saturating_mul(1 << 20),
         threads: 0,
     };
     Ok(Native::start(decoder, weights, settings, adapter)?)

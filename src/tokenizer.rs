@@ -55,7 +55,8 @@ impl ChatTokenizer {
     pub fn load(dir: &Path, config: &DecoderConfig) -> Result<Self, InputError> {
         let path = dir.join("tokenizer.json");
         let inner = tokenizers::Tokenizer::from_file(&path).map_err(|e| InputError::new(path.display(), e))?;
-        let (size, vocab) = (inner.get_vocab_size(true), config.vocab_size);
+        let size = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        let vocab = config.vocab_size;
         if size > vocab {
             let problem = format!(
                 "the tokenizer has {size} tokens but the model's vocab_size is {vocab}: it is not this model's"

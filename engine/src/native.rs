@@ -5,7 +5,8 @@
 //!
 //! One thread owns the scheduler and everything in it; callers send it commands. The base weights are the caller's
 //! own tensors, not a copy. A publish waits for the step that runs and no longer: completions that are under way go
-//! on under the new policy, over the keys and values that the old one left, and name both.
+//! on under the new policy, over the keys and values that the old one left (unless they are preempted and computed
+//! again), and name both.
 
 mod cache;
 mod kernels;
@@ -51,7 +52,8 @@ pub struct Native {
 const STEP_TIMES: usize = 4096;
 
 enum Command {
-    Generate(Request, Reply),
+    /// With how many tokens it may draw.
+    Generate(Request, usize, Reply),
     Publish(Policy, oneshot::Sender<PolicyVersion>),
 }
 
@@ -104,7 +106,7 @@ fn serve(mut scheduler: Scheduler, commands: &mpsc::Receiver<Command>, times: &M
         let command =
             if scheduler.is_idle() { commands.recv().map_err(mpsc::TryRecvError::from) } else { commands.try_recv() };
         match command {
-            Ok(Command::Generate(request, reply)) => scheduler.submit(request, reply),
+            Ok(Command::Generate(request, room, reply)) => scheduler.submit(request, room, reply),
             Ok(Command::Publish(policy, reply)) => {
                 // A caller that has gone leaves the new policy in place.
                 let _ = reply.send(scheduler.publish(policy));
@@ -128,9 +130,13 @@ fn policy(step: u64, adapter: &Adapter, config: &DecoderConfig) -> Result<Policy
 
 impl Engine for Native {
     async fn generate(&self, request: Request) -> Result<Vec<Completion>, EngineError> {
-        request.room(self.config.max_position_embeddings)?;
+        let room = request.room(self.config.max_position_embeddings)?;
+        if let Some(id) = request.prompt.iter().find(|id| **id as usize >= self.config.vocab_size) {
+            let problem = format!("prompt token {id} is not in the model's vocabulary of {}", self.config.vocab_size);
+            return Err(EngineError::Generate(problem));
+        }
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Generate(request, reply))?;
+        self.send(Command::Generate(request, room, reply))?;
         answer.await.map_err(|_| EngineError::Stopped)?
     }
 

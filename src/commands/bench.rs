@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use engine::sampler::mix_seed;
 use engine::{Adapter, Engine, EngineError, Request, Sampling};
@@ -48,6 +48,7 @@ pub struct Measured {
     pub step_p50_ms: Option<f64>,
     pub step_p99_ms: Option<f64>,
     pub publish_ms: f64,
+    /// Of the process up to here: loading the model and the measurements before count too.
     pub peak_rss_mb: f64,
 }
 
@@ -89,7 +90,11 @@ fn in_own_process(file: &Path, sets: &[String], engine: EngineKind) -> Result<Ve
     command.args(["bench", "rollout"]).arg(file).arg("--json").arg(&json);
     command.args(sets.iter().chain([&only]).flat_map(|set| ["--set", set]));
     let status = command.stdout(Stdio::null()).status()?;
-    ensure!(status.success(), InputError::new(format!("engine {engine:?}"), "could not be measured, see above"));
+    match status.code() {
+        Some(0) => {}
+        Some(2) => return Err(InputError::new(format!("engine {engine:?}"), "could not be measured, see above").into()),
+        _ => bail!("measuring {engine:?} failed: {status}"),
+    }
     let measured = std::fs::read(&json).with_context(|| format!("reading {}", json.display()))?;
     drop(std::fs::remove_file(&json));
     Ok(serde_json::from_slice(&measured)?)

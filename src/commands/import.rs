@@ -1,6 +1,6 @@
 //! `dump-rl import`: a GGUF file becomes a Hugging Face folder: weights in bf16, tokenizer, chat template.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::path::Path;
 
@@ -89,6 +89,10 @@ impl<'a> Gguf<'a> {
         self.number(key).map(|number| number as usize)
     }
 
+    fn optional(&self, key: &str) -> Result<Option<f64>, InputError> {
+        self.content.metadata.contains_key(key).then(|| self.number(key)).transpose()
+    }
+
     fn list(&self, key: &str) -> Result<&[Value], InputError> {
         match self.value(key)? {
             Value::Array(values) => Ok(values),
@@ -109,11 +113,13 @@ impl<'a> Gguf<'a> {
         if architecture != "llama" {
             return Err(self.fail(format!("architecture {architecture:?}: only \"llama\" is supported")));
         }
-        if self.content.tensor_infos.contains_key("rope_freqs.weight") {
-            return Err(self.fail("scaled rotary embeddings (rope_freqs.weight): only plain ones are supported"));
-        }
         let (hidden_size, heads) =
             (self.count("llama.embedding_length")?, self.count("llama.attention.head_count")?.max(1));
+        let head_dim = self.optional("llama.attention.key_length")?.map_or(hidden_size / heads, |d| d as usize);
+        let rotated = self.optional("llama.rope.dimension_count")?.map_or(head_dim, |d| d as usize);
+        if self.content.metadata.keys().any(|key| key.starts_with("llama.rope.scal")) || rotated != head_dim {
+            return Err(self.fail("scaled or partial rotary embeddings: only plain ones are supported"));
+        }
         Ok(DecoderConfig {
             architectures: vec!["LlamaForCausalLM".into()],
             model_type: "llama".into(),
@@ -122,11 +128,11 @@ impl<'a> Gguf<'a> {
             intermediate_size: self.count("llama.feed_forward_length")?,
             num_hidden_layers: self.count("llama.block_count")?,
             num_attention_heads: heads,
-            num_key_value_heads: self.count("llama.attention.head_count_kv").unwrap_or(heads),
-            head_dim: self.count("llama.attention.key_length").unwrap_or(hidden_size / heads),
+            num_key_value_heads: self.optional("llama.attention.head_count_kv")?.map_or(heads, |heads| heads as usize),
+            head_dim,
             max_position_embeddings: self.count("llama.context_length")?,
             rms_norm_eps: self.number("llama.attention.layer_norm_rms_epsilon")?,
-            rope_theta: self.number("llama.rope.freq_base").unwrap_or(10_000.0),
+            rope_theta: self.optional("llama.rope.freq_base")?.unwrap_or(10_000.0),
             tie_word_embeddings: !self.content.tensor_infos.contains_key("output.weight"),
             hidden_act: "silu".into(),
             rope_scaling: serde_json::Value::Null,
@@ -137,9 +143,11 @@ impl<'a> Gguf<'a> {
 
     fn weights(&mut self, config: &DecoderConfig) -> Result<Weights> {
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
+        let mut unread: BTreeSet<String> = self.content.tensor_infos.keys().cloned().collect();
         let weights = Weights::from_named(config, |name, shape| {
             let fail = |problem: String| engine::EngineError::Model { path: self.path.to_path_buf(), problem };
             let source = gguf_name(name).ok_or_else(|| fail(format!("{name} has no name in a GGUF file")))?;
+            unread.remove(&source);
             let stored = self.content.tensor(&mut self.file, &source, &Device::Cpu);
             let tensor = stored.and_then(|tensor| tensor.dequantize(&Device::Cpu));
             let tensor = tensor.map_err(|e| fail(format!("tensor {source}: {e}")))?;
@@ -153,25 +161,24 @@ impl<'a> Gguf<'a> {
                 _ => tensor,
             };
             Ok(tensor.to_dtype(DType::BF16)?)
-        });
-        Ok(weights?)
+        })?;
+        match unread.first() {
+            Some(name) => Err(self.fail(format!("tensor {name}: a plain Llama has none of this name")).into()),
+            None => Ok(weights),
+        }
     }
 
     /// The byte-level BPE of GPT-2, with the pre-tokenizer that the file names.
     fn tokenizer(&self) -> Result<Tokenizer, InputError> {
-        let (model, splits) =
-            (self.text("tokenizer.ggml.model")?, self.text("tokenizer.ggml.pre").unwrap_or("default"));
+        let (model, splits) = (self.text("tokenizer.ggml.model")?, self.text("tokenizer.ggml.pre")?);
         if model != "gpt2" {
             return Err(self.fail(format!("tokenizer {model:?}: only byte-level BPE (\"gpt2\") is supported")));
         }
         let bytes = ByteLevel::new(false, true, true);
         let pre: PreTokenizerWrapper = match splits {
             "smollm" => Sequence::new(vec![Digits::new(true).into(), bytes.into()]).into(),
-            "gpt-2" | "default" => bytes.into(),
-            other => {
-                let problem = format!("pre-tokenizer {other:?}: known are \"smollm\", \"gpt-2\" and \"default\"");
-                return Err(self.fail(problem));
-            }
+            "gpt-2" => bytes.into(),
+            other => return Err(self.fail(format!("pre-tokenizer {other:?}: known are \"smollm\" and \"gpt-2\""))),
         };
         let tokens = self.texts("tokenizer.ggml.tokens")?;
         let vocab: HashMap<&String, u32> = tokens.iter().zip(0..).collect();

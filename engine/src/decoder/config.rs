@@ -80,6 +80,10 @@ impl DecoderConfig {
         if self.hidden_act != "silu" {
             return Err(format!("hidden_act {:?}: only \"silu\" is supported", self.hidden_act));
         }
+        let sizes = [self.num_hidden_layers, self.hidden_size, self.intermediate_size, self.vocab_size];
+        if sizes.contains(&0) {
+            return Err(format!("layers, hidden size, intermediate size and vocabulary are {sizes:?}: none may be 0"));
+        }
         let heads = (self.num_attention_heads, self.num_key_value_heads);
         if heads.0 == 0
             || heads.1 == 0

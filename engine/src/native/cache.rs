@@ -72,13 +72,18 @@ impl Pool {
         Self { layout, capacity, in_use: 0, free: Vec::new() }
     }
 
-    /// A block that nobody else holds; `None` when all are in use.
+    /// A block that nobody else holds, all zero (a slot behind the last token is multiplied by 0, and must not hold
+    /// what another sequence left); `None` when all are in use.
     pub fn take(&mut self) -> Option<Arc<Block>> {
         if self.in_use == self.capacity {
             return None;
         }
         self.in_use += 1;
-        let memory = self.free.pop().unwrap_or_else(|| vec![0.0; self.layout.block_len()].into());
+        let used = self.free.pop().map(|mut memory| {
+            memory.fill(0.0);
+            memory
+        });
+        let memory = used.unwrap_or_else(|| vec![0.0; self.layout.block_len()].into());
         Some(Arc::new(Block(memory)))
     }
 
@@ -154,6 +159,7 @@ impl Prefixes {
                 *ids += 1;
                 Node { id: *ids, block: Arc::clone(block), last_used: clock, depth }
             });
+            node.last_used = clock;
             parent = node.id;
         }
     }
@@ -226,6 +232,13 @@ mod tests {
         blocks.into_iter().for_each(|block| pool.release(block));
         prefixes.evict(&mut pool, 3);
         assert_eq!((pool.in_use(), prefixes.find(&tokens).len()), (1, 1), "the deeper one went");
+        // Found, then made longer: its beginning is as young as its end, and goes after it.
+        let tail = pool.take().unwrap();
+        let longer = [prefixes.find(&tokens), vec![tail]].concat();
+        prefixes.insert(&tokens, &longer);
+        longer.into_iter().for_each(|block| pool.release(block));
+        prefixes.evict(&mut pool, 3);
+        assert_eq!(prefixes.find(&tokens).len(), 1, "the deeper one went");
         prefixes.clear(&mut pool);
         assert_eq!((pool.in_use(), prefixes.len()), (0, 0));
     }

@@ -50,7 +50,10 @@ impl Model {
     /// If the weights are not f32 in main memory, or the head's width is not a multiple of 16.
     pub fn new(config: DecoderConfig, weights: Weights, threads: usize) -> Result<Self, EngineError> {
         if !config.head_dim.is_multiple_of(LANES) {
-            let problem = format!("head_dim {}: the native engine needs a multiple of {LANES}", config.head_dim);
+            let problem = format!(
+                "head_dim {}: the native engine needs a multiple of {LANES}; use engine.kind = \"mistralrs\"",
+                config.head_dim
+            );
             return Err(EngineError::Model { path: "config.json".into(), problem });
         }
         for (name, tensor) in weights.named(&config) {

@@ -37,7 +37,7 @@ pub struct Scheduler {
     max_sequences: usize,
     pool: Pool,
     prefixes: Prefixes,
-    /// In the order of arrival; a key is never used again.
+    /// By the number of their arrival.
     groups: HashMap<u64, Group>,
     /// Groups of which not every completion was started, oldest first.
     queue: VecDeque<u64>,
@@ -61,6 +61,8 @@ enum Prompt {
     Waiting,
     Running,
     Done(Computed),
+    /// Every completion was started; the prompt is not needed any more.
+    Over,
 }
 
 /// A prompt in the cache, and the logits behind its last token.
@@ -110,13 +112,12 @@ impl Scheduler {
         }
     }
 
-    /// Takes a request in; the prompt must leave room for a token.
-    pub fn submit(&mut self, request: Request, reply: Reply) {
+    /// Takes in a request that may draw up to `max_new_tokens` ([`Request::room`]).
+    pub fn submit(&mut self, request: Request, max_new_tokens: usize, reply: Reply) {
         let id = self.arrivals;
         self.arrivals += 1;
-        let room = self.model.config().max_position_embeddings - request.prompt.len();
         let group = Group {
-            max_new_tokens: request.sampling.max_new_tokens.min(room),
+            max_new_tokens,
             completions: vec![None; request.group_size],
             request,
             reply,
@@ -200,7 +201,7 @@ impl Scheduler {
                 return;
             }
             match &group.prompt {
-                Prompt::Running => next += 1,
+                Prompt::Running | Prompt::Over => next += 1,
                 Prompt::Waiting => {
                     if !self.has_room(group.request.prompt.len().div_ceil(LANES) + 1) {
                         return;
@@ -256,7 +257,7 @@ impl Scheduler {
         };
         group.started += 1;
         if group.started == request.group_size {
-            let prompt = std::mem::replace(&mut group.prompt, Prompt::Running);
+            let prompt = std::mem::replace(&mut group.prompt, Prompt::Over);
             self.queue.retain(|queued| *queued != id);
             if let Prompt::Done(computed) = prompt {
                 self.release(computed.blocks);
@@ -292,6 +293,7 @@ impl Scheduler {
         self.prefixes.evict(&mut self.pool, 1);
         if self.pool.in_use() == before {
             self.forget_prompts();
+            self.prefixes.evict(&mut self.pool, 1);
         }
         if self.pool.in_use() < before {
             return true;
@@ -336,15 +338,19 @@ impl Scheduler {
 
     fn finish_prompt(&mut self, sequence: Sequence, logits: Vec<f32>) {
         self.prefixes.insert(&sequence.tokens, &sequence.blocks);
-        if let Some(group) = self.groups.get_mut(&sequence.group) {
-            group.prompt = Prompt::Done(Computed { blocks: sequence.blocks, logits });
+        match self.groups.get_mut(&sequence.group) {
+            Some(group) => group.prompt = Prompt::Done(Computed { blocks: sequence.blocks, logits }),
+            None => self.release(sequence.blocks),
         }
     }
 
     /// Appends a drawn token; a completion that ends is put into its group, and the last one answers the request.
     fn accept(&mut self, mut sequence: Sequence, (token, log_prob): (u32, f32)) {
+        if !log_prob.is_finite() {
+            return self.fail(sequence);
+        }
         let Some(group) = self.groups.get_mut(&sequence.group) else { return self.release(sequence.blocks) };
-        let Some(member) = &mut sequence.member else { return };
+        let Some(member) = &mut sequence.member else { unreachable!("a prompt draws no tokens") };
         sequence.tokens.push(token);
         member.log_probs.push(log_prob);
         let finish = if group.request.sampling.stop_tokens.contains(&token) {
@@ -368,6 +374,18 @@ impl Scheduler {
             // The caller may have gone meanwhile; then nobody needs the answer.
             let _ = group.reply.send(Ok(group.completions.into_iter().flatten().collect()));
         }
+    }
+
+    /// Answers the sequence's group with an error; what else runs for it ends at the next step.
+    fn fail(&mut self, sequence: Sequence) {
+        if let Some(group) = self.groups.get_mut(&sequence.group) {
+            let at = sequence.tokens.len() - group.request.prompt.len();
+            let problem = EngineError::Generate(format!("the logits of token {at} are not finite"));
+            let (gone, _) = oneshot::channel();
+            // The caller may have gone meanwhile; then nobody needs the answer.
+            let _ = std::mem::replace(&mut group.reply, gone).send(Err(problem));
+        }
+        self.release(sequence.blocks);
     }
 
     fn release(&mut self, blocks: Vec<Arc<Block>>) {
@@ -414,6 +432,7 @@ mod tests {
     use proptest::prelude::*;
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
+    use std::collections::BTreeSet;
 
     const CONTEXT: usize = 96;
 
@@ -432,16 +451,18 @@ mod tests {
     }
 
     fn policy(step: u64) -> Policy {
-        let (config, mut rng) = (config(), ChaCha8Rng::seed_from_u64(step));
+        let version = PolicyVersion { step, adapter: AdapterHash(step.to_string().into()) };
+        Policy { version, lora: lora(step, if step == 0 { 0.0 } else { 1.0 }) }
+    }
+
+    fn lora(seed: u64, scale: f64) -> Lora {
+        let (config, mut rng) = (config(), ChaCha8Rng::seed_from_u64(seed));
         let path = "base_model.model.model.layers.1.self_attn.v_proj";
-        let tensors = [("A", [4, 32]), ("B", [16, 4])].map(|(side, shape)| {
-            let scale = if step == 0 { 0.0 } else { 1.0 };
-            (format!("{path}.lora_{side}.weight"), (random(&shape, &mut rng) * scale).unwrap())
-        });
+        let tensors = [("A", [4, 32]), ("B", [16, 4])]
+            .map(|(side, shape)| (format!("{path}.lora_{side}.weight"), (random(&shape, &mut rng) * scale).unwrap()));
         let bytes = safetensors::serialize(tensors.iter().map(|(name, t)| (name, t)), None).unwrap();
         let adapter = Adapter::new(LoraConfig::new(4, 8.0, vec!["v_proj".into()], String::new()).into(), bytes);
-        let version = PolicyVersion { step, adapter: AdapterHash(step.to_string().into()) };
-        Policy { version, lora: Lora::new(&adapter, &config).unwrap() }
+        Lora::new(&adapter, &config).unwrap()
     }
 
     fn scheduler(max_sequences: usize, blocks: usize) -> Scheduler {
@@ -463,7 +484,8 @@ mod tests {
 
     fn submit(scheduler: &mut Scheduler, request: Request) -> Answer {
         let (reply, answer) = oneshot::channel();
-        scheduler.submit(request, reply);
+        let room = request.room(CONTEXT).unwrap();
+        scheduler.submit(request, room, reply);
         answer
     }
 
@@ -512,8 +534,8 @@ mod tests {
     #[test]
     fn a_publish_takes_effect_at_the_next_token_and_both_policies_are_named() {
         let mut scheduler = scheduler(64, 1000);
-        let long = Request { sampling: Sampling::new(1.0, vec![]), ..request(3, 10, 2, 0) };
-        let long = Request { sampling: Sampling { max_new_tokens: 20, ..long.sampling.clone() }, ..long };
+        let sampling = Sampling { max_new_tokens: 20, ..Sampling::new(1.0, vec![]) };
+        let long = Request { sampling, ..request(3, 10, 2, 1) };
         let mut answer = submit(&mut scheduler, long.clone());
         (0..5).for_each(|_| scheduler.step());
         assert_eq!(scheduler.publish(policy(1)).step, 1);
@@ -524,6 +546,22 @@ mod tests {
             assert_eq!(old.log_probs[..5], new.log_probs[..5]);
             assert_ne!(old.log_probs[5..], new.log_probs[5..]);
         }
+    }
+
+    /// Weights that overflow fail the request, and leave nothing behind in the blocks that the next one gets.
+    #[test]
+    fn logits_that_are_not_finite_are_an_error_and_do_not_spread() {
+        let (mut scheduler, good) = (scheduler(8, 0), request(1, 40, 2, 8));
+        scheduler.publish(Policy { version: policy(1).version, lora: lora(1, 1e30) });
+        let mut answer = submit(&mut scheduler, good.clone());
+        run(&mut scheduler);
+        assert!(
+            matches!(answer.try_recv().unwrap(), Err(EngineError::Generate(problem)) if problem.contains("finite"))
+        );
+        scheduler.publish(policy(0));
+        let mut answer = submit(&mut scheduler, good.clone());
+        run(&mut scheduler);
+        assert_eq!(answer.try_recv().unwrap().unwrap(), alone(good));
     }
 
     #[derive(Debug, Clone)]
@@ -552,6 +590,7 @@ mod tests {
         ) {
             let mut scheduler = scheduler(max_sequences, blocks);
             let mut answers: Vec<(usize, Answer)> = Vec::new();
+            let mut abandoned = BTreeSet::new();
             let mut published = 0;
             for event in events {
                 match event {
@@ -564,23 +603,25 @@ mod tests {
                         published += 1;
                         scheduler.publish(policy(published));
                     }
-                    Event::Abandon(index) if index < answers.len() => answers[index].1.close(),
+                    Event::Abandon(index) if index < answers.len() => {
+                        answers[index].1.close();
+                        abandoned.insert(index);
+                    }
                     Event::Abandon(_) => {}
                 }
                 prop_assert!(scheduler.pool.in_use() <= scheduler.pool.capacity());
                 prop_assert!(scheduler.running.len() <= max_sequences);
             }
             run(&mut scheduler);
-            for (group, mut answer) in answers {
-                // An abandoned request has an answer only if it came before.
-                if let Ok(completions) = answer.try_recv() {
-                    let completions = completions.unwrap();
-                    prop_assert_eq!(completions.len(), group);
-                    prop_assert!(completions.iter().all(|c| c.tokens.len() == c.log_probs.len() && !c.tokens.is_empty()));
-                    prop_assert!(completions.iter().all(|c| c.policy.step <= c.last_policy.step));
-                } else {
-                    prop_assert!(answer.is_terminated() || answer.is_empty());
-                }
+            for (index, (group, mut answer)) in answers.into_iter().enumerate() {
+                let Ok(completions) = answer.try_recv() else {
+                    prop_assert!(abandoned.contains(&index), "request {} was never answered", index);
+                    continue;
+                };
+                let completions = completions.unwrap();
+                prop_assert_eq!(completions.len(), group);
+                prop_assert!(completions.iter().all(|c| c.tokens.len() == c.log_probs.len() && !c.tokens.is_empty()));
+                prop_assert!(completions.iter().all(|c| c.policy.step <= c.last_policy.step));
             }
             prop_assert!(scheduler.running.is_empty() && scheduler.preempted.is_empty() && scheduler.queue.is_empty());
             prop_assert_eq!(scheduler.pool.in_use(), scheduler.prefixes.len(), "only the prefix cache holds blocks");
