@@ -185,58 +185,57 @@ impl Scheduler {
 
     /// Starts what there is room for: first what was preempted, then groups in the order of their arrival.
     fn admit(&mut self) {
-        while let Some(sequence) = self.preempted.front() {
-            let tokens = sequence.tokens.len();
-            if self.running.len() >= self.max_sequences || !self.has_room(tokens.div_ceil(LANES) + 1) {
-                return;
+        while self.running.len() < self.max_sequences
+            && let Some(sequence) = self.preempted.pop_front()
+        {
+            if let Err(sequence) = self.start(sequence) {
+                return self.preempted.push_front(sequence);
             }
-            let Some(mut sequence) = self.preempted.pop_front() else { return };
-            self.start_from_cache(&mut sequence);
-            self.running.push(sequence);
         }
         let mut next = 0;
-        while let Some(&id) = self.queue.get(next) {
-            let Some(group) = self.groups.get(&id) else { unreachable!("a queued group is there") };
-            if self.running.len() >= self.max_sequences {
-                return;
-            }
-            match &group.prompt {
-                Prompt::Running | Prompt::Over => next += 1,
+        while self.running.len() < self.max_sequences
+            && let Some(&id) = self.queue.get(next)
+        {
+            let Some(group) = self.groups.get_mut(&id) else { unreachable!("a queued group is there") };
+            let started = match &group.prompt {
+                Prompt::Running | Prompt::Over => {
+                    next += 1;
+                    continue;
+                }
                 Prompt::Waiting => {
-                    if !self.has_room(group.request.prompt.len().div_ceil(LANES) + 1) {
-                        return;
-                    }
-                    self.start_prompt(id);
+                    group.prompt = Prompt::Running;
+                    let prompt = Sequence::new(id, None, group.request.prompt.to_vec());
+                    self.start(prompt).map_err(|prompt| self.drop_prompt(prompt)).is_ok()
                 }
-                Prompt::Done(_) => {
-                    if !self.has_room(2) {
-                        return;
-                    }
-                    self.fork(id);
-                }
+                // One block to write into, and one for what comes after.
+                Prompt::Done(_) => self.has_room(2).then(|| self.fork(id)).is_some(),
+            };
+            if !started {
+                return;
             }
         }
     }
 
-    /// Whether `blocks` can be taken, possibly after idle prefixes are forgotten. Whoever would run alone has room.
-    fn has_room(&mut self, blocks: usize) -> bool {
-        self.prefixes.evict(&mut self.pool, blocks);
-        self.running.is_empty() || self.pool.in_use() + blocks <= self.pool.capacity()
-    }
-
-    fn start_prompt(&mut self, id: u64) {
-        let Some(group) = self.groups.get_mut(&id) else { return };
-        group.prompt = Prompt::Running;
-        let tokens = group.request.prompt.to_vec();
-        let mut sequence = Sequence { group: id, member: None, tokens, computed: 0, blocks: Vec::new(), chunk: 0 };
-        self.start_from_cache(&mut sequence);
-        self.running.push(sequence);
-    }
-
-    /// Takes what the prefix cache holds; the last token is always computed, for its logits.
-    fn start_from_cache(&mut self, sequence: &mut Sequence) {
+    /// Runs the sequence from what the prefix cache holds of it, or gives it back if there is no room. Its last token is
+    /// always computed, for the logits.
+    fn start(&mut self, mut sequence: Sequence) -> Result<(), Sequence> {
         sequence.blocks = self.prefixes.find(&sequence.tokens[..sequence.tokens.len() - 1]);
         sequence.computed = sequence.blocks.len() * LANES;
+        if self.has_room(sequence.missing_blocks() + 1) {
+            self.running.push(sequence);
+            return Ok(());
+        }
+        self.release(std::mem::take(&mut sequence.blocks));
+        sequence.computed = 0;
+        Err(sequence)
+    }
+
+    /// Whether `blocks` are left beside those that running sequences still have to take for the tokens they have,
+    /// possibly after idle prefixes are forgotten. Whoever would run alone has room.
+    fn has_room(&mut self, blocks: usize) -> bool {
+        let wanted = blocks + self.running.iter().map(Sequence::missing_blocks).sum::<usize>();
+        self.prefixes.evict(&mut self.pool, wanted);
+        self.running.is_empty() || self.pool.in_use() + wanted <= self.pool.capacity()
     }
 
     /// Starts the next completion of a group whose prompt is computed.
@@ -247,14 +246,9 @@ impl Scheduler {
         let mut sampler = Sampler::new(mix_seed(request.seed, index as u64), request.sampling.temperature);
         let drawn = sampler.sample(&computed.logits);
         let first_policy = self.policy.version.clone();
-        let sequence = Sequence {
-            group: id,
-            member: Some(Member { index, sampler, log_probs: Vec::new(), first_policy }),
-            tokens: request.prompt.to_vec(),
-            computed: request.prompt.len(),
-            blocks: computed.blocks.clone(),
-            chunk: 0,
-        };
+        let member = Member { index, sampler, log_probs: Vec::new(), first_policy };
+        let mut sequence = Sequence::new(id, Some(member), request.prompt.to_vec());
+        (sequence.computed, sequence.blocks) = (sequence.tokens.len(), computed.blocks.clone());
         group.started += 1;
         if group.started == request.group_size {
             let prompt = std::mem::replace(&mut group.prompt, Prompt::Over);
@@ -394,6 +388,15 @@ impl Scheduler {
 }
 
 impl Sequence {
+    fn new(group: u64, member: Option<Member>, tokens: Vec<u32>) -> Self {
+        Self { group, member, tokens, computed: 0, blocks: Vec::new(), chunk: 0 }
+    }
+
+    /// How many blocks its tokens need that it does not hold.
+    fn missing_blocks(&self) -> usize {
+        self.tokens.len().div_ceil(LANES).saturating_sub(self.blocks.len())
+    }
+
     /// Gets the blocks for `chunk` more tokens, none of those written shared; `false` when the pool is empty.
     fn reserve(&mut self, pool: &mut Pool) -> bool {
         if self.chunk == 0 {
