@@ -188,7 +188,7 @@ impl Scheduler {
         while self.running.len() < self.max_sequences
             && let Some(sequence) = self.preempted.pop_front()
         {
-            if let Err(sequence) = self.start(sequence) {
+            if let Some(sequence) = self.start(sequence) {
                 return self.preempted.push_front(sequence);
             }
         }
@@ -205,7 +205,7 @@ impl Scheduler {
                 Prompt::Waiting => {
                     group.prompt = Prompt::Running;
                     let prompt = Sequence::new(id, None, group.request.prompt.to_vec());
-                    self.start(prompt).map_err(|prompt| self.drop_prompt(prompt)).is_ok()
+                    self.start(prompt).map(|prompt| self.drop_prompt(prompt)).is_none()
                 }
                 // One block to write into, and one for what comes after.
                 Prompt::Done(_) => self.has_room(2).then(|| self.fork(id)).is_some(),
@@ -218,16 +218,16 @@ impl Scheduler {
 
     /// Runs the sequence from what the prefix cache holds of it, or gives it back if there is no room. Its last token is
     /// always computed, for the logits.
-    fn start(&mut self, mut sequence: Sequence) -> Result<(), Sequence> {
+    fn start(&mut self, mut sequence: Sequence) -> Option<Sequence> {
         sequence.blocks = self.prefixes.find(&sequence.tokens[..sequence.tokens.len() - 1]);
         sequence.computed = sequence.blocks.len() * LANES;
         if self.has_room(sequence.missing_blocks() + 1) {
             self.running.push(sequence);
-            return Ok(());
+            return None;
         }
         self.release(std::mem::take(&mut sequence.blocks));
         sequence.computed = 0;
-        Err(sequence)
+        Some(sequence)
     }
 
     /// Whether `blocks` are left beside those that running sequences still have to take for the tokens they have,
