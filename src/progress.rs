@@ -41,9 +41,7 @@ pub fn eval_line(step: u64, scores: &[SourceScore]) -> String {
 
 /// Answer reward and share of right answers before and after, and how often each distribution was trained on.
 pub fn final_table(first: &[SourceScore], last: &[SourceScore], trained: &[u64]) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header([
+    let mut table = table([
         "distribution",
         "answer reward before",
         "after",
@@ -57,8 +55,15 @@ pub fn final_table(first: &[SourceScore], last: &[SourceScore], trained: &[u64])
     }
     let (before, after) = (mean(first), mean(last));
     table.add_row(row("mean", &before, &after, &trained.iter().sum::<u64>().to_string()));
-    table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
     table.to_string()
+}
+
+/// An empty table: names on the left, numbers on the right.
+pub fn table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
+    table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+    table
 }
 
 fn row(name: &str, before: &SourceScore, after: &SourceScore, trained: &str) -> Vec<String> {

@@ -44,8 +44,8 @@ pub trait Engine: Send + Sync + 'static {
     /// How many requests of `group_size` completions are worth keeping in flight at a time.
     fn concurrency(&self, group_size: usize) -> usize;
 
-    /// How long each of the last steps took (decoding and prefill together), oldest first, and forgets them; empty if the engine has no
-    /// steps of its own.
+    /// How long each of the last steps took (decoding and prefill together), oldest first, and forgets them; empty
+    /// if the engine has no steps of its own.
     fn take_step_times(&self) -> Vec<Duration> {
         Vec::new()
     }

@@ -19,6 +19,17 @@ pub fn exp(x: f32) -> f32 {
     if x < -87.0 { 0.0 } else { y }
 }
 
+/// The largest number; −∞ where there is none.
+#[inline(always)]
+pub fn max(values: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let mut largest = [f32::NEG_INFINITY; LANES];
+    for chunk in values.chunks(LANES) {
+        largest.iter_mut().zip(chunk).for_each(|(max, x)| *max = if *x > *max { *x } else { *max });
+    }
+    largest.into_iter().fold(f32::NEG_INFINITY, f32::max)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,7 +3,7 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::math::exp;
+use crate::math::{exp, max};
 
 /// Draws the tokens of one completion.
 pub struct Sampler {
@@ -60,11 +60,7 @@ fn softmax_weights(logits: &[f32], temperature: f32, weights: &mut Vec<f32>) -> 
     pulp::Arch::new().dispatch(
         #[inline(always)]
         || {
-            let mut max = [f32::NEG_INFINITY; LANES];
-            for chunk in weights.chunks(LANES) {
-                max.iter_mut().zip(chunk).for_each(|(max, x)| *max = if *x > *max { *x } else { *max });
-            }
-            let max = max.into_iter().fold(f32::NEG_INFINITY, f32::max);
+            let max = max(weights);
             let mut total = [0.0f64; LANES];
             for chunk in weights.chunks_mut(LANES) {
                 for (total, x) in total.iter_mut().zip(chunk) {

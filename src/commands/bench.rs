@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::Table;
 use engine::sampler::mix_seed;
 use engine::{Adapter, Engine, EngineError, Request, Sampling};
 use rand::{Rng, SeedableRng};
@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use crate::config::run::{BenchConfig, DeviceKind, EngineKind, Lengths, RunConfig};
 use crate::error::InputError;
 use crate::metrics::memory_mb;
+use crate::progress;
 use crate::setup::{Setup, WithEngine, with_engine};
 
 /// One engine on one combination of the grid. Times are medians over the repeats.
@@ -102,7 +103,6 @@ fn in_own_process(file: &Path, sets: &[String], engine: EngineKind) -> Result<Ve
 
 async fn measure(mut config: RunConfig, engine: EngineKind) -> Result<Vec<Measured>> {
     config.engine.kind = engine;
-    let engine = config.engine.resolved_kind();
     let setup = Setup::load(config)?;
     let adapter = setup.trainer()?.adapter()?;
     let cases = cases(&setup.config.bench);
@@ -116,7 +116,7 @@ async fn measure(mut config: RunConfig, engine: EngineKind) -> Result<Vec<Measur
             return Err(InputError::new("bench.new_tokens", problem).into());
         }
     }
-    with_engine(setup.base(), adapter.clone(), Measure { setup, engine, cases, adapter }).await
+    with_engine(setup.base(), adapter.clone(), Measure { setup, cases, adapter }).await
 }
 
 /// One combination of the grid.
@@ -145,7 +145,6 @@ fn cases(bench: &BenchConfig) -> Vec<Case> {
 
 struct Measure {
     setup: Setup,
-    engine: EngineKind,
     cases: Vec<Case>,
     adapter: Adapter,
 }
@@ -187,7 +186,7 @@ impl Measure {
         let Timed { tokens, seconds } = whole[whole.len() / 2];
         Ok(Measured {
             bench: "rollout".into(),
-            engine: self.engine,
+            engine: self.setup.config.engine.resolved_kind(),
             device: self.setup.config.engine.device,
             model: self.setup.config.model.display().to_string(),
             sequences: case.prompts * case.group_size,
@@ -258,9 +257,7 @@ fn step_ms(steps: &[Duration], q: f64) -> Option<f64> {
 }
 
 fn table(measured: &[Measured]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header([
+    let mut table = progress::table([
         "engine",
         "prompts × group",
         "tokens",
@@ -285,6 +282,5 @@ fn table(measured: &[Measured]) -> Table {
             format!("{:.0}", m.peak_rss_mb),
         ]);
     }
-    table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
     table
 }

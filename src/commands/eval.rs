@@ -4,12 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::Table;
 use engine::Engine;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::{self, run::RunConfig};
 use crate::eval::{self, SourceScore};
+use crate::progress;
 use crate::setup::{Setup, WithEngine, with_engine};
 
 /// Evaluates what `target` names: a configuration file (its base model) or a run's folder (its newest checkpoint).
@@ -42,10 +43,9 @@ impl WithEngine for Evaluate {
 }
 
 fn table(scores: &[SourceScore], k: usize) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
     let (avg, pass) = (format!("avg@{k}"), format!("pass@{k}"));
-    table.set_header(["distribution", "prompts", "reward", "answer reward", "format reward", &avg, &pass, "tokens"]);
+    let header = ["distribution", "prompts", "reward", "answer reward", "format reward", &avg, &pass, "tokens"];
+    let mut table = progress::table(header);
     for score in scores {
         let number = |x: f64| format!("{x:+.3}");
         let (avg, pass) = (format!("{:.3}", score.avg_at_k), format!("{:.3}", score.pass_at_k));
@@ -60,6 +60,5 @@ fn table(scores: &[SourceScore], k: usize) -> Table {
             format!("{:.0}", score.length),
         ]);
     }
-    table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
     table
 }

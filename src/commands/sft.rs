@@ -206,21 +206,23 @@ impl<'a> Demonstrations<'a> {
     fn exercise(&mut self, tokenizer: &ChatTokenizer, people: usize) -> Result<Example> {
         let puzzle = self.puzzle(people);
         let (list, quotes) = demo::quoting_exercise(&puzzle, 4 * people, &mut self.rng);
-        let mut tokens = tokenizer.encode(&list)?;
-        let mut weights = vec![self.config.prompt_loss_weight; tokens.len()];
-        tokens.extend(tokenizer.encode(&quotes)?);
-        weights.resize(tokens.len(), 1.0);
-        Ok(Example { tokens, weights })
+        Ok(self.weighted(&tokenizer.encode(&list)?, &tokenizer.encode(&quotes)?))
     }
 
     fn example(&mut self, tokenizer: &ChatTokenizer, people: usize, along: f64) -> Result<Example> {
         let puzzle = self.puzzle(people);
-        let mut tokens = tokenizer.encode_prompt(&prompt::messages(text::quiz(&puzzle)))?;
-        let mut weights = vec![self.config.prompt_loss_weight; tokens.len()];
-        tokens.extend(tokenizer.encode(&self.completion(&puzzle, along))?);
-        tokens.push(tokenizer.stop_tokens[0]);
+        let prompt = tokenizer.encode_prompt(&prompt::messages(text::quiz(&puzzle)))?;
+        let mut completion = tokenizer.encode(&self.completion(&puzzle, along))?;
+        completion.push(tokenizer.stop_tokens[0]);
+        Ok(self.weighted(&prompt, &completion))
+    }
+
+    /// `given` counts as a prompt does, `learned` in full.
+    fn weighted(&self, given: &[u32], learned: &[u32]) -> Example {
+        let mut weights = vec![self.config.prompt_loss_weight; given.len()];
+        let tokens = [given, learned].concat();
         weights.resize(tokens.len(), 1.0);
-        Ok(Example { tokens, weights })
+        Example { tokens, weights }
     }
 }
 

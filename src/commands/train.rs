@@ -27,12 +27,13 @@ use crate::train::worker::TrainerHandle;
 /// Wrong input before anything is written; the first failure of any stage afterwards.
 pub async fn run(config: RunConfig, out: &Path, resume: bool, stop: watch::Receiver<bool>) -> Result<()> {
     let since = Instant::now();
-    let setup = Setup::load(config)?;
+    // Before the model is read, which takes long where it is large.
     let checkpoint = if resume { Some(Checkpoint::load_latest(out)?) } else { None };
     match &checkpoint {
-        Some(_) => RunDir::check_same(out, &setup.config)?,
+        Some(_) => RunDir::check_same(out, &config)?,
         None => RunDir::check_free(out)?,
     }
+    let setup = Setup::load(config)?;
     let trainer = match &checkpoint {
         Some(checkpoint) => restore(setup.trainer()?, checkpoint, out)?,
         None => setup.trainer()?,

@@ -120,12 +120,8 @@ fn repeat_heads(x: &Tensor, groups: usize) -> Result<Tensor> {
 }
 
 fn rope_tables(config: &DecoderConfig, dtype: DType, device: &Device) -> Result<(Tensor, Tensor)> {
-    let half = config.head_dim / 2;
-    let angle = |p: usize, i: usize| p as f64 * config.rope_theta.powf(-2.0 * i as f64 / config.head_dim as f64);
-    let table = |f: fn(f64) -> f64| -> Result<Tensor> {
-        let values: Vec<f32> =
-            (0..config.max_position_embeddings).flat_map(|p| (0..half).map(move |i| f(angle(p, i)) as f32)).collect();
-        Tensor::from_vec(values, (config.max_position_embeddings, half), device)?.to_dtype(dtype)
-    };
-    Ok((table(f64::cos)?, table(f64::sin)?))
+    let (cos, sin) = config.rope_tables();
+    let shape = (config.max_position_embeddings, config.head_dim / 2);
+    let tensor = |values: Vec<f32>| Tensor::from_vec(values, shape, device)?.to_dtype(dtype);
+    Ok((tensor(cos)?, tensor(sin)?))
 }

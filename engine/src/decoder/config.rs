@@ -119,6 +119,16 @@ impl DecoderConfig {
         }
     }
 
+    /// cos and sin of the rotary angles, position by position: (positions × head_dim/2) each (arXiv 2104.09864).
+    pub fn rope_tables(&self) -> (Vec<f32>, Vec<f32>) {
+        let half = self.head_dim / 2;
+        let angle = |p: usize, i: usize| p as f64 * self.rope_theta.powf(-2.0 * i as f64 / self.head_dim as f64);
+        let table = |f: fn(f64) -> f64| {
+            (0..self.max_position_embeddings).flat_map(|p| (0..half).map(move |i| f(angle(p, i)) as f32)).collect()
+        };
+        (table(f64::cos), table(f64::sin))
+    }
+
     /// Number of parameters, tied embeddings counted once.
     pub fn parameters(&self) -> usize {
         let linear: usize =

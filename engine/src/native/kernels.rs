@@ -10,7 +10,7 @@
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::math::exp;
+use crate::math::{exp, max};
 
 /// Rows are padded to a multiple of this; also the tokens of a block of the cache. The widest vector is this wide.
 pub const LANES: usize = 16;
@@ -30,14 +30,12 @@ pub enum Split {
 pub fn matmul(out: &mut [f32], weight: &[f32], x: &[f32], n: usize, add: bool, split: Split) {
     let k = x.len() / n;
     debug_assert!(n.is_multiple_of(LANES) && x.len() == k * n && weight.len() * n == out.len() * k);
-    let bands = |height: usize| (height * n, height * k);
     match split {
         Split::Alone => Arch::new().dispatch(Matmul { out, weight, x, n, k, add }),
         Split::Threads => {
             let height = (weight.len() / k).div_ceil(2 * rayon::current_num_threads()).next_multiple_of(BAND);
-            let (out_band, weight_band) = bands(height);
-            out.par_chunks_mut(out_band)
-                .zip(weight.par_chunks(weight_band))
+            out.par_chunks_mut(height * n)
+                .zip(weight.par_chunks(height * k))
                 .for_each(|(out, weight)| Arch::new().dispatch(Matmul { out, weight, x, n, k, add }));
         }
     }
@@ -59,7 +57,7 @@ impl WithSimd for Matmul<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { out, weight, x, n, k, add } = self;
         for (out, weight) in out.chunks_mut(BAND * n).zip(weight.chunks(BAND * k)) {
-            let mut band = Band { out, weight, x, n, k, add };
+            let mut band = Matmul { out, weight, x, n, k, add };
             let mut at = 0;
             while at < n {
                 // Tiles that fill the registers: 24 sums of 32, or 12 of 16.
@@ -74,17 +72,9 @@ impl WithSimd for Matmul<'_> {
     }
 }
 
-struct Band<'a> {
-    out: &'a mut [f32],
-    weight: &'a [f32],
-    x: &'a [f32],
-    n: usize,
-    k: usize,
-    add: bool,
-}
-
-impl Band<'_> {
-    /// All of the band's rows for R vectors of columns from `at`; returns how many columns that was.
+/// A band of the output, or all of it.
+impl Matmul<'_> {
+    /// All rows for R vectors of columns from `at`; returns how many columns that was.
     #[inline(always)]
     fn tiles<S: Simd, const R: usize, const O: usize>(&mut self, simd: S, at: usize) -> usize {
         let height = self.weight.len() / self.k;
@@ -280,11 +270,7 @@ fn store_sum<S: Simd, const V: usize>(simd: S, out: &mut [f32], sums: &[[S::f32s
 /// Replaces scores by exp(score − max) and returns their sum. Their number is a multiple of [`LANES`].
 #[inline(always)]
 fn softmax_weights(scores: &mut [f32]) -> f32 {
-    let mut max = [f32::NEG_INFINITY; LANES];
-    for scores in scores.chunks_exact(LANES) {
-        max.iter_mut().zip(scores).for_each(|(max, x)| *max = if *x > *max { *x } else { *max });
-    }
-    let max = max.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    let max = max(scores);
     let mut total = [0.0f32; LANES];
     for scores in scores.chunks_exact_mut(LANES) {
         for (total, x) in total.iter_mut().zip(scores) {

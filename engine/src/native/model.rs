@@ -68,7 +68,7 @@ impl Model {
         let shares = if config.parameters() < SMALL { threads.max(1) } else { 1 };
         Ok(Self {
             layout: Layout::of(&config),
-            rope: rope_tables(&config),
+            rope: config.rope_tables(),
             workspaces: (0..shares).map(|_| Workspace::default()).collect(),
             config,
             weights,
@@ -173,7 +173,8 @@ impl Pass<'_, '_> {
     fn attention(&mut self, index: usize, layer: &LayerWeights) {
         let config = &self.model.config;
         let (n, eps, d) = (self.n, config.rms_norm_eps as f32, config.head_dim);
-        let delta = |module| self.lora.delta(index, module);
+        let (lora, split) = (self.lora, self.split);
+        let linear = |weight, module| Linear { weight, delta: lora.delta(index, module), n, split };
         let w = &mut *self.w;
         reset(&mut w.normed, w.x.len());
         read(&layer.input_layernorm, |weight| kernels::rms_norm(&mut w.normed, &w.x, weight, eps, n));
@@ -183,7 +184,7 @@ impl Pass<'_, '_> {
             (&mut w.v, &layer.v_proj, Module::V),
         ] {
             reset(out, weight.dims()[0] * n);
-            Linear { weight, delta: delta(module), n, split: self.split }.apply(out, &w.normed, &mut w.low, false);
+            linear(weight, module).apply(out, &w.normed, &mut w.low, false);
         }
         kernels::rope(&mut w.q, &w.cos, &w.sin);
         kernels::rope(&mut w.k, &w.cos, &w.sin);
@@ -191,8 +192,7 @@ impl Pass<'_, '_> {
         self.store(index);
         self.attend(index);
         let w = &mut *self.w;
-        let out = Linear { weight: &layer.o_proj, delta: self.lora.delta(index, Module::O), n, split: self.split };
-        out.apply(&mut w.x, &w.mixed, &mut w.low, true);
+        linear(&layer.o_proj, Module::O).apply(&mut w.x, &w.mixed, &mut w.low, true);
     }
 
     /// Writes the rows' keys and values into their blocks.
@@ -252,15 +252,11 @@ impl Pass<'_, '_> {
     fn answer(&mut self) {
         let (config, n) = (&self.model.config, self.n);
         let d = config.hidden_size;
-        let ends = self.pieces.iter().scan(0, |end, piece| {
-            *end += piece.tokens.len();
-            Some(*end - 1)
-        });
-        let mut wanted: Vec<(usize, &mut Want)> = Vec::new();
-        let last_rows: Vec<usize> = ends.collect();
-        for (row, piece) in last_rows.into_iter().zip(&mut self.pieces) {
+        let (mut wanted, mut end): (Vec<(usize, &mut Want)>, usize) = (Vec::new(), 0);
+        for piece in &mut self.pieces {
+            end += piece.tokens.len();
             if !matches!(piece.want, Want::Nothing) {
-                wanted.push((row, &mut piece.want));
+                wanted.push((end - 1, &mut piece.want));
             }
         }
         if wanted.is_empty() {
@@ -276,12 +272,8 @@ impl Pass<'_, '_> {
         let norm = &self.model.weights.norm;
         read(norm, |weight| kernels::rms_norm(&mut w.normed, &w.q, weight, config.rms_norm_eps as f32, m));
         reset(&mut w.logits, config.vocab_size * m);
-        Linear { weight: &self.model.weights.lm_head, delta: None, n: m, split: self.split }.apply(
-            &mut w.logits,
-            &w.normed,
-            &mut w.low,
-            false,
-        );
+        let lm_head = &self.model.weights.lm_head;
+        read(lm_head, |weight| kernels::matmul(&mut w.logits, weight, &w.normed, m, false, self.split));
         let logits = &w.logits;
         let give = |(column, (_, want)): (usize, (usize, &mut Want))| {
             let mut row = vec![0.0; config.vocab_size];
@@ -363,13 +355,4 @@ fn read<T>(tensor: &Tensor, with: impl FnOnce(&[f32]) -> T) -> T {
     let Storage::Cpu(storage) = &*storage else { unreachable!("checked when the model was made") };
     let values = storage.as_slice::<f32>().expect("checked when the model was made");
     with(&values[layout.start_offset()..][..tensor.elem_count()])
-}
-
-fn rope_tables(config: &DecoderConfig) -> (Vec<f32>, Vec<f32>) {
-    let half = config.head_dim / 2;
-    let angle = |p: usize, i: usize| p as f64 * config.rope_theta.powf(-2.0 * i as f64 / config.head_dim as f64);
-    let table = |f: fn(f64) -> f64| {
-        (0..config.max_position_embeddings).flat_map(|p| (0..half).map(move |i| f(angle(p, i)) as f32)).collect()
-    };
-    (table(f64::cos), table(f64::sin))
 }
