@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::error::EngineError;
 use crate::types::AdapterHash;
 
-/// The seven linear layers of a Llama block, the default of `target_modules`.
+/// The seven linear layers of a block, the default of `target_modules`.
 pub const LINEAR_LAYERS: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
 /// Shape and scale of an adapter, written as PEFT's `adapter_config.json`.

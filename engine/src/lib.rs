@@ -3,12 +3,14 @@
 //! An engine sees token ids, numbers and safetensors bytes; it knows nothing of tasks, rewards or training.
 //! - [`types`]: what goes in and out · [`adapter`]: a LoRA adapter and its hash · [`error`]
 //! - [`sampler`]: the one way a token is drawn · [`decoder`]: model configuration and weights, shared with the trainer
+//! - [`kernels`]: the arithmetic of a decoder on a CPU, also the trainer's
 //! - [`native`]: our own, for CPUs · [`mistral`]: mistral.rs in process · [`scripted`]: a deterministic fake for tests
 
 pub mod adapter;
 pub mod decoder;
 pub mod error;
-mod math;
+pub mod kernels;
+pub mod math;
 #[cfg(feature = "mistralrs")]
 pub mod mistral;
 pub mod native;
@@ -21,14 +23,14 @@ use std::time::Duration;
 
 pub use adapter::{Adapter, LoraConfig};
 pub use error::EngineError;
-pub use types::{AdapterHash, Completion, Finish, PolicyVersion, Request, Sampling};
+pub use types::{AdapterHash, Completion, Finish, PolicyVersion, Precision, Request, Sampling, StopStrings};
 
 /// Samples groups of completions under a policy that can be replaced while it answers.
 ///
 /// Invariants that every engine keeps, and `tests/engines.rs` checks:
 /// 1. A request is answered once, with exactly `group_size` completions, or with an error.
-/// 2. `tokens` are the very ids that were sampled, and `log_probs` the natural-log probabilities of the
-///    distribution they were drawn from: the trainer's own forward agrees within 1e-4 at f32.
+/// 2. `tokens` are the very ids that were sampled, `log_probs` the natural-log probabilities of the distribution they
+///    were drawn from, and `full_log_probs` those before any cut: the trainer's own forward agrees within 1e-4 at f32.
 /// 3. The same request under the same policy gives the same completions, whatever runs beside it.
 /// 4. Each completion names the policies of its first and last token: a publish never changes one half-way unseen.
 pub trait Engine: Send + Sync + 'static {

@@ -23,8 +23,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use mistralrs::core::{NormalRequest, Request as CoreRequest, RequestMessage, SamplingParams, StopTokens};
 use tokio::sync::mpsc;
 
-use crate::sampler::{Sampler, mix_seed};
-use crate::{Adapter, Completion, Engine, EngineError, PolicyVersion, Request};
+use crate::sampler::mix_seed;
+use crate::{Adapter, Completion, Engine, EngineError, PolicyVersion, Precision, Request};
 use capture::{Answer, Bounds, Caller, Capture};
 use load::Loader;
 use slots::{Slot, Slots};
@@ -49,14 +49,6 @@ pub enum Device {
         /// Memory of the key-value cache in MiB. Twice this is used while a publish overlaps the old model.
         cache_mb: usize,
     },
-}
-
-/// Type of the weights and activations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Precision {
-    F32,
-    /// On a GPU only: candle has no bf16 matrix product on the CPU.
-    Bf16,
 }
 
 /// How a model is loaded; the same for every publish of a run.
@@ -142,6 +134,10 @@ impl Engine for MistralRs {
     async fn generate(&self, request: Request) -> Result<Vec<Completion>, EngineError> {
         let policy = self.current();
         let max_new_tokens = request.room(policy.context)?;
+        if !request.sampling.stop_strings.is_empty() && request.sampling.stop_tokens.is_empty() {
+            let problem = "mistral.rs needs a stop token beside stop strings, to end its sequence with";
+            return Err(EngineError::Generate(problem.into()));
+        }
         let mut answers = Vec::with_capacity(request.group_size);
         for index in 0..request.group_size {
             let slot = self.slots.acquire().await?;
@@ -149,9 +145,10 @@ impl Engine for MistralRs {
         }
         let mut completions = Vec::with_capacity(request.group_size);
         for answer in answers {
-            let Answer { tokens, log_probs, finish } = answer.await.map_err(|_| EngineError::Stopped)??;
+            let Answer { tokens, log_probs, full_log_probs, finish } =
+                answer.await.map_err(|_| EngineError::Stopped)??;
             let (policy, last_policy) = (policy.version.clone(), policy.version.clone());
-            completions.push(Completion { tokens, log_probs, finish, policy, last_policy });
+            completions.push(Completion { tokens, log_probs, full_log_probs, finish, policy, last_policy });
         }
         Ok(completions)
     }
@@ -188,11 +185,10 @@ impl Policy {
         max_new_tokens: usize,
         slot: Slot,
     ) -> Result<Caller, EngineError> {
-        let sampler = Sampler::new(mix_seed(request.seed, index as u64), request.sampling.temperature);
-        let stop_tokens = Arc::clone(&request.sampling.stop_tokens);
-        let bounds = Bounds { prompt_tokens: request.prompt.len(), max_new_tokens, stop_tokens };
+        let (prompt_tokens, sampling) = (request.prompt.len(), request.sampling.clone());
+        let bounds = Bounds { prompt_tokens, max_new_tokens, sampling };
         let replica = &self.replicas[slot.replica()];
-        let (capture, response, caller) = Capture::new(bounds, sampler, slot);
+        let (capture, response, caller) = Capture::new(bounds, mix_seed(request.seed, index as u64), slot);
         let message = RequestMessage::CompletionTokens(request.prompt.to_vec());
         let params = sampling_params(request, max_new_tokens);
         let mut core = NormalRequest::new_simple(message, params, response, 0, None, None);

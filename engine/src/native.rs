@@ -1,15 +1,15 @@
 //! Our own engine for CPUs: continuous batching over a paged cache, with an adapter that is exchanged between two steps.
 //!
-//! - `native/kernels.rs` the arithmetic · `native/model.rs` a forward pass · `native/lora.rs` the adapter
+//! - `kernels.rs` the arithmetic · `native/bf16.rs` products in bf16 · `native/model.rs` a forward pass · `native/lora.rs` the adapter
 //! - `native/cache.rs` blocks and shared prefixes · `native/scheduler.rs` what runs when
 //!
 //! One thread owns the scheduler and everything in it; callers send it commands. The base weights are the caller's
-//! own tensors, not a copy. A publish waits for the step that runs and no longer: completions that are under way go
+//! own tensors, not a copy (in bf16, a copy of half their size). A publish waits for the step that runs and no longer: completions that are under way go
 //! on under the new policy, over the keys and values that the old one left (unless they are preempted and computed
 //! again), and name both.
 
+mod bf16;
 mod cache;
-mod kernels;
 mod lora;
 mod model;
 mod scheduler;
@@ -22,7 +22,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use crate::decoder::{DecoderConfig, Weights};
-use crate::{Adapter, Completion, Engine, EngineError, PolicyVersion, Request};
+use crate::kernels::LANES;
+use crate::{Adapter, Completion, Engine, EngineError, PolicyVersion, Precision, Request};
 use lora::Lora;
 use model::Model;
 use scheduler::{Policy, Reply, Scheduler};
@@ -36,6 +37,15 @@ pub struct NativeSettings {
     pub cache_bytes: usize,
     /// Threads that compute; 0: one a core.
     pub threads: usize,
+    /// What products are computed in.
+    pub precision: Precision,
+}
+
+impl NativeSettings {
+    /// What products really are computed in: f32 where the CPU has no instructions for bf16.
+    pub fn computed(&self) -> Precision {
+        if bf16::is_supported() { self.precision } else { Precision::F32 }
+    }
 }
 
 /// The handle; dropping it ends the thread.
@@ -58,6 +68,11 @@ enum Command {
 }
 
 impl Native {
+    /// Whether the kernels fit the model: the width of a head must be a multiple of [`LANES`].
+    pub fn supports(config: &DecoderConfig) -> bool {
+        config.head_dim.is_multiple_of(LANES)
+    }
+
     /// Starts the engine on `weights` with `adapter` as the policy of step 0.
     ///
     /// # Errors
@@ -73,7 +88,7 @@ impl Native {
             threads => threads,
         };
         let policy = policy(0, &adapter, &config)?;
-        let model = Model::new(config.clone(), weights, threads)?;
+        let model = Model::new(config.clone(), weights, threads, settings.computed())?;
         let scheduler = Scheduler::new(model, policy, settings.max_sequences, settings.cache_bytes);
         let (commands, receiver) = mpsc::channel();
         let step_times = Arc::new(Mutex::new(VecDeque::new()));

@@ -3,36 +3,51 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::Sampling;
 use crate::math::{exp, max};
 
 /// Draws the tokens of one completion.
 pub struct Sampler {
     rng: ChaCha8Rng,
     temperature: f32,
+    cut: Cut,
     /// The weights of the last draw: its memory is used again.
     weights: Vec<f32>,
 }
 
+/// A drawn token.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Draw {
+    pub token: u32,
+    /// Natural-log probability under the distribution it was drawn from.
+    pub log_prob: f32,
+    /// Natural-log probability under softmax(logits / temperature), nothing cut away.
+    pub full_log_prob: f32,
+}
+
 impl Sampler {
-    /// `temperature` 0 is greedy.
-    pub fn new(seed: u64, temperature: f32) -> Self {
-        Self { rng: ChaCha8Rng::seed_from_u64(seed), temperature, weights: Vec::new() }
+    pub fn new(seed: u64, sampling: &Sampling) -> Self {
+        let cut = Cut { top_k: sampling.top_k, top_p: sampling.top_p, min_p: sampling.min_p };
+        Self { rng: ChaCha8Rng::seed_from_u64(seed), temperature: sampling.temperature, cut, weights: Vec::new() }
     }
 
-    /// Draws from softmax(logits / temperature) and returns the id and its natural-log probability.
+    /// Draws from softmax(logits / temperature), cut as [`Sampling`] says.
     ///
-    /// Greedy takes the first of the largest logits, with its log-probability under softmax(logits).
+    /// Temperature 0 takes the first of the largest logits, with its log-probability under softmax(logits).
     /// Sums are in f64: a large vocabulary must not cost digits. `logits` must not be empty.
-    pub fn sample(&mut self, logits: &[f32]) -> (u32, f32) {
-        let temperature = if self.temperature > 0.0 { self.temperature } else { 1.0 };
+    pub fn sample(&mut self, logits: &[f32]) -> Draw {
+        let is_greedy = self.temperature == 0.0;
+        let temperature = if is_greedy { 1.0 } else { self.temperature };
         let (max, total) = softmax_weights(logits, temperature, &mut self.weights);
-        let pick = if self.temperature > 0.0 {
-            self.draw(total)
+        let (pick, kept) = if is_greedy {
+            (logits.iter().position(|&x| x == max).unwrap_or_default(), total)
         } else {
-            logits.iter().position(|&x| x == max).unwrap_or_default()
+            let kept = self.cut.apply(&mut self.weights, total);
+            (self.draw(kept), kept)
         };
         let scaled = (f64::from(logits[pick]) - f64::from(max)) / f64::from(temperature);
-        (pick as u32, (scaled - total.ln()) as f32)
+        let log_prob = |total: f64| (scaled - total.ln()) as f32;
+        Draw { token: pick as u32, log_prob: log_prob(kept), full_log_prob: log_prob(total) }
     }
 
     /// Inverse of the cumulative distribution; rounding at the very end falls on the last possible token.
@@ -49,6 +64,45 @@ impl Sampler {
             }
         }
         last
+    }
+}
+
+/// Which tokens may be drawn.
+#[derive(Debug, Clone, Copy)]
+struct Cut {
+    top_k: usize,
+    top_p: f32,
+    min_p: f32,
+}
+
+impl Cut {
+    /// Sets the weights of all other tokens to 0 and returns the sum of those that stay. The largest weight is 1, and
+    /// of equally likely tokens the one with the smaller id stays.
+    fn apply(self, weights: &mut [f32], total: f64) -> f64 {
+        if self.top_k == 0 && self.top_p >= 1.0 && self.min_p <= 0.0 {
+            return total;
+        }
+        let mut kept: Vec<(f32, usize)> =
+            weights.iter().copied().zip(0..).filter(|(weight, _)| *weight > 0.0).collect();
+        let likeliest = |a: &(f32, usize), b: &(f32, usize)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+        let sum = |kept: &[(f32, usize)]| kept.iter().map(|(weight, _)| f64::from(*weight)).sum::<f64>();
+        if (1..kept.len()).contains(&self.top_k) {
+            kept.select_nth_unstable_by(self.top_k, likeliest);
+            kept.truncate(self.top_k);
+        }
+        kept.sort_unstable_by(likeliest);
+        if self.top_p < 1.0 {
+            let mut left = f64::from(self.top_p) * sum(&kept);
+            let reached = kept.iter().position(|(weight, _)| {
+                left -= f64::from(*weight);
+                left <= 0.0
+            });
+            kept.truncate(reached.map_or(kept.len(), |last| last + 1));
+        }
+        kept.truncate(kept.partition_point(|(weight, _)| *weight >= self.min_p).max(1));
+        weights.fill(0.0);
+        kept.iter().for_each(|(weight, id)| weights[*id] = *weight);
+        sum(&kept)
     }
 }
 
@@ -90,12 +144,13 @@ mod tests {
         let logits = [0.0f32, 1.0, 2.0, f32::NEG_INFINITY];
         let weights: Vec<f64> = logits.iter().map(|&x| (f64::from(x) / 0.7).exp()).collect();
         let total: f64 = weights.iter().sum();
-        let mut sampler = Sampler::new(7, 0.7);
+        let mut sampler = Sampler::new(7, &Sampling::new(0.7, vec![]));
         let mut counts = [0usize; 4];
         for _ in 0..20_000 {
-            let (id, log_prob) = sampler.sample(&logits);
-            counts[id as usize] += 1;
-            assert!((f64::from(log_prob) - (weights[id as usize] / total).ln()).abs() < 1e-6);
+            let draw = sampler.sample(&logits);
+            counts[draw.token as usize] += 1;
+            assert!((f64::from(draw.log_prob) - (weights[draw.token as usize] / total).ln()).abs() < 1e-6);
+            assert_eq!(draw.log_prob, draw.full_log_prob);
         }
         for (count, weight) in counts.iter().zip(&weights) {
             assert!((*count as f64 / 20_000.0 - weight / total).abs() < 0.015);
@@ -104,14 +159,55 @@ mod tests {
 
     #[test]
     fn temperature_zero_is_greedy() {
-        let (id, log_prob) = Sampler::new(1, 0.0).sample(&[1.0, 3.0, 3.0]);
-        assert_eq!(id, 1);
-        assert!((log_prob - (1.0 / (2.0 + (-2.0f32).exp())).ln()).abs() < 1e-6);
+        let draw = Sampler::new(1, &Sampling::new(0.0, vec![])).sample(&[1.0, 3.0, 3.0]);
+        assert_eq!(draw.token, 1);
+        assert!((draw.log_prob - (1.0 / (2.0 + (-2.0f32).exp())).ln()).abs() < 1e-6);
+    }
+
+    /// Probabilities .4 .3 .2 .1 and an impossible token, in another order.
+    #[test]
+    fn cuts_leave_the_likeliest_and_their_log_probs_are_renormalised() {
+        let probs = [0.2f64, 0.4, 0.0, 0.1, 0.3];
+        let logits = probs.map(|p| p.ln() as f32);
+        let check = |(top_k, top_p, min_p): (usize, f32, f32), kept: &[u32]| {
+            let mut sampler = Sampler::new(3, &Sampling { top_k, top_p, min_p, ..Sampling::new(1.0, vec![]) });
+            let total: f64 = kept.iter().map(|id| probs[*id as usize]).sum();
+            let mut seen = std::collections::BTreeSet::new();
+            for _ in 0..500 {
+                let draw = sampler.sample(&logits);
+                let p = probs[draw.token as usize];
+                assert!((f64::from(draw.log_prob) - (p / total).ln()).abs() < 1e-6);
+                assert!((f64::from(draw.full_log_prob) - p.ln()).abs() < 1e-6);
+                seen.insert(draw.token);
+            }
+            assert_eq!(seen.into_iter().collect::<Vec<_>>(), kept, "{top_k} {top_p} {min_p}");
+        };
+        check((0, 1.0, 0.0), &[0, 1, 3, 4]);
+        check((2, 1.0, 0.0), &[1, 4]);
+        check((9, 1.0, 0.0), &[0, 1, 3, 4]);
+        check((0, 0.65, 0.0), &[1, 4]);
+        check((0, 0.75, 0.0), &[0, 1, 4]);
+        check((0, 1e-9, 0.0), &[1]);
+        check((0, 1.0, 0.45), &[0, 1, 4]);
+        check((0, 1.0, 1.0), &[1]);
+        // .4 and .3 are all after top-k: .4 alone reaches half of it.
+        check((2, 0.55, 0.0), &[1]);
+        check((3, 0.99, 0.6), &[1, 4]);
+    }
+
+    #[test]
+    fn logits_that_are_not_numbers_give_no_finite_log_prob() {
+        for top_k in [0, 2] {
+            let sampling = Sampling { top_k, ..Sampling::new(1.0, vec![]) };
+            assert!(!Sampler::new(1, &sampling).sample(&[f32::NAN; 5]).log_prob.is_finite());
+        }
     }
 
     #[test]
     fn neighbouring_seeds_are_unrelated() {
-        let draws: Vec<u32> = (0..64).map(|i| Sampler::new(mix_seed(3, i), 1.0).sample(&[0.0; 1024]).0).collect();
+        let draws: Vec<u32> = (0..64)
+            .map(|i| Sampler::new(mix_seed(3, i), &Sampling::new(1.0, vec![])).sample(&[0.0; 1024]).token)
+            .collect();
         let distinct: std::collections::BTreeSet<_> = draws.iter().collect();
         assert!(distinct.len() > 56, "{draws:?}");
     }

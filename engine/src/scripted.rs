@@ -23,6 +23,8 @@ pub struct Scripted {
     latency: Box<Latency>,
     failure: Box<Failure>,
     concurrency: usize,
+    context: usize,
+    log_prob: f32,
     state: Mutex<State>,
     running: Arc<AtomicUsize>,
 }
@@ -46,6 +48,8 @@ impl Scripted {
             latency: Box::new(|_| Duration::ZERO),
             failure: Box::new(|_, _| None),
             concurrency: 1,
+            context: usize::MAX,
+            log_prob: LOG_PROB,
             state: Mutex::new(State { published: vec![base], attempts: HashMap::new(), calls: 0, most_running: 0 }),
             running: Arc::default(),
         }
@@ -68,6 +72,18 @@ impl Scripted {
 
     pub fn with_concurrency(mut self, concurrency: usize) -> Self {
         self.concurrency = concurrency;
+        self
+    }
+
+    /// Longest sequence, prompt and completion together.
+    pub fn with_context(mut self, context: usize) -> Self {
+        self.context = context;
+        self
+    }
+
+    /// What every token's log-probability is said to be, in place of [`LOG_PROB`].
+    pub fn with_log_prob(mut self, log_prob: f32) -> Self {
+        self.log_prob = log_prob;
         self
     }
 
@@ -104,6 +120,7 @@ impl Scripted {
 
 impl Engine for Scripted {
     async fn generate(&self, request: Request) -> Result<Vec<Completion>, EngineError> {
+        let most = request.room(self.context)?;
         let running = Running::enter(&self.running);
         let (policy, attempt) = self.arrive(&request, running.count);
         let policy = policy.ok_or(EngineError::Stopped)?;
@@ -112,7 +129,12 @@ impl Engine for Scripted {
             return Err(error);
         }
         let tokens = (0..request.group_size).map(|index| (self.script)(&request, index, &policy));
-        Ok(tokens.map(|tokens| complete(tokens, &request.sampling, &policy)).collect())
+        let completions = tokens.map(|tokens| {
+            let completion = complete(tokens, most, &request.sampling, &policy);
+            let log_probs = vec![self.log_prob; completion.tokens.len()];
+            Completion { full_log_probs: log_probs.clone(), log_probs, ..completion }
+        });
+        Ok(completions.collect())
     }
 
     async fn publish(&self, step: u64, adapter: Adapter) -> Result<PolicyVersion, EngineError> {
@@ -146,15 +168,12 @@ impl Drop for Running {
 }
 
 /// Cuts scripted tokens as sampling would have ended them. A script that ends early counts as cut by length.
-fn complete(mut tokens: Vec<u32>, sampling: &Sampling, policy: &PolicyVersion) -> Completion {
-    let is_stop = |token: &u32| sampling.stop_tokens.contains(token);
-    if let Some(at) = tokens.iter().position(is_stop) {
-        tokens.truncate(at + 1);
-    }
-    tokens.truncate(sampling.max_new_tokens);
-    let finish = if tokens.last().is_some_and(is_stop) { Finish::Stop } else { Finish::Length };
-    let log_probs = vec![LOG_PROB; tokens.len()];
-    Completion { tokens, log_probs, finish, policy: policy.clone(), last_policy: policy.clone() }
+fn complete(mut tokens: Vec<u32>, most: usize, sampling: &Sampling, policy: &PolicyVersion) -> Completion {
+    let ends = |len: usize| Some((len, sampling.finish(&tokens[..len], most)?));
+    let (len, finish) = (1..=tokens.len()).find_map(ends).unwrap_or((tokens.len(), Finish::Length));
+    tokens.truncate(len);
+    let (policy, last_policy) = (policy.clone(), policy.clone());
+    Completion { tokens, full_log_probs: Vec::new(), log_probs: Vec::new(), finish, policy, last_policy }
 }
 
 #[cfg(test)]
@@ -163,7 +182,7 @@ mod tests {
     use crate::LoraConfig;
 
     fn request(seed: u64, group_size: usize) -> Request {
-        let sampling = Sampling { temperature: 1.0, max_new_tokens: 4, stop_tokens: [9].into() };
+        let sampling = Sampling { max_new_tokens: 4, ..Sampling::new(1.0, vec![9]) };
         Request { prompt: [1, 2].into(), group_size, seed, sampling }
     }
 

@@ -36,21 +36,82 @@ impl Request {
     }
 }
 
-/// How tokens are drawn.
-#[derive(Debug, Clone, PartialEq)]
+/// How tokens are drawn: from softmax(logits / temperature), cut by top-k, then top-p, then min-p, as transformers does.
+#[derive(Debug, Clone)]
 pub struct Sampling {
-    /// Tokens are drawn from softmax(logits / temperature); 0 takes the most likely token.
+    /// 0 takes the most likely token.
     pub temperature: f32,
+    /// Only so many of the likeliest tokens are drawn; 0: all.
+    pub top_k: usize,
+    /// Only the fewest likeliest tokens whose probabilities reach this sum are drawn (arXiv 1904.09751); 1: all.
+    pub top_p: f32,
+    /// Only tokens at least this share as likely as the likeliest are drawn (arXiv 2407.01082); 0: all.
+    pub min_p: f32,
     /// A completion that reaches this many tokens ends with [`Finish::Length`].
     pub max_new_tokens: usize,
     /// Any of these ids ends the completion with [`Finish::Stop`]; it is the completion's last token.
     pub stop_tokens: Arc<[u32]>,
+    /// So does the token whose text completes one of these strings.
+    pub stop_strings: StopStrings,
 }
 
 impl Sampling {
-    /// At a temperature, up to 512 tokens, until a stop token.
+    /// At a temperature, from all tokens, up to 512 of them, until a stop token.
     pub fn new(temperature: f32, stop_tokens: Vec<u32>) -> Self {
-        Self { temperature, max_new_tokens: 512, stop_tokens: stop_tokens.into() }
+        Self {
+            temperature,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            max_new_tokens: 512,
+            stop_tokens: stop_tokens.into(),
+            stop_strings: StopStrings::default(),
+        }
+    }
+
+    /// How a completion of `tokens`, of which there may be `most`, ends here; `None` if it goes on.
+    pub fn finish(&self, tokens: &[u32], most: usize) -> Option<Finish> {
+        let stops = tokens.last().is_some_and(|last| self.stop_tokens.contains(last)) || self.stop_strings.end(tokens);
+        match stops {
+            true => Some(Finish::Stop),
+            false => (tokens.len() >= most).then_some(Finish::Length),
+        }
+    }
+}
+
+type Decode = dyn Fn(&[u32]) -> String + Send + Sync;
+
+/// Strings that end a completion. An engine knows ids only, so the caller lends its tokenizer.
+#[derive(Clone, Default)]
+pub struct StopStrings {
+    strings: Arc<[String]>,
+    decode: Option<Arc<Decode>>,
+}
+
+impl StopStrings {
+    /// `decode` gives the text of consecutive tokens.
+    pub fn new(strings: Vec<String>, decode: impl Fn(&[u32]) -> String + Send + Sync + 'static) -> Self {
+        Self { strings: strings.into(), decode: Some(Arc::new(decode)) }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.strings.is_empty()
+    }
+
+    /// Whether the last of `tokens` completes one of the strings, if no token before it did.
+    fn end(&self, tokens: &[u32]) -> bool {
+        let (Some(decode), Some(longest)) = (&self.decode, self.strings.iter().map(String::len).max()) else {
+            return false;
+        };
+        // A token has at least one byte; one more, because some tokenizers write the first token otherwise.
+        let tail = decode(&tokens[tokens.len().saturating_sub(longest + 1)..]);
+        self.strings.iter().any(|string| tail.contains(string))
+    }
+}
+
+impl fmt::Debug for StopStrings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.strings.iter()).finish()
     }
 }
 
@@ -59,9 +120,11 @@ impl Sampling {
 pub struct Completion {
     /// Sampled ids, the stop token included.
     pub tokens: Vec<u32>,
-    /// Natural-log probability of each token under the distribution it was drawn from
+    /// Natural-log probability of each token under the distribution it was drawn from, after top-k, top-p and min-p
     /// (at temperature 0: under softmax(logits)). As long as `tokens`.
     pub log_probs: Vec<f32>,
+    /// The same under softmax(logits / temperature), nothing cut away: what a trainer's own forward gives.
+    pub full_log_probs: Vec<f32>,
     pub finish: Finish,
     /// The policy that made the first token.
     pub policy: PolicyVersion,
@@ -69,11 +132,20 @@ pub struct Completion {
     pub last_policy: PolicyVersion,
 }
 
+/// Number format of weights and activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    F32,
+    /// On a CPU by the native engine only; mistral.rs needs a GPU for it.
+    Bf16,
+}
+
 /// Why a completion ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Finish {
-    /// A stop token was drawn.
+    /// A stop token was drawn, or a stop string completed.
     Stop,
     /// `max_new_tokens` was reached: the completion is truncated.
     Length,

@@ -1,12 +1,26 @@
-//! `config.json` of a Hugging Face folder, as far as a Llama decoder needs it.
+//! `config.json` of a Hugging Face folder, as far as a decoder needs it.
 
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
+use super::{Module, Rope};
 use crate::error::EngineError;
 
-/// Sizes and constants of a Llama-family decoder.
+/// The families that are computed exactly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Architecture {
+    /// Llama 2 and 3, SmolLM2 and all that copy them.
+    Llama,
+    Mistral,
+    /// Qwen2 and Qwen2.5: queries, keys and values have biases.
+    Qwen2,
+    /// Queries and keys are normalised head by head.
+    Qwen3,
+}
+
+/// Sizes and constants of a decoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DecoderConfig {
     pub architectures: Vec<String>,
@@ -18,12 +32,13 @@ pub struct DecoderConfig {
     pub num_hidden_layers: usize,
     pub num_attention_heads: usize,
     /// Defaults to `num_attention_heads`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub num_key_value_heads: usize,
     /// Defaults to `hidden_size / num_attention_heads`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub head_dim: usize,
-    /// Longest sequence, prompt and completion together.
+    /// Longest sequence, prompt and completion together. [`DecoderConfig::load`] shortens it to where attention is
+    /// still plain: a sliding window, or the first chunk of dual chunk attention.
     pub max_position_embeddings: usize,
     pub rms_norm_eps: f64,
     #[serde(default = "default_rope_theta")]
@@ -32,12 +47,30 @@ pub struct DecoderConfig {
     pub tie_word_embeddings: bool,
     #[serde(default = "default_act")]
     pub hidden_act: String,
-    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
-    pub rope_scaling: serde_json::Value,
-    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
-    pub bos_token_id: serde_json::Value,
-    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
-    pub eos_token_id: serde_json::Value,
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub rope_scaling: Value,
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "is_false")]
+    pub attention_bias: bool,
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "is_false")]
+    pub mlp_bias: bool,
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub bos_token_id: Value,
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub eos_token_id: Value,
+}
+
+/// What is read but not kept.
+#[derive(Deserialize)]
+struct Raw {
+    #[serde(flatten)]
+    config: DecoderConfig,
+    /// Where newer folders keep `rope_theta` and `rope_scaling`.
+    #[serde(default)]
+    rope_parameters: Value,
+    sliding_window: Option<usize>,
+    use_sliding_window: Option<bool>,
+    #[serde(default)]
+    dual_chunk_attention_config: Value,
 }
 
 fn default_rope_theta() -> f64 {
@@ -48,8 +81,25 @@ fn default_act() -> String {
     "silu".into()
 }
 
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(value: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(value)?.unwrap_or_default())
+}
+
+impl Raw {
+    /// How far every token attends to all tokens before it.
+    fn plain_context(&self) -> usize {
+        let window = self.sliding_window.filter(|window| *window > 0 && self.use_sliding_window.unwrap_or(true));
+        let chunk = self.dual_chunk_attention_config["chunk_size"].as_u64().map(|chunk| chunk as usize);
+        [window, chunk].into_iter().flatten().fold(self.config.max_position_embeddings, usize::min)
+    }
+}
+
 impl DecoderConfig {
-    /// Reads `config.json` in `dir`.
+    /// Reads `config.json` in `dir`, and the ids that end an answer from `generation_config.json` where there is one.
     ///
     /// # Errors
     /// If the file is missing or broken, or the architecture is not one this decoder computes exactly.
@@ -58,24 +108,52 @@ impl DecoderConfig {
         let fail = |problem: String| EngineError::Model { path: path.clone(), problem };
         let text =
             std::fs::read_to_string(&path).map_err(|e| fail(format!("cannot read the model's configuration: {e}")))?;
-        let mut config: Self = serde_json::from_str(&text).map_err(|e| fail(e.to_string()))?;
+        let mut config = Self::parse(&text).map_err(fail)?;
+        let generation = std::fs::read_to_string(dir.join("generation_config.json"));
+        let generation: Value = generation.ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        let mut ids = config.eos_token_ids();
+        ids.extend(token_ids(&generation["eos_token_id"]));
+        ids.sort_unstable();
+        ids.dedup();
+        if ids.len() > 1 {
+            config.eos_token_id = ids.into();
+        }
+        Ok(config)
+    }
+
+    /// Reads the text of a `config.json`.
+    ///
+    /// # Errors
+    /// What is wrong with it, or cannot be computed.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let raw: Raw = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        let context = raw.plain_context();
+        let mut config = raw.config;
         if config.num_key_value_heads == 0 {
             config.num_key_value_heads = config.num_attention_heads;
         }
         if config.head_dim == 0 {
             config.head_dim = config.hidden_size / config.num_attention_heads.max(1);
         }
-        config.check().map_err(fail)?;
+        if let Some(theta) = raw.rope_parameters["rope_theta"].as_f64() {
+            config.rope_theta = theta;
+        }
+        if config.rope_scaling.is_null() {
+            config.rope_scaling = raw.rope_parameters;
+        }
+        config.check()?;
+        config.max_position_embeddings = context;
         Ok(config)
     }
 
     /// Refuses what would be computed wrongly.
     fn check(&self) -> Result<(), String> {
-        if self.architectures != ["LlamaForCausalLM"] {
-            return Err(format!("architectures {:?}: only LlamaForCausalLM is supported", self.architectures));
-        }
-        if !self.rope_scaling.is_null() {
-            return Err(format!("rope_scaling {}: only plain rotary embeddings are supported", self.rope_scaling));
+        if self.find_architecture().is_none() {
+            return Err(format!(
+                "architectures {:?} is not supported; known: LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, \
+                 Qwen3ForCausalLM",
+                self.architectures
+            ));
         }
         if self.hidden_act != "silu" {
             return Err(format!("hidden_act {:?}: only \"silu\" is supported", self.hidden_act));
@@ -93,47 +171,145 @@ impl DecoderConfig {
         {
             return Err(format!("{} heads, {} key-value heads of {}: do not divide", heads.0, heads.1, self.head_dim));
         }
-        Ok(())
+        Rope::new(self.head_dim, self.rope_theta, &self.rope_scaling).map(drop)
     }
 
-    /// Ids in `eos_token_id`, a number or a list of them.
-    pub fn eos_token_ids(&self) -> Vec<u32> {
-        let ids = match &self.eos_token_id {
-            serde_json::Value::Array(ids) => ids.iter().filter_map(serde_json::Value::as_u64).collect(),
-            value => value.as_u64().into_iter().collect::<Vec<_>>(),
-        };
-        ids.into_iter().map(|id| id as u32).collect()
-    }
-
-    /// Input and output width of a linear layer of a block, by its name (`q_proj`, …).
-    pub fn linear_shape(&self, module: &str) -> Option<(usize, usize)> {
-        let (d, f) = (self.hidden_size, self.intermediate_size);
-        let (q, kv) = (self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim);
-        match module {
-            "q_proj" => Some((d, q)),
-            "k_proj" | "v_proj" => Some((d, kv)),
-            "o_proj" => Some((q, d)),
-            "gate_proj" | "up_proj" => Some((d, f)),
-            "down_proj" => Some((f, d)),
+    fn find_architecture(&self) -> Option<Architecture> {
+        match self.architectures.first()?.as_str() {
+            "LlamaForCausalLM" => Some(Architecture::Llama),
+            "MistralForCausalLM" => Some(Architecture::Mistral),
+            "Qwen2ForCausalLM" => Some(Architecture::Qwen2),
+            "Qwen3ForCausalLM" => Some(Architecture::Qwen3),
             _ => None,
         }
     }
 
-    /// cos and sin of the rotary angles, position by position: (positions × head_dim/2) each (arXiv 2104.09864).
-    pub fn rope_tables(&self) -> (Vec<f32>, Vec<f32>) {
-        let half = self.head_dim / 2;
-        let angle = |p: usize, i: usize| p as f64 * self.rope_theta.powf(-2.0 * i as f64 / self.head_dim as f64);
-        let table = |f: fn(f64) -> f64| {
-            (0..self.max_position_embeddings).flat_map(|p| (0..half).map(move |i| f(angle(p, i)) as f32)).collect()
-        };
-        (table(f64::cos), table(f64::sin))
+    pub fn architecture(&self) -> Architecture {
+        self.find_architecture().expect("checked when the configuration was read")
+    }
+
+    /// Whether a linear layer adds a bias.
+    pub fn has_bias(&self, module: Module) -> bool {
+        match (self.architecture(), module) {
+            (Architecture::Mistral, _) => false,
+            (Architecture::Qwen2, Module::Q | Module::K | Module::V) => true,
+            (Architecture::Qwen2, _) => false,
+            (Architecture::Llama | Architecture::Qwen3, Module::Q | Module::K | Module::V | Module::O) => {
+                self.attention_bias
+            }
+            (Architecture::Llama, _) => self.mlp_bias,
+            (Architecture::Qwen3, _) => false,
+        }
+    }
+
+    /// Whether each head of the queries and keys is normalised before it is rotated.
+    pub fn has_qk_norm(&self) -> bool {
+        self.architecture() == Architecture::Qwen3
+    }
+
+    /// Ids in `eos_token_id`, a number or a list of them.
+    pub fn eos_token_ids(&self) -> Vec<u32> {
+        token_ids(&self.eos_token_id)
+    }
+
+    /// Input and output width of a linear layer of a block.
+    pub fn linear_shape(&self, module: Module) -> (usize, usize) {
+        let (d, f) = (self.hidden_size, self.intermediate_size);
+        let (q, kv) = (self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim);
+        match module {
+            Module::Q => (d, q),
+            Module::K | Module::V => (d, kv),
+            Module::O => (q, d),
+            Module::Gate | Module::Up => (d, f),
+            Module::Down => (f, d),
+        }
+    }
+
+    /// The rotary angles.
+    pub fn rope(&self) -> Rope {
+        Rope::new(self.head_dim, self.rope_theta, &self.rope_scaling).expect("checked when the configuration was read")
     }
 
     /// Number of parameters, tied embeddings counted once.
     pub fn parameters(&self) -> usize {
-        let linear: usize =
-            crate::adapter::LINEAR_LAYERS.iter().filter_map(|m| self.linear_shape(m)).map(|s| s.0 * s.1).sum();
+        let linear = |module: Module| {
+            let (input, output) = self.linear_shape(module);
+            output * (input + usize::from(self.has_bias(module)))
+        };
+        let norms = 2 * self.hidden_size + if self.has_qk_norm() { 2 * self.head_dim } else { 0 };
+        let layer = Module::ALL.into_iter().map(linear).sum::<usize>() + norms;
         let embeddings = self.vocab_size * self.hidden_size * if self.tie_word_embeddings { 1 } else { 2 };
-        self.num_hidden_layers * (linear + 2 * self.hidden_size) + embeddings + self.hidden_size
+        self.num_hidden_layers * layer + embeddings + self.hidden_size
+    }
+}
+
+/// A number or a list of them.
+fn token_ids(value: &Value) -> Vec<u32> {
+    let ids = match value {
+        Value::Array(ids) => ids.iter().filter_map(Value::as_u64).collect(),
+        value => value.as_u64().into_iter().collect::<Vec<_>>(),
+    };
+    ids.into_iter().map(|id| id as u32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn parse(architecture: &str, changes: Value) -> Result<DecoderConfig, String> {
+        let mut config = json!({
+            "architectures": [architecture], "model_type": "x", "vocab_size": 100, "hidden_size": 64,
+            "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "rms_norm_eps": 1e-6,
+            "max_position_embeddings": 32768, "head_dim": null,
+        });
+        config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        DecoderConfig::parse(&config.to_string())
+    }
+
+    #[test]
+    fn families_differ_in_biases_and_norms() {
+        let check = |architecture: &str, changes: Value, biased: &[Module], qk_norm: bool| {
+            let config = parse(architecture, changes).unwrap();
+            let found: Vec<Module> = Module::ALL.into_iter().filter(|module| config.has_bias(*module)).collect();
+            assert_eq!((found.as_slice(), config.has_qk_norm()), (biased, qk_norm), "{architecture}");
+        };
+        use Module::{K, O, Q, V};
+        check("LlamaForCausalLM", json!({}), &[], false);
+        check("LlamaForCausalLM", json!({"attention_bias": true}), &[Q, K, V, O], false);
+        check("MistralForCausalLM", json!({}), &[], false);
+        check("Qwen2ForCausalLM", json!({}), &[Q, K, V], false);
+        check("Qwen3ForCausalLM", json!({"attention_bias": false}), &[], true);
+    }
+
+    #[test]
+    fn the_context_ends_where_attention_is_no_longer_plain() {
+        let context = |architecture: &str, changes| parse(architecture, changes).unwrap().max_position_embeddings;
+        assert_eq!(context("MistralForCausalLM", json!({"sliding_window": 4096})), 4096);
+        assert_eq!(context("MistralForCausalLM", json!({"sliding_window": null})), 32768);
+        let qwen = |used: bool| json!({"sliding_window": 4096, "use_sliding_window": used});
+        assert_eq!(context("Qwen2ForCausalLM", qwen(false)), 32768);
+        assert_eq!(context("Qwen2ForCausalLM", qwen(true)), 4096);
+        let dual =
+            json!({"max_position_embeddings": 1_010_000, "dual_chunk_attention_config": {"chunk_size": 262_144}});
+        assert_eq!(context("Qwen2ForCausalLM", dual), 262_144);
+    }
+
+    #[test]
+    fn newer_folders_keep_the_rotary_settings_together() {
+        let together = json!({"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}});
+        let apart = parse("LlamaForCausalLM", json!({"rope_theta": 1e6})).unwrap();
+        assert_eq!(parse("LlamaForCausalLM", together).unwrap().rope(), apart.rope());
+    }
+
+    #[test]
+    fn what_is_not_computed_exactly_is_refused_by_name() {
+        let check = |architecture, changes, part: &str| {
+            let problem = parse(architecture, changes).unwrap_err();
+            assert!(problem.contains(part), "{problem}");
+        };
+        check("GemmaForCausalLM", json!({}), "GemmaForCausalLM");
+        check("LlamaForCausalLM", json!({"hidden_act": "gelu"}), "gelu");
+        check("LlamaForCausalLM", json!({"rope_scaling": {"rope_type": "yarn"}}), "yarn");
     }
 }

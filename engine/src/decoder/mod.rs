@@ -1,8 +1,16 @@
-//! A Llama-family decoder's configuration and weights, with Hugging Face names: loaded once, shared by the trainer
-//! and by engines that run in this process.
+//! A decoder's configuration and weights, with Hugging Face names: loaded once, shared by the trainer and by engines
+//! that run in this process.
+//!
+//! One structure computes Llama 2 and 3, SmolLM2, Mistral, Qwen2, Qwen2.5 and Qwen3: they differ in biases, in the
+//! normalisation of queries and keys, and in their rotary angles, which `config.json` tells.
 
 mod config;
+mod file;
+mod module;
+mod rope;
 mod weights;
 
-pub use config::DecoderConfig;
-pub use weights::{LayerWeights, Weights, module_path, weight_files};
+pub use config::{Architecture, DecoderConfig};
+pub use module::Module;
+pub use rope::Rope;
+pub use weights::{LayerWeights, Linear, Weights, weight_files};

@@ -1,11 +1,12 @@
 //! The weights of a Llama-family decoder, by their Hugging Face names.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::DecoderConfig;
+use super::file::TensorFile;
+use super::{DecoderConfig, Module};
 use crate::error::EngineError;
 
 /// All weights; matrices are (out × in), as in the files.
@@ -20,46 +21,48 @@ pub struct Weights {
     pub lm_head: Tensor,
 }
 
-/// One block. Norms are (D), matrices (out × in).
+/// One block. Norms are (D), or (head_dim) for queries and keys.
 #[derive(Debug, Clone)]
 pub struct LayerWeights {
     pub input_layernorm: Tensor,
-    pub q_proj: Tensor,
-    pub k_proj: Tensor,
-    pub v_proj: Tensor,
-    pub o_proj: Tensor,
     pub post_attention_layernorm: Tensor,
-    pub gate_proj: Tensor,
-    pub up_proj: Tensor,
-    pub down_proj: Tensor,
+    /// Of queries and keys, where the architecture has them.
+    pub q_norm: Option<Tensor>,
+    pub k_norm: Option<Tensor>,
+    linears: [Linear; Module::COUNT],
 }
 
-/// The path of a linear layer inside a block: `self_attn.q_proj`, `mlp.up_proj`.
-pub fn module_path(module: &str) -> String {
-    let parent = if matches!(module, "q_proj" | "k_proj" | "v_proj" | "o_proj") { "self_attn" } else { "mlp" };
-    format!("{parent}.{module}")
+/// W·x + b: `weight` (out × in), `bias` (out).
+#[derive(Debug, Clone)]
+pub struct Linear {
+    pub weight: Tensor,
+    pub bias: Option<Tensor>,
 }
 
 impl Weights {
     /// Reads `model.safetensors`, or the shards that `model.safetensors.index.json` names.
     ///
     /// # Errors
-    /// If a file or a tensor is missing, or has another shape than `config` says: names the tensor and both shapes.
+    /// If a file or a tensor is missing, left over, or has another shape than `config` says: names the tensor and both
+    /// shapes.
     pub fn load(dir: &Path, config: &DecoderConfig, dtype: DType, device: &Device) -> Result<Self, EngineError> {
-        let mut tensors = HashMap::new();
-        for file in weight_files(dir)? {
-            let loaded = candle_core::safetensors::load(&file, device)
-                .map_err(|e| EngineError::Model { path: file.clone(), problem: e.to_string() })?;
-            tensors.extend(loaded);
-        }
-        Self::from_named(config, |name, shape| {
-            let fail = |problem: String| EngineError::Model { path: dir.to_path_buf(), problem };
-            let tensor = tensors.get(name).ok_or_else(|| fail(format!("tensor {name} is missing")))?;
+        let mut files = weight_files(dir)?.iter().map(|path| TensorFile::open(path)).collect::<Result<Vec<_>, _>>()?;
+        let names = |(index, file): (usize, &TensorFile)| file.names().into_iter().map(move |name| (name, index));
+        let mut unread: BTreeMap<String, usize> = files.iter().enumerate().flat_map(names).collect();
+        let fail = |problem: String| EngineError::Model { path: dir.to_path_buf(), problem };
+        let weights = Self::from_named(config, |name, shape| {
+            let index = unread.remove(name).ok_or_else(|| fail(format!("tensor {name} is missing")))?;
+            let tensor = files[index].read(name, dtype, device)?;
             if tensor.dims() != shape {
                 return Err(fail(format!("tensor {name}: expected shape {shape:?}, found {:?}", tensor.dims())));
             }
-            Ok(tensor.to_dtype(dtype)?)
-        })
+            Ok(tensor)
+        })?;
+        let is_needless = |name: &str| name.ends_with("rotary_emb.inv_freq") || name == "lm_head.weight";
+        match unread.keys().find(|name| !is_needless(name)) {
+            Some(name) => Err(fail(format!("tensor {name} belongs to no part of a {}", config.architectures[0]))),
+            None => Ok(weights),
+        }
     }
 
     /// Builds the structure from a function that gives each tensor by name and shape.
@@ -87,7 +90,9 @@ impl Weights {
             all.insert("lm_head.weight".into(), self.lm_head.clone());
         }
         for (i, layer) in self.layers.iter().enumerate() {
-            all.extend(layer.named().map(|(name, tensor)| (format!("model.layers.{i}.{name}.weight"), tensor.clone())));
+            all.extend(
+                layer.named().into_iter().map(|(name, tensor)| (format!("model.layers.{i}.{name}"), tensor.clone())),
+            );
         }
         all
     }
@@ -99,37 +104,46 @@ impl LayerWeights {
         index: usize,
         get: &mut impl FnMut(&str, &[usize]) -> Result<Tensor, EngineError>,
     ) -> Result<Self, EngineError> {
-        let mut norm = |name: &str| get(&format!("model.layers.{index}.{name}.weight"), &[config.hidden_size]);
-        let (input_layernorm, post_attention_layernorm) = (norm("input_layernorm")?, norm("post_attention_layernorm")?);
-        let mut linear = |module: &str| {
-            let (input, output) = config.linear_shape(module).expect("a module of the block");
-            get(&format!("model.layers.{index}.{}.weight", module_path(module)), &[output, input])
+        let mut get = |name: &str, shape: &[usize]| get(&format!("model.layers.{index}.{name}"), shape);
+        let mut linear = |module: Module| -> Result<Linear, EngineError> {
+            let (input, output) = config.linear_shape(module);
+            let weight = get(&format!("{}.weight", module.path()), &[output, input])?;
+            let bias =
+                config.has_bias(module).then(|| get(&format!("{}.bias", module.path()), &[output])).transpose()?;
+            Ok(Linear { weight, bias })
         };
+        let [q, k, v, o, gate, up, down] = Module::ALL.map(&mut linear);
+        let linears = [q?, k?, v?, o?, gate?, up?, down?];
+        let mut head_norm = |name: &str| {
+            config.has_qk_norm().then(|| get(&format!("self_attn.{name}.weight"), &[config.head_dim])).transpose()
+        };
+        let (q_norm, k_norm) = (head_norm("q_norm")?, head_norm("k_norm")?);
         Ok(Self {
-            input_layernorm,
-            q_proj: linear("q_proj")?,
-            k_proj: linear("k_proj")?,
-            v_proj: linear("v_proj")?,
-            o_proj: linear("o_proj")?,
-            post_attention_layernorm,
-            gate_proj: linear("gate_proj")?,
-            up_proj: linear("up_proj")?,
-            down_proj: linear("down_proj")?,
+            input_layernorm: get("input_layernorm.weight", &[config.hidden_size])?,
+            post_attention_layernorm: get("post_attention_layernorm.weight", &[config.hidden_size])?,
+            q_norm,
+            k_norm,
+            linears,
         })
     }
 
-    fn named(&self) -> [(&'static str, &Tensor); 9] {
-        [
-            ("input_layernorm", &self.input_layernorm),
-            ("self_attn.q_proj", &self.q_proj),
-            ("self_attn.k_proj", &self.k_proj),
-            ("self_attn.v_proj", &self.v_proj),
-            ("self_attn.o_proj", &self.o_proj),
-            ("post_attention_layernorm", &self.post_attention_layernorm),
-            ("mlp.gate_proj", &self.gate_proj),
-            ("mlp.up_proj", &self.up_proj),
-            ("mlp.down_proj", &self.down_proj),
-        ]
+    pub fn linear(&self, module: Module) -> &Linear {
+        &self.linears[module as usize]
+    }
+
+    fn named(&self) -> Vec<(String, &Tensor)> {
+        let norms = [
+            ("input_layernorm", Some(&self.input_layernorm)),
+            ("post_attention_layernorm", Some(&self.post_attention_layernorm)),
+            ("self_attn.q_norm", self.q_norm.as_ref()),
+            ("self_attn.k_norm", self.k_norm.as_ref()),
+        ];
+        let norms = norms.into_iter().filter_map(|(name, tensor)| Some((format!("{name}.weight"), tensor?)));
+        let linears = Module::ALL.into_iter().zip(&self.linears).flat_map(|(module, linear)| {
+            let bias = linear.bias.as_ref().map(|bias| (format!("{}.bias", module.path()), bias));
+            std::iter::once((format!("{}.weight", module.path()), &linear.weight)).chain(bias)
+        });
+        norms.chain(linears).collect()
     }
 }
 

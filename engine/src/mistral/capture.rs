@@ -10,9 +10,10 @@
 //! Invariant: each capture answers exactly once, from `drop`.
 //!
 //! 0.8.1 lets a sequence that ends with its first token run on, after it has answered. The capture knows by itself
-//! where its sequence ends: from there on it repeats the last token, which ends the sequence for good.
+//! where its sequence ends: from there on it draws a stop token, or repeats the last token of a full completion, which
+//! ends the sequence for good. A stop string is found here alone, and ends in the same way, one token late.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
 use mistralrs::core::{CustomLogitsProcessor, Response};
@@ -20,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::slots::Slot;
 use crate::sampler::Sampler;
-use crate::{EngineError, Finish};
+use crate::{EngineError, Finish, Sampling};
 
 /// What one sequence produced.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct Answer {
     pub tokens: Vec<u32>,
     /// As long as `tokens`.
     pub log_probs: Vec<f32>,
+    /// As long as `tokens`.
+    pub full_log_probs: Vec<f32>,
     pub finish: Finish,
 }
 
@@ -42,7 +45,7 @@ pub struct Bounds {
     pub prompt_tokens: usize,
     /// At least one.
     pub max_new_tokens: usize,
-    pub stop_tokens: Arc<[u32]>,
+    pub sampling: Sampling,
 }
 
 pub struct Capture {
@@ -57,24 +60,27 @@ struct State {
     sampler: Sampler,
     tokens: Vec<u32>,
     log_probs: Vec<f32>,
+    full_log_probs: Vec<f32>,
     responses: mpsc::Receiver<Response>,
 }
 
 impl Capture {
     /// The capture, where mistral.rs is to send its response, and where the caller gets the answer.
-    pub fn new(bounds: Bounds, sampler: Sampler, slot: Slot) -> (Self, mpsc::Sender<Response>, Caller) {
+    pub fn new(bounds: Bounds, seed: u64, slot: Slot) -> (Self, mpsc::Sender<Response>, Caller) {
         // One response is the rule; a sequence that runs on, or a batch that fails late, sends a second one, and
         // the model waits until there is room for it.
         let (response, responses) = mpsc::channel(4);
         let (reply, answer) = oneshot::channel();
-        let state = Mutex::new(State { sampler, tokens: Vec::new(), log_probs: Vec::new(), responses });
+        let (sampler, tokens) = (Sampler::new(seed, &bounds.sampling), Vec::new());
+        let state = State { sampler, tokens, log_probs: Vec::new(), full_log_probs: Vec::new(), responses };
+        let state = Mutex::new(state);
         (Self { bounds, state, reply: Some(reply), _slot: slot }, response, answer)
     }
 
     /// The token at this position; `context` is how long prompt and completion are so far.
     fn pick(&self, logits: &[f32], context: usize) -> u32 {
         let abandoned = self.reply.as_ref().is_none_or(oneshot::Sender::is_closed);
-        if let (true, Some(&stop)) = (abandoned, self.bounds.stop_tokens.first()) {
+        if let (true, Some(&stop)) = (abandoned, self.bounds.sampling.stop_tokens.first()) {
             return stop;
         }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -108,16 +114,19 @@ impl Drop for Capture {
         if let Some(reply) = self.reply.take() {
             let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
             // An error here only says that nobody waits.
-            let _ = reply.send(state.answer());
+            let _ = reply.send(state.answer(&self.bounds));
         }
     }
 }
 
 impl State {
-    /// The last token, when the sequence ends with it.
+    /// What to say when the sequence has ended already.
     fn ended(&self, bounds: &Bounds) -> Option<u32> {
-        let last = *self.tokens.last()?;
-        (bounds.stop_tokens.contains(&last) || self.tokens.len() >= bounds.max_new_tokens).then_some(last)
+        let stop = bounds.sampling.stop_tokens.first().copied();
+        match bounds.sampling.finish(&self.tokens, bounds.max_new_tokens)? {
+            Finish::Stop => stop,
+            Finish::Length => self.tokens.last().copied(),
+        }
     }
 
     /// The token that was drawn for this position: mistral.rs asks again for one that it did not keep, when another
@@ -127,14 +136,15 @@ impl State {
     }
 
     fn draw(&mut self, logits: &[f32]) -> u32 {
-        let (token, log_prob) = self.sampler.sample(logits);
-        self.tokens.push(token);
-        self.log_probs.push(log_prob);
-        token
+        let drawn = self.sampler.sample(logits);
+        self.tokens.push(drawn.token);
+        self.log_probs.push(drawn.log_prob);
+        self.full_log_probs.push(drawn.full_log_prob);
+        drawn.token
     }
 
     /// Joins what was drawn with what mistral.rs says about it.
-    fn answer(&mut self) -> Result<Answer, EngineError> {
+    fn answer(&mut self, bounds: &Bounds) -> Result<Answer, EngineError> {
         let done = match self.responses.try_recv() {
             Ok(Response::CompletionDone(done)) => done,
             Ok(Response::CompletionModelError(problem, _)) => return Err(EngineError::Generate(first_line(&problem))),
@@ -144,15 +154,20 @@ impl State {
             Ok(_) => return Err(EngineError::Generate("not a completion: this is a bug in the engine".into())),
             Err(_) => return Err(EngineError::Stopped),
         };
-        let finish = finish(done.choices.first().map_or("nothing", |choice| choice.finish_reason.as_str()))?;
-        if self.tokens.len() != done.usage.completion_tokens {
-            let (drawn, kept) = (self.tokens.len(), done.usage.completion_tokens);
+        let reason = done.choices.first().map_or("nothing", |choice| choice.finish_reason.as_str());
+        let Some(finish) = bounds.sampling.finish(&self.tokens, bounds.max_new_tokens) else {
+            return Err(EngineError::Generate(format!("mistral.rs ended the sequence with `{reason}`")));
+        };
+        let (drawn, kept) = (self.tokens.len(), done.usage.completion_tokens);
+        let by_string = self.tokens.last().is_some_and(|last| !bounds.sampling.stop_tokens.contains(last));
+        if kept != drawn && !(finish == Finish::Stop && by_string && kept == drawn + 1) {
             return Err(EngineError::Generate(format!("{drawn} tokens were drawn but mistral.rs kept {kept}")));
         }
         if let Some(at) = self.log_probs.iter().position(|log_prob| !log_prob.is_finite()) {
             return Err(EngineError::Generate(format!("the logits of token {at} are not finite")));
         }
-        Ok(Answer { tokens: std::mem::take(&mut self.tokens), log_probs: std::mem::take(&mut self.log_probs), finish })
+        let (tokens, log_probs) = (std::mem::take(&mut self.tokens), std::mem::take(&mut self.log_probs));
+        Ok(Answer { tokens, log_probs, full_log_probs: std::mem::take(&mut self.full_log_probs), finish })
     }
 }
 
@@ -161,23 +176,16 @@ pub fn first_line(problem: &str) -> String {
     problem.lines().next().unwrap_or_default().to_string()
 }
 
-fn finish(reason: &str) -> Result<Finish, EngineError> {
-    match reason {
-        "stop" => Ok(Finish::Stop),
-        "length" => Ok(Finish::Length),
-        other => Err(EngineError::Generate(format!("mistral.rs ended the sequence with `{other}`"))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::slots::Slots;
     use super::*;
+    use std::sync::Arc;
 
     async fn capture(max_new_tokens: usize, slots: &Arc<Slots>) -> (Capture, mpsc::Sender<Response>, Caller) {
         let slot = slots.acquire().await.expect("a free slot");
-        let bounds = Bounds { prompt_tokens: 2, max_new_tokens, stop_tokens: [2].into() };
-        Capture::new(bounds, Sampler::new(1, 0.0), slot)
+        let bounds = Bounds { prompt_tokens: 2, max_new_tokens, sampling: Sampling::new(0.0, vec![2]) };
+        Capture::new(bounds, 1, slot)
     }
 
     fn slots() -> Arc<Slots> {

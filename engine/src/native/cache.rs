@@ -7,8 +7,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::kernels::LANES;
 use crate::decoder::DecoderConfig;
+use crate::kernels::LANES;
 
 /// Sizes of what a block holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,25 +6,12 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 
-use crate::adapter::LINEAR_LAYERS;
-use crate::decoder::{DecoderConfig, module_path};
+use crate::decoder::{DecoderConfig, Module};
 use crate::{Adapter, EngineError};
-
-/// A linear layer of a block, in the order of [`LINEAR_LAYERS`].
-#[derive(Debug, Clone, Copy)]
-pub enum Module {
-    Q,
-    K,
-    V,
-    O,
-    Gate,
-    Up,
-    Down,
-}
 
 /// An adapter's matrices, ready for the kernels.
 pub struct Lora {
-    layers: Vec<[Option<Delta>; LINEAR_LAYERS.len()]>,
+    layers: Vec<[Option<Delta>; Module::COUNT]>,
 }
 
 /// The update of one linear layer.
@@ -43,11 +30,10 @@ impl Lora {
         let mut tensors = adapter.tensors()?;
         let scale = adapter.config.scale() as f32;
         let mut layer = |index: usize| -> Result<_, EngineError> {
-            let mut deltas = [const { None }; LINEAR_LAYERS.len()];
-            for (delta, module) in deltas.iter_mut().zip(LINEAR_LAYERS) {
-                let path = format!("base_model.model.model.layers.{index}.{}", module_path(module));
-                let shape = config.linear_shape(module).expect("a linear layer of the block");
-                *delta = take(&mut tensors, &path, shape, scale)?;
+            let mut deltas = [const { None }; Module::COUNT];
+            for (delta, module) in deltas.iter_mut().zip(Module::ALL) {
+                let path = format!("base_model.model.model.layers.{index}.{}", module.path());
+                *delta = take(&mut tensors, &path, config.linear_shape(module), scale)?;
             }
             Ok(deltas)
         };

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Storage, Tensor};
 use rayon::prelude::*;
 
+use super::bf16::Bf16Matrix;
 use super::cache::{Block, Layout};
-use super::kernels::{self, LANES, Split};
-use super::lora::{Delta, Lora, Module};
-use crate::EngineError;
-use crate::decoder::{DecoderConfig, LayerWeights, Weights};
-use crate::sampler::Sampler;
+use super::lora::{Delta, Lora};
+use crate::decoder::{DecoderConfig, LayerWeights, Linear, Module, Rope, Weights};
+use crate::kernels::{self, LANES, Split};
+use crate::sampler::{Draw, Sampler};
+use crate::{EngineError, Precision};
 
 /// Below so many parameters the weights stay in a CPU's caches: each thread then takes part of the sequences, and
 /// none waits for another within a pass. Above, all threads share each product, so that weights are read once.
@@ -20,11 +21,32 @@ const SMALL: usize = 8_000_000;
 pub struct Model {
     config: DecoderConfig,
     weights: Weights,
+    /// The same in bf16, where products are computed so.
+    rounded: Option<Rounded>,
     layout: Layout,
-    /// cos and sin of the rotary angles, position by position (positions × head_dim/2).
-    rope: (Vec<f32>, Vec<f32>),
+    rope: Rope,
+    /// cos and sin of the rotary angles (positions × head_dim/2), for as many positions as there were so far.
+    angles: (Vec<f32>, Vec<f32>),
     pool: rayon::ThreadPool,
     workspaces: Vec<Workspace>,
+}
+
+/// The matrices of a model in bf16.
+struct Rounded {
+    layers: Vec<[Bf16Matrix; Module::COUNT]>,
+    lm_head: Bf16Matrix,
+}
+
+impl Rounded {
+    /// `None` where the CPU cannot multiply bf16.
+    fn new(weights: &Weights) -> Option<Self> {
+        let round = |weight: &Tensor| read(weight, |values| Bf16Matrix::new(values, weight.dims()[1]));
+        let layers = weights.layers.iter().map(|layer| {
+            let [q, k, v, o, gate, up, down] = Module::ALL.map(|module| round(&layer.linear(module).weight));
+            Some([q?, k?, v?, o?, gate?, up?, down?])
+        });
+        Some(Self { layers: layers.collect::<Option<_>>()?, lm_head: round(&weights.lm_head)? })
+    }
 }
 
 /// Consecutive tokens of one sequence that are computed now; the cache holds all tokens before them.
@@ -41,14 +63,19 @@ pub struct Piece<'a> {
 pub enum Want<'a> {
     Nothing,
     Logits(&'a mut Vec<f32>),
-    /// The next token and its log-probability.
-    Sample(&'a mut Sampler, &'a mut (u32, f32)),
+    /// The next token.
+    Sample(&'a mut Sampler, &'a mut Draw),
 }
 
 impl Model {
     /// # Errors
     /// If the weights are not f32 in main memory, or the head's width is not a multiple of 16.
-    pub fn new(config: DecoderConfig, weights: Weights, threads: usize) -> Result<Self, EngineError> {
+    pub fn new(
+        config: DecoderConfig,
+        weights: Weights,
+        threads: usize,
+        precision: Precision,
+    ) -> Result<Self, EngineError> {
         if !config.head_dim.is_multiple_of(LANES) {
             let problem = format!(
                 "head_dim {}: the native engine needs a multiple of {LANES}; use engine.kind = \"mistralrs\"",
@@ -68,9 +95,11 @@ impl Model {
         let shares = if config.parameters() < SMALL { threads.max(1) } else { 1 };
         Ok(Self {
             layout: Layout::of(&config),
-            rope: config.rope_tables(),
+            rope: config.rope(),
+            angles: (Vec::new(), Vec::new()),
             workspaces: (0..shares).map(|_| Workspace::default()).collect(),
             config,
+            rounded: (precision == Precision::Bf16).then(|| Rounded::new(&weights)).flatten(),
             weights,
             pool,
         })
@@ -82,6 +111,7 @@ impl Model {
 
     /// Computes all pieces: writes their keys and values into their blocks and gives each what it wants.
     pub fn forward(&mut self, pieces: Vec<Piece>, lora: &Lora) {
+        self.grow_angles(pieces.iter().map(|piece| piece.start + piece.tokens.len()).max().unwrap_or(0));
         let shares = deal(pieces, self.workspaces.len());
         let split = if self.workspaces.len() > 1 { Split::Alone } else { Split::Threads };
         let mut workspaces = std::mem::take(&mut self.workspaces);
@@ -93,6 +123,12 @@ impl Model {
             Split::Threads => shares.into_iter().zip(&mut workspaces).for_each(pass),
         });
         self.workspaces = workspaces;
+    }
+
+    fn grow_angles(&mut self, positions: usize) {
+        if positions * self.config.head_dim / 2 > self.angles.0.len() {
+            self.angles = self.rope.tables(positions.next_power_of_two());
+        }
     }
 }
 
@@ -118,7 +154,7 @@ struct Workspace {
     mixed: Vec<f32>,
     gate: Vec<f32>,
     up: Vec<f32>,
-    low: Vec<f32>,
+    scratch: Scratch,
     cos: Vec<f32>,
     sin: Vec<f32>,
     logits: Vec<f32>,
@@ -135,6 +171,12 @@ struct Pass<'a, 'p> {
     rows: Vec<(usize, usize)>,
     pieces: Vec<Piece<'p>>,
     w: &'a mut Workspace,
+}
+
+impl<'a> Pass<'a, '_> {
+    fn products(&self, layer: usize) -> Products<'a> {
+        Products { model: self.model, lora: self.lora, layer, n: self.n, split: self.split }
+    }
 }
 
 impl Pass<'_, '_> {
@@ -162,7 +204,7 @@ impl Pass<'_, '_> {
                 scatter(&mut self.w.x, &embeddings[token as usize * d..][..d], row, n);
             }
         });
-        for (out, table) in [(&mut self.w.cos, &self.model.rope.0), (&mut self.w.sin, &self.model.rope.1)] {
+        for (out, table) in [(&mut self.w.cos, &self.model.angles.0), (&mut self.w.sin, &self.model.angles.1)] {
             reset(out, half * n);
             for (row, &(_, position)) in self.rows.iter().enumerate() {
                 scatter(out, &table[position * half..][..half], row, n);
@@ -173,18 +215,21 @@ impl Pass<'_, '_> {
     fn attention(&mut self, index: usize, layer: &LayerWeights) {
         let config = &self.model.config;
         let (n, eps, d) = (self.n, config.rms_norm_eps as f32, config.head_dim);
-        let (lora, split) = (self.lora, self.split);
-        let linear = |weight, module| Linear { weight, delta: lora.delta(index, module), n, split };
+        let products = self.products(index);
         let w = &mut *self.w;
         reset(&mut w.normed, w.x.len());
         read(&layer.input_layernorm, |weight| kernels::rms_norm(&mut w.normed, &w.x, weight, eps, n));
-        for (out, weight, module) in [
-            (&mut w.q, &layer.q_proj, Module::Q),
-            (&mut w.k, &layer.k_proj, Module::K),
-            (&mut w.v, &layer.v_proj, Module::V),
-        ] {
-            reset(out, weight.dims()[0] * n);
-            linear(weight, module).apply(out, &w.normed, &mut w.low, false);
+        for (out, module) in [(&mut w.q, Module::Q), (&mut w.k, Module::K), (&mut w.v, Module::V)] {
+            reset(out, config.linear_shape(module).1 * n);
+            products.apply(module, out, &w.normed, &mut w.scratch, false);
+        }
+        for (x, norm) in [(&mut w.q, &layer.q_norm), (&mut w.k, &layer.k_norm)] {
+            if let Some(norm) = norm {
+                reset(&mut w.normed, x.len());
+                let heads = w.normed.chunks_exact_mut(d * n).zip(x.chunks_exact(d * n));
+                read(norm, |weight| heads.for_each(|(out, x)| kernels::rms_norm(out, x, weight, eps, n)));
+                std::mem::swap(x, &mut w.normed);
+            }
         }
         kernels::rope(&mut w.q, &w.cos, &w.sin);
         kernels::rope(&mut w.k, &w.cos, &w.sin);
@@ -192,7 +237,7 @@ impl Pass<'_, '_> {
         self.store(index);
         self.attend(index);
         let w = &mut *self.w;
-        linear(&layer.o_proj, Module::O).apply(&mut w.x, &w.mixed, &mut w.low, true);
+        products.apply(Module::O, &mut w.x, &w.mixed, &mut w.scratch, true);
     }
 
     /// Writes the rows' keys and values into their blocks.
@@ -236,16 +281,17 @@ impl Pass<'_, '_> {
 
     fn mlp(&mut self, index: usize, layer: &LayerWeights) {
         let (n, split, eps) = (self.n, self.split, self.model.config.rms_norm_eps as f32);
-        let linear = |weight, module| Linear { weight, delta: self.lora.delta(index, module), n, split };
+        let products = self.products(index);
         let w = &mut *self.w;
+        reset(&mut w.normed, w.x.len());
         read(&layer.post_attention_layernorm, |weight| kernels::rms_norm(&mut w.normed, &w.x, weight, eps, n));
-        let inner = layer.gate_proj.dims()[0] * n;
+        let inner = self.model.config.intermediate_size * n;
         reset(&mut w.gate, inner);
         reset(&mut w.up, inner);
-        linear(&layer.gate_proj, Module::Gate).apply(&mut w.gate, &w.normed, &mut w.low, false);
-        linear(&layer.up_proj, Module::Up).apply(&mut w.up, &w.normed, &mut w.low, false);
+        products.apply(Module::Gate, &mut w.gate, &w.normed, &mut w.scratch, false);
+        products.apply(Module::Up, &mut w.up, &w.normed, &mut w.scratch, false);
         kernels::swiglu(&mut w.gate, &w.up, split);
-        linear(&layer.down_proj, Module::Down).apply(&mut w.x, &w.gate, &mut w.low, true);
+        products.apply(Module::Down, &mut w.x, &w.gate, &mut w.scratch, true);
     }
 
     /// The head, for the rows whose logits are wanted only.
@@ -272,8 +318,9 @@ impl Pass<'_, '_> {
         let norm = &self.model.weights.norm;
         read(norm, |weight| kernels::rms_norm(&mut w.normed, &w.q, weight, config.rms_norm_eps as f32, m));
         reset(&mut w.logits, config.vocab_size * m);
-        let lm_head = &self.model.weights.lm_head;
-        read(lm_head, |weight| kernels::matmul(&mut w.logits, weight, &w.normed, m, false, self.split));
+        let Model { weights: Weights { lm_head, .. }, rounded, .. } = self.model;
+        let rounded = rounded.as_ref().map(|rounded| &rounded.lm_head);
+        multiply(&mut w.logits, lm_head, rounded, &w.normed, &mut w.scratch.packed, m, false, self.split);
         let logits = &w.logits;
         let give = |(column, (_, want)): (usize, (usize, &mut Want))| {
             let mut row = vec![0.0; config.vocab_size];
@@ -291,23 +338,58 @@ impl Pass<'_, '_> {
     }
 }
 
-/// W·x + B·(A·x), the second part where an adapter covers the layer.
-struct Linear<'a> {
-    weight: &'a Tensor,
-    delta: Option<&'a Delta>,
+/// What products need beside their input and output.
+#[derive(Default)]
+struct Scratch {
+    /// A·x of an adapter.
+    low: Vec<f32>,
+    /// x in bf16.
+    packed: Vec<u32>,
+}
+
+/// The linear layers of one block in one pass.
+#[derive(Clone, Copy)]
+struct Products<'a> {
+    model: &'a Model,
+    lora: &'a Lora,
+    layer: usize,
     n: usize,
     split: Split,
 }
 
-impl Linear<'_> {
-    fn apply(self, out: &mut [f32], x: &[f32], low: &mut Vec<f32>, add: bool) {
-        let Self { weight, delta, n, split } = self;
-        read(weight, |weight| kernels::matmul(out, weight, x, n, add, split));
-        if let Some(Delta { a, b, rank }) = delta {
-            reset(low, rank * n);
-            kernels::matmul(low, a, x, n, false, Split::Alone);
-            kernels::matmul(out, b, low, n, true, split);
+impl Products<'_> {
+    /// `out` = W·x + b + B·(A·x), or `+=` with `add`; the last part where an adapter covers the layer.
+    fn apply(self, module: Module, out: &mut [f32], x: &[f32], scratch: &mut Scratch, add: bool) {
+        let Self { model, lora, layer, n, split } = self;
+        let Linear { weight, bias } = model.weights.layers[layer].linear(module);
+        let rounded = model.rounded.as_ref().map(|rounded| &rounded.layers[layer][module as usize]);
+        multiply(out, weight, rounded, x, &mut scratch.packed, n, add, split);
+        if let Some(bias) = bias {
+            read(bias, |bias| kernels::add_bias(out, bias, n));
         }
+        if let Some(Delta { a, b, rank }) = lora.delta(layer, module) {
+            reset(&mut scratch.low, rank * n);
+            kernels::matmul(&mut scratch.low, a, x, n, false, Split::Alone);
+            kernels::matmul(out, b, &scratch.low, n, true, split);
+        }
+    }
+}
+
+/// `out` = weight · x, or `+=` with `add`; in bf16 where there are rounded weights.
+#[expect(clippy::too_many_arguments, reason = "a matrix product with its scratch memory")]
+fn multiply(
+    out: &mut [f32],
+    weight: &Tensor,
+    rounded: Option<&Bf16Matrix>,
+    x: &[f32],
+    packed: &mut Vec<u32>,
+    n: usize,
+    add: bool,
+    split: Split,
+) {
+    match rounded {
+        Some(matrix) => matrix.multiply(out, x, packed, n, add, split),
+        None => read(weight, |weight| kernels::matmul(out, weight, x, n, add, split)),
     }
 }
 

@@ -13,11 +13,11 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::cache::{Block, Layout, Pool, Prefixes};
-use super::kernels::LANES;
 use super::lora::Lora;
 use super::model::{Model, Piece, Want};
-use crate::sampler::{Sampler, mix_seed};
-use crate::{Completion, EngineError, Finish, PolicyVersion, Request};
+use crate::kernels::LANES;
+use crate::sampler::{Draw, Sampler, mix_seed};
+use crate::{Completion, EngineError, PolicyVersion, Request};
 
 /// Tokens of prompts that are computed in one step, beside the sequences that decode.
 const PREFILL_TOKENS: usize = 256;
@@ -59,7 +59,8 @@ struct Group {
 
 enum Prompt {
     Waiting,
-    Running,
+    /// Since this policy; it may be finished by a later one.
+    Running(PolicyVersion),
     Done(Computed),
     /// Every completion was started; the prompt is not needed any more.
     Over,
@@ -67,6 +68,8 @@ enum Prompt {
 
 /// A prompt in the cache, and the logits behind its last token.
 struct Computed {
+    /// The policy that began it.
+    policy: PolicyVersion,
     blocks: Vec<Arc<Block>>,
     logits: Vec<f32>,
 }
@@ -89,6 +92,7 @@ struct Member {
     index: usize,
     sampler: Sampler,
     log_probs: Vec<f32>,
+    full_log_probs: Vec<f32>,
     first_policy: PolicyVersion,
 }
 
@@ -128,13 +132,9 @@ impl Scheduler {
         self.queue.push_back(id);
     }
 
-    /// Sequences go on under the new policy; prompts that are not answered from yet are computed again.
+    /// Everything goes on under the new policy, also prompts: computed again, they would never end where publishes follow
+    /// each other closely. What they share with later requests is forgotten.
     pub fn publish(&mut self, policy: Policy) -> PolicyVersion {
-        let prompts = self.running.extract_if(.., |sequence| sequence.member.is_none()).collect::<Vec<_>>();
-        for sequence in prompts {
-            self.drop_prompt(sequence);
-        }
-        self.forget_prompts();
         self.prefixes.clear(&mut self.pool);
         self.policy = policy;
         self.policy.version.clone()
@@ -149,7 +149,7 @@ impl Scheduler {
         self.drop_abandoned();
         self.admit();
         self.plan();
-        let mut drawn = vec![(0, 0.0); self.running.len()];
+        let mut drawn = vec![Draw::default(); self.running.len()];
         let mut logits = vec![Vec::new(); self.running.len()];
         let outputs = drawn.iter_mut().zip(&mut logits);
         let pieces = self.running.iter_mut().zip(outputs).filter(|(sequence, _)| sequence.chunk > 0);
@@ -198,12 +198,12 @@ impl Scheduler {
         {
             let Some(group) = self.groups.get_mut(&id) else { unreachable!("a queued group is there") };
             let started = match &group.prompt {
-                Prompt::Running | Prompt::Over => {
+                Prompt::Running(_) | Prompt::Over => {
                     next += 1;
                     continue;
                 }
                 Prompt::Waiting => {
-                    group.prompt = Prompt::Running;
+                    group.prompt = Prompt::Running(self.policy.version.clone());
                     let prompt = Sequence::new(id, None, group.request.prompt.to_vec());
                     self.start(prompt).map(|prompt| self.drop_prompt(prompt)).is_none()
                 }
@@ -243,10 +243,10 @@ impl Scheduler {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let Prompt::Done(computed) = &group.prompt else { return };
         let (request, index) = (&group.request, group.started);
-        let mut sampler = Sampler::new(mix_seed(request.seed, index as u64), request.sampling.temperature);
+        let mut sampler = Sampler::new(mix_seed(request.seed, index as u64), &request.sampling);
         let drawn = sampler.sample(&computed.logits);
-        let first_policy = self.policy.version.clone();
-        let member = Member { index, sampler, log_probs: Vec::new(), first_policy };
+        let first_policy = computed.policy.clone();
+        let member = Member { index, sampler, log_probs: Vec::new(), full_log_probs: Vec::new(), first_policy };
         let mut sequence = Sequence::new(id, Some(member), request.prompt.to_vec());
         (sequence.computed, sequence.blocks) = (sequence.tokens.len(), computed.blocks.clone());
         group.started += 1;
@@ -331,32 +331,33 @@ impl Scheduler {
     }
 
     fn finish_prompt(&mut self, sequence: Sequence, logits: Vec<f32>) {
-        self.prefixes.insert(&sequence.tokens, &sequence.blocks);
-        match self.groups.get_mut(&sequence.group) {
-            Some(group) => group.prompt = Prompt::Done(Computed { blocks: sequence.blocks, logits }),
-            None => self.release(sequence.blocks),
+        let Some(group) = self.groups.get_mut(&sequence.group) else { return self.release(sequence.blocks) };
+        let Prompt::Running(policy) = &group.prompt else { unreachable!("a prompt that ends was running") };
+        let policy = policy.clone();
+        if policy == self.policy.version {
+            self.prefixes.insert(&sequence.tokens, &sequence.blocks);
         }
+        group.prompt = Prompt::Done(Computed { policy, blocks: sequence.blocks, logits });
     }
 
     /// Appends a drawn token; a completion that ends is put into its group, and the last one answers the request.
-    fn accept(&mut self, mut sequence: Sequence, (token, log_prob): (u32, f32)) {
-        if !log_prob.is_finite() {
+    fn accept(&mut self, mut sequence: Sequence, drawn: Draw) {
+        if !drawn.log_prob.is_finite() {
             return self.fail(sequence);
         }
         let Some(group) = self.groups.get_mut(&sequence.group) else { return self.release(sequence.blocks) };
         let Some(member) = &mut sequence.member else { unreachable!("a prompt draws no tokens") };
-        sequence.tokens.push(token);
-        member.log_probs.push(log_prob);
-        let finish = if group.request.sampling.stop_tokens.contains(&token) {
-            Finish::Stop
-        } else if member.log_probs.len() == group.max_new_tokens {
-            Finish::Length
-        } else {
+        sequence.tokens.push(drawn.token);
+        member.log_probs.push(drawn.log_prob);
+        member.full_log_probs.push(drawn.full_log_prob);
+        let completion = &sequence.tokens[group.request.prompt.len()..];
+        let Some(finish) = group.request.sampling.finish(completion, group.max_new_tokens) else {
             return self.running.push(sequence);
         };
         group.completions[member.index] = Some(Completion {
             tokens: sequence.tokens.split_off(group.request.prompt.len()),
             log_probs: std::mem::take(&mut member.log_probs),
+            full_log_probs: std::mem::take(&mut member.full_log_probs),
             finish,
             policy: member.first_policy.clone(),
             last_policy: self.policy.version.clone(),
@@ -415,7 +416,7 @@ impl Sequence {
         true
     }
 
-    fn piece<'a>(&'a mut self, drawn: &'a mut (u32, f32), logits: &'a mut Vec<f32>) -> Piece<'a> {
+    fn piece<'a>(&'a mut self, drawn: &'a mut Draw, logits: &'a mut Vec<f32>) -> Piece<'a> {
         let end = self.computed + self.chunk;
         let want = match &mut self.member {
             _ if end < self.tokens.len() => Want::Nothing,
@@ -430,7 +431,7 @@ impl Sequence {
 mod tests {
     use super::*;
     use crate::decoder::{DecoderConfig, Weights};
-    use crate::{Adapter, AdapterHash, LoraConfig, Sampling};
+    use crate::{Adapter, AdapterHash, LoraConfig, Precision, Sampling};
     use candle_core::{Device, Tensor};
     use proptest::prelude::*;
     use rand::{Rng, SeedableRng};
@@ -472,7 +473,7 @@ mod tests {
         let (config, mut rng) = (config(), ChaCha8Rng::seed_from_u64(9));
         let weights = Weights::from_named(&config, |_, shape| Ok(random(shape, &mut rng))).unwrap();
         let cache_bytes = blocks * 4 * Layout::of(&config).block_len();
-        Scheduler::new(Model::new(config, weights, 2).unwrap(), policy(0), max_sequences, cache_bytes)
+        Scheduler::new(Model::new(config, weights, 2, Precision::F32).unwrap(), policy(0), max_sequences, cache_bytes)
     }
 
     fn request(seed: u64, prompt_len: usize, group_size: usize, max_new_tokens: usize) -> Request {
@@ -507,6 +508,26 @@ mod tests {
         let mut answer = submit(&mut scheduler, request);
         run(&mut scheduler);
         answer.try_recv().unwrap().unwrap()
+    }
+
+    /// A publish before every step must not keep prompts from ending, and completions name the policy that began them.
+    #[test]
+    fn publishes_in_every_step_stop_nothing() {
+        let mut scheduler = scheduler(4, 40);
+        let mut answers: Vec<Answer> =
+            (0..8).map(|seed| submit(&mut scheduler, request(seed, CONTEXT - 12, 2, 8))).collect();
+        for step in 1..2000 {
+            if scheduler.is_idle() {
+                break;
+            }
+            scheduler.publish(policy(step));
+            scheduler.step();
+        }
+        for answer in &mut answers {
+            let group = answer.try_recv().unwrap().unwrap();
+            assert!(group.iter().all(|c| c.tokens.len() < 2 || c.policy.step < c.last_policy.step));
+        }
+        assert_eq!(scheduler.pool.in_use(), scheduler.prefixes.len());
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub enum Split {
 /// `out` (O × n) = `weight` (O × K) · `x` (K × n), or `+=` with `add`. `n` is a multiple of [`LANES`].
 pub fn matmul(out: &mut [f32], weight: &[f32], x: &[f32], n: usize, add: bool, split: Split) {
     let k = x.len() / n;
-    debug_assert!(n.is_multiple_of(LANES) && x.len() == k * n && weight.len() * n == out.len() * k);
+    assert!(n.is_multiple_of(LANES) && x.len() == k * n && weight.len() * n == out.len() * k, "shapes do not fit");
     match split {
         Split::Alone => Arch::new().dispatch(Matmul { out, weight, x, n, k, add }),
         Split::Threads => {
@@ -129,6 +129,18 @@ pub fn rms_norm(out: &mut [f32], x: &[f32], weight: &[f32], eps: f32, n: usize) 
             scale.iter_mut().for_each(|sum| *sum = 1.0 / (*sum / weight.len() as f32 + eps).sqrt());
             for ((out, x), weight) in out.chunks_exact_mut(n).zip(x.chunks_exact(n)).zip(weight) {
                 out.iter_mut().zip(x).zip(&scale).for_each(|((out, x), scale)| *out = x * scale * weight);
+            }
+        },
+    );
+}
+
+/// out (O × n) += bias (O), column by column.
+pub fn add_bias(out: &mut [f32], bias: &[f32], n: usize) {
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for (out, bias) in out.chunks_exact_mut(n).zip(bias) {
+                out.iter_mut().for_each(|out| *out += bias);
             }
         },
     );

@@ -1,0 +1,68 @@
+//! A safetensors file that is read one tensor at a time: a model larger than half of the memory must still load.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use safetensors::tensor::Metadata;
+
+use crate::error::EngineError;
+
+/// An open file and its table of contents.
+pub struct TensorFile {
+    path: PathBuf,
+    file: File,
+    metadata: Metadata,
+    /// Where the tensors' bytes begin.
+    start: u64,
+}
+
+/// The header's length stands before it in so many bytes.
+const LENGTH_BYTES: u64 = 8;
+
+impl TensorFile {
+    /// # Errors
+    /// If the file cannot be read, or is shorter or longer than its header says.
+    pub fn open(path: &Path) -> Result<Self, EngineError> {
+        let fail = |problem: String| EngineError::Model { path: path.to_path_buf(), problem };
+        let mut file = File::open(path).map_err(|e| fail(e.to_string()))?;
+        let size = file.metadata().map_err(|e| fail(e.to_string()))?.len();
+        let mut length = [0; LENGTH_BYTES as usize];
+        file.read_exact(&mut length).map_err(|e| fail(format!("not a safetensors file: {e}")))?;
+        let start = u64::from_le_bytes(length).saturating_add(LENGTH_BYTES);
+        if start > size {
+            return Err(fail(format!("damaged: its header should end at byte {start} of {size}")));
+        }
+        let mut header = vec![0; (start - LENGTH_BYTES) as usize];
+        file.read_exact(&mut header).map_err(|e| fail(e.to_string()))?;
+        let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| fail(format!("damaged header: {e}")))?;
+        let end = metadata.tensors().values().map(|info| info.data_offsets.1 as u64).max().unwrap_or(0) + start;
+        if end != size {
+            return Err(fail(format!("damaged: {size} bytes where its header says {end}")));
+        }
+        Ok(Self { path: path.to_path_buf(), file, metadata, start })
+    }
+
+    /// The names of the tensors.
+    pub fn names(&self) -> Vec<String> {
+        self.metadata.offset_keys()
+    }
+
+    /// Reads a tensor and converts it.
+    ///
+    /// # Errors
+    /// If there is none of that name, it cannot be read, or has a number format that candle does not know.
+    pub fn read(&mut self, name: &str, dtype: DType, device: &Device) -> Result<Tensor, EngineError> {
+        let fail = |problem: String| EngineError::Model { path: self.path.clone(), problem };
+        let info = self.metadata.info(name).ok_or_else(|| fail(format!("tensor {name} is missing")))?;
+        let (begin, end) = info.data_offsets;
+        let mut bytes = vec![0; end.saturating_sub(begin)];
+        let read = self.file.seek(SeekFrom::Start(self.start + begin as u64));
+        read.and_then(|_| self.file.read_exact(&mut bytes)).map_err(|e| fail(format!("tensor {name}: {e}")))?;
+        let stored = DType::try_from(info.dtype).map_err(|e| fail(format!("tensor {name}: {e}")))?;
+        let tensor = Tensor::from_raw_buffer(&bytes, stored, &info.shape, &Device::Cpu)?;
+        // Converted on the CPU first, so that a device never holds both.
+        Ok(tensor.to_dtype(dtype)?.to_device(device)?)
+    }
+}
