@@ -18,21 +18,34 @@ pub enum AdvantageScale {
     GroupStd,
     /// Nothing: advantages keep the reward's unit, so the curriculum's temperature must scale with the reward.
     None,
+    /// Nothing, and the mean is that of the other completions: RLOO (arXiv 2402.14740), G/(G − 1) times `none`.
+    LeaveOneOut,
+    /// Nothing here; the trainer divides by the standard deviation over its batch ([`divide_by_batch_std`]).
+    BatchStd,
 }
 
 /// The advantages of one group: Âᵢ = (rᵢ − mean(r)) / s, one a completion, in the rewards' order.
 ///
 /// `rewards`, of the G completions of one prompt, must be finite (graders give nothing else). s is std(r) + 1e-6 with
-/// Bessel's correction (G − 1), or 1 for [`AdvantageScale::None`]. A group of one has no statistics: its mean counts
+/// Bessel's correction (G − 1), 1 for [`AdvantageScale::None`] and [`AdvantageScale::BatchStd`], or (G − 1)/G for
+/// [`AdvantageScale::LeaveOneOut`]. A group of one has no statistics: its mean counts
 /// as 0 and its standard deviation as 1. Computed in f64 and rounded once at the end.
 /// Source: GRPO as in the DUMP paper, arXiv 2504.09710.
 pub fn group_advantages(rewards: &[f32], scale: AdvantageScale) -> Vec<f32> {
     let (mean, std) = mean_and_std(rewards);
     let divisor = match scale {
         AdvantageScale::GroupStd => std + EPSILON,
-        AdvantageScale::None => 1.0,
+        AdvantageScale::None | AdvantageScale::BatchStd => 1.0,
+        AdvantageScale::LeaveOneOut if rewards.len() > 1 => 1.0 - 1.0 / rewards.len() as f64,
+        AdvantageScale::LeaveOneOut => 1.0,
     };
     rewards.iter().map(|&r| ((f64::from(r) - mean) / divisor) as f32).collect()
+}
+
+/// Divides the advantages of a whole batch by their standard deviation plus 1e-6 (REINFORCE++, arXiv 2501.03262).
+pub fn divide_by_batch_std(advantages: &mut [f32]) {
+    let (_, std) = mean_and_std(advantages);
+    advantages.iter_mut().for_each(|a| *a = (f64::from(*a) / (std + EPSILON)) as f32);
 }
 
 /// Mean and Bessel-corrected standard deviation; (0, 1) where fewer than two values leave them undefined.
@@ -69,6 +82,11 @@ mod tests {
             &[1.499_999_3, -0.499_999_8, -0.499_999_8, -0.499_999_8],
         );
         check(&[3.0, -1.0, -1.0, -1.0], AdvantageScale::None, &[3.0, -1.0, -1.0, -1.0]);
+        check(&[3.0, -1.0, -1.0, -1.0], AdvantageScale::LeaveOneOut, &[4.0, -4.0 / 3.0, -4.0 / 3.0, -4.0 / 3.0]);
+        let mut batch = [2.0, -2.0, 0.0, 0.0];
+        divide_by_batch_std(&mut batch);
+        let std = (8.0f32 / 3.0).sqrt();
+        assert!(batch.iter().zip([2.0 / std, -2.0 / std, 0.0, 0.0]).all(|(got, want)| (got - want).abs() < 1e-5));
         check(&[], AdvantageScale::GroupStd, &[]);
     }
 

@@ -17,10 +17,9 @@ use crate::error::InputError;
 use crate::eval::SourceScore;
 use crate::files;
 use crate::scheduler::SchedulerState;
+use crate::train::lora::{ADAPTER, ADAPTER_CONFIG};
 use crate::train::trainer::TrainerState;
 
-pub const ADAPTER: &str = "adapter_model.safetensors";
-pub const ADAPTER_CONFIG: &str = "adapter_config.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 

@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use async_channel::Receiver;
-use engine::{Adapter, AdapterHash, Engine, EngineError, Request, Sampling};
+use engine::{Adapter, AdapterHash, Engine, EngineError, Finish, Precision, Request, Sampling};
 use tokio::sync::watch;
 
+use crate::advantage::{AdvantageScale, divide_by_batch_std};
 use crate::checkpoint::Checkpoint;
 use crate::config::run::{CkptConfig, EvalConfig};
 use crate::dataset::Dataset;
@@ -18,12 +19,20 @@ use crate::pipeline::Shared;
 use crate::progress;
 use crate::run_dir::RunDir;
 use crate::tokenizer::ChatTokenizer;
+use crate::train::stats::StepStats;
 use crate::train::trainer::Sample;
 use crate::train::worker::TrainerHandle;
 use crate::types::ScoredGroup;
 
-/// Log-probabilities of engine and trainer that differ by more than this at f32 point to a fault.
-const MISMATCH_WARNING: f64 = 0.01;
+/// Log-probabilities of engine and trainer that differ by more than this point to a fault, by what the engine computes in.
+fn mismatch_limit(engine: Precision) -> f64 {
+    match engine {
+        Precision::F32 => 0.01,
+        // Eight significant bits in every product.
+        Precision::Bf16 => 1.0,
+    }
+}
+
 /// So many updates with a gradient that is not finite end the run.
 const MAX_SKIPPED: usize = 3;
 
@@ -50,6 +59,9 @@ pub struct Learner<E> {
     pub eval_settings: EvalSettings,
     pub ckpt: CkptConfig,
     pub max_steps: u64,
+    pub scale: AdvantageScale,
+    /// What the engine computes in.
+    pub precision: Precision,
     /// η; above 0 a canary is sampled after each publish.
     pub max_off_policy_steps: u64,
     pub first_eval: Option<Vec<SourceScore>>,
@@ -116,7 +128,7 @@ impl<E: Engine> Learner<E> {
         let since = Instant::now();
         let output = self.trainer.step(step, samples).await?;
         times.train = since.elapsed();
-        self.check_health(&output.stats)?;
+        self.check_health(step, &output.stats, &batch)?;
         let since = Instant::now();
         self.publish(step + 1, output.adapter).await?;
         times.publish = since.elapsed();
@@ -175,26 +187,35 @@ impl<E: Engine> Learner<E> {
                 samples.push(Sample {
                     prompt: prompt.clone(),
                     completion: completion.tokens.clone(),
-                    rollout_log_probs: completion.log_probs.clone(),
+                    rollout_log_probs: completion.full_log_probs.clone(),
                     advantage,
                     policy_step: completion.policy.step,
+                    truncated: completion.finish == Finish::Length,
                 });
             }
+        }
+        if self.scale == AdvantageScale::BatchStd {
+            let mut advantages: Vec<f32> = samples.iter().map(|sample| sample.advantage).collect();
+            divide_by_batch_std(&mut advantages);
+            samples.iter_mut().zip(advantages).for_each(|(sample, advantage)| sample.advantage = advantage);
         }
         Ok(samples)
     }
 
-    fn check_health(&mut self, stats: &crate::train::stats::StepStats) -> Result<()> {
+    fn check_health(&mut self, step: u64, stats: &StepStats, batch: &[ScoredGroup]) -> Result<()> {
         self.skipped_in_a_row = if stats.skipped_updates > 0 { self.skipped_in_a_row + 1 } else { 0 };
         if stats.skipped_updates > 0 {
             tracing::warn!("the gradient was not finite; the update was left out");
         }
         if self.skipped_in_a_row >= MAX_SKIPPED {
+            let path = self.run.failed_batch(step + 1, metrics::batch_lines(batch, &self.train_data.names()))?;
             bail!(
-                "{MAX_SKIPPED} steps in a row had a gradient that is not finite; lower optim.lr or optim.max_grad_norm"
+                "{MAX_SKIPPED} steps in a row had a gradient that is not finite; lower optim.lr or optim.max_grad_norm. \
+                 The last batch is in {}",
+                path.display()
             );
         }
-        if stats.mismatch.on_policy_max > MISMATCH_WARNING {
+        if stats.mismatch.on_policy_max > mismatch_limit(self.precision) {
             let difference = stats.mismatch.on_policy_max;
             tracing::warn!(difference, "engine and trainer disagree on log-probabilities of the same policy");
         }
@@ -235,9 +256,10 @@ impl<E: Engine> Learner<E> {
         let sample = |c: engine::Completion| Sample {
             prompt: prompt.clone(),
             completion: c.tokens,
-            rollout_log_probs: c.log_probs,
+            rollout_log_probs: c.full_log_probs,
             advantage: 0.0,
             policy_step: c.policy.step,
+            truncated: false,
         };
         let mismatch = self.trainer.mismatch(step, completions.into_iter().map(sample).collect()).await?;
         Ok(Some(mismatch.on_policy_max))

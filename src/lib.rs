@@ -23,11 +23,17 @@ pub mod dataset;
 #[cfg(feature = "train")]
 pub mod eval;
 #[cfg(feature = "train")]
+pub mod hub;
+#[cfg(feature = "train")]
 pub mod learner;
 #[cfg(feature = "train")]
 pub mod metrics;
 #[cfg(feature = "train")]
 pub mod pipeline;
+#[cfg(feature = "train")]
+pub mod predict;
+#[cfg(feature = "train")]
+pub mod presets;
 #[cfg(feature = "train")]
 pub mod progress;
 #[cfg(feature = "train")]

@@ -72,6 +72,17 @@ enum Command {
         #[arg(long)]
         completions: PathBuf,
     },
+    /// Write a run's newest policy as a PEFT adapter, or merged into its base model.
+    Export {
+        /// The run's folder.
+        run: PathBuf,
+        /// The folder to write; it must be empty.
+        #[arg(long)]
+        out: PathBuf,
+        /// A whole model for transformers, vLLM or mistral.rs, the adapter added to its weights.
+        #[arg(long)]
+        merge: bool,
+    },
     /// Turn a GGUF file of a Llama model into a Hugging Face folder.
     Import {
         file: PathBuf,
@@ -88,6 +99,15 @@ enum Command {
 enum Bench {
     /// Compare the engines on the same prompts: `[bench]` in the configuration says which, how many and how long.
     Rollout {
+        config: PathBuf,
+        #[command(flatten)]
+        sets: Sets,
+        /// Also write the results here, as a JSON list.
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+    /// Time policy steps of the trainer on random tokens, of the shapes in `[bench]`.
+    Train {
         config: PathBuf,
         #[command(flatten)]
         sets: Sets,
@@ -156,11 +176,11 @@ fn main() -> ExitCode {
 }
 
 /// A training step frees and takes the same memory again and again; handing it back to the system after mimalloc's 10 ms
-/// costs a third of the step in page faults.
+/// costs up to a third of the step in page faults.
 fn keep_freed_memory_for_a_while() {
     const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15; // mi_option_purge_delay in mimalloc.h
     // SAFETY: sets an integer option that mimalloc reads at run time.
-    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 100) }
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 1000) }
 }
 
 fn is_input(error: &anyhow::Error) -> bool {
@@ -175,7 +195,7 @@ fn run(command: Command) -> Result<()> {
         Command::Train { config, sets, out, resume, dry_run } => {
             let resolved: RunConfig = config::load(&config, &sets.sets)?;
             if dry_run {
-                return commands::train::dry_run(resolved);
+                return commands::dry_run::run(resolved);
             }
             let out = out.unwrap_or_else(|| Path::new("runs").join(config.file_stem().unwrap_or_default()));
             block_on(async { commands::train::run(resolved, &out, resume, stop_signal()).await })
@@ -188,7 +208,10 @@ fn run(command: Command) -> Result<()> {
         Command::Eval { target, samples } => block_on(commands::eval::run(&target, samples)),
         Command::Bench(Bench::Rollout { config: file, sets, json }) => {
             let config: RunConfig = config::load(&file, &sets.sets)?;
-            block_on(commands::bench::rollout(&file, &sets.sets, config, json.as_deref()))
+            block_on(commands::bench::rollout::run(&file, &sets.sets, config, json.as_deref()))
+        }
+        Command::Bench(Bench::Train { config, sets, json }) => {
+            commands::bench::train::run(config::load(&config, &sets.sets)?, json.as_deref())
         }
         Command::Data(Data::Kk { people, train, test, seed, out }) => {
             let people = commands::data::parse_people(&people).map_err(|e| InputError::new("--people", e))?;
@@ -198,6 +221,7 @@ fn run(command: Command) -> Result<()> {
             print!("{}", commands::data::inspect(&file)?);
             Ok(())
         }
+        Command::Export { run, out, merge } => commands::export::run(&run, &out, merge),
         Command::Import { file, out } => commands::import::run(&file, &out),
         Command::Grade { data, completions } => to_stdout(|out| commands::grade::run(&data, &completions, out)),
         Command::Curriculum(Curriculum::Replay { config, sets, events }) => {

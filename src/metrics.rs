@@ -59,7 +59,7 @@ impl Line {
         let solved_none = share(|g| !g.grades.iter().any(|grade| grade.is_right()));
         let truncated = completions().filter(|c| c.finish == engine::Finish::Length).count() as f64;
         self.values([
-            ("reward", grades().map(|g| f64::from(g.score())).sum::<f64>() / n),
+            ("reward", batch.iter().flat_map(|g| &g.rewards).map(|r| f64::from(*r)).sum::<f64>() / n),
             ("rewards/format/mean", grades().map(|g| f64::from(g.format_score)).sum::<f64>() / n),
             ("rewards/answer/mean", grades().map(|g| f64::from(g.answer_score)).sum::<f64>() / n),
             ("frac_reward_zero_std", share(|g| g.advantages.iter().all(|a| *a == 0.0))),
@@ -166,7 +166,7 @@ pub fn rollout_lines<'a>(
                 data_source: &sources[group.job.arm],
                 row: group.job.row,
                 completion: &group.texts[i],
-                reward: grade.score(),
+                reward: group.rewards[i],
                 format_score: grade.format_score,
                 answer_score: grade.answer_score,
                 advantage: group.advantages[i],
@@ -180,9 +180,20 @@ pub fn rollout_lines<'a>(
     })
 }
 
+/// Every completion of a batch with all that was trained on: ids, the engine's log-probabilities, the advantage.
+pub fn batch_lines(batch: &[ScoredGroup], sources: &[String]) -> impl Iterator<Item = Value> {
+    batch.iter().flat_map(move |group| {
+        group.completions.iter().zip(&group.advantages).map(move |(completion, advantage)| {
+            // JSON has no NaN: numbers that are not finite become null.
+            json!({"job": group.job.id, "data_source": sources[group.job.arm], "row": group.job.row,
+                "policy_step": completion.policy.step, "advantage": advantage, "tokens": completion.tokens,
+                "log_probs": completion.log_probs, "full_log_probs": completion.full_log_probs})
+        })
+    })
+}
+
 /// A step's groups as `curriculum replay` reads them.
 pub fn observations(step: u64, batch: &[ScoredGroup], sources: &[String]) -> Value {
-    let one =
-        |g: &ScoredGroup| json!({"source": sources[g.job.arm], "rewards": g.rewards(), "advantages": g.advantages});
+    let one = |g: &ScoredGroup| json!({"source": sources[g.job.arm], "rewards": g.rewards, "advantages": g.advantages});
     json!({"step": step, "observations": batch.iter().map(one).collect::<Vec<_>>()})
 }

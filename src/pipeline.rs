@@ -14,10 +14,9 @@ use engine::{Engine, Sampling};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::advantage::AdvantageScale;
 use crate::dataset::Dataset;
 use crate::learner::{End, Learner};
-use crate::reward;
+use crate::reward::{self, RewardSettings};
 use crate::rollout::{BusyClock, Rolled, Rollouts, Slotted};
 use crate::scheduler::{DropReason, Next, Outcome, Scheduler};
 use crate::tokenizer::ChatTokenizer;
@@ -62,7 +61,7 @@ pub struct Stages<E> {
     pub data: Arc<Dataset>,
     pub tokenizer: Arc<ChatTokenizer>,
     pub sampling: Sampling,
-    pub scale: AdvantageScale,
+    pub reward: RewardSettings,
     pub batch_size: usize,
     pub group_size: usize,
     /// η.
@@ -104,7 +103,7 @@ pub async fn run<E: Engine>(
         tasks.spawn(none(rollouts.clone().work(jobs.clone(), groups_in.clone())));
     }
     drop((jobs, groups_in));
-    tasks.spawn(none(score_groups(shared.clone(), stages.data, stages.tokenizer, stages.scale, groups, scored_in)));
+    tasks.spawn(none(score_groups(shared.clone(), stages.data, stages.tokenizer, stages.reward, groups, scored_in)));
     let batcher =
         Batcher { shared: shared.clone(), size: stages.batch_size, max_off_policy_steps: stages.max_off_policy_steps };
     tasks.spawn(none(batcher.work(scored, batches_in)));
@@ -158,7 +157,7 @@ async fn score_groups(
     shared: Arc<Shared>,
     data: Arc<Dataset>,
     tokenizer: Arc<ChatTokenizer>,
-    scale: AdvantageScale,
+    settings: RewardSettings,
     groups: Receiver<Rolled>,
     scored: Sender<Held>,
 ) -> Result<()> {
@@ -170,8 +169,8 @@ async fn score_groups(
                 continue;
             }
         };
-        let group = reward::score(group, &data, &tokenizer, scale)?;
-        shared.scheduler().observe(group.job.id, group.rewards(), group.advantages.clone());
+        let group = reward::score(group, &data, &tokenizer, &settings)?;
+        shared.scheduler().observe(group.job.id, group.rewards.clone(), group.advantages.clone());
         if scored.send((group, slot)).await.is_err() {
             break;
         }

@@ -95,7 +95,16 @@ impl RunDir {
 
     /// Writes the completions of a step to rollouts/step_N.jsonl.
     pub fn rollouts<T: Serialize>(&self, step: u64, lines: impl Iterator<Item = T>) -> Result<()> {
-        let path = self.path.join("rollouts").join(format!("step_{step}.jsonl"));
+        self.write_lines(&format!("step_{step}.jsonl"), lines).map(drop)
+    }
+
+    /// Writes a batch that could not be trained on to rollouts/failed_step_N.jsonl.
+    pub fn failed_batch<T: Serialize>(&self, step: u64, lines: impl Iterator<Item = T>) -> Result<PathBuf> {
+        self.write_lines(&format!("failed_step_{step}.jsonl"), lines)
+    }
+
+    fn write_lines<T: Serialize>(&self, name: &str, lines: impl Iterator<Item = T>) -> Result<PathBuf> {
+        let path = self.path.join("rollouts").join(name);
         let write = || -> Result<()> {
             fs::create_dir_all(self.path.join("rollouts"))?;
             let mut file = BufWriter::new(File::create(&path)?);
@@ -105,7 +114,8 @@ impl RunDir {
             }
             Ok(file.flush()?)
         };
-        write().with_context(|| path.display().to_string())
+        write().with_context(|| path.display().to_string())?;
+        Ok(path)
     }
 }
 
@@ -148,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_resume_keeps_the_lines_up_to_its_step() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = temp_dir::TempDir::new().unwrap();
         let run = RunDir::create(dir.path(), &RunConfig::default()).unwrap();
         for step in 0..4 {
             run.metrics(&Map::from_iter([("step".to_string(), step.into())])).unwrap();
@@ -161,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_folder_with_a_run_is_not_overwritten_and_a_changed_setting_is_named() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = temp_dir::TempDir::new().unwrap();
         RunDir::create(dir.path(), &RunConfig::default()).unwrap();
         let error = RunDir::create(dir.path(), &RunConfig::default()).err().unwrap().to_string();
         assert!(error.contains("--resume") && error.contains("--out"), "{error}");

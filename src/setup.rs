@@ -1,17 +1,20 @@
 //! From a configuration to the things that run: model, tokenizer, rows, engine.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
 use candle_core::{DType, Device};
 use engine::decoder::{DecoderConfig, Weights};
 use engine::native::{Native, NativeSettings};
-use engine::{Adapter, Engine, LoraConfig, Sampling};
+use engine::{Adapter, Engine, LoraConfig, Precision, Sampling};
 
-use crate::config::run::{DeviceKind, EngineKind, Precision, RunConfig};
+use crate::config::run::{DeviceKind, EngineKind, RunConfig};
 use crate::dataset::{self, Dataset};
 use crate::error::InputError;
 use crate::eval::EvalSettings;
+use crate::hub;
+use crate::reward::RewardSettings;
 use crate::scheduler::SchedulerConfig;
 use crate::tokenizer::ChatTokenizer;
 use crate::train::trainer::{Trainer, TrainerSettings};
@@ -19,6 +22,8 @@ use crate::train::trainer::{Trainer, TrainerSettings};
 /// Everything that is read before a run starts; nothing of it changes later.
 pub struct Setup {
     pub config: RunConfig,
+    /// The base model's folder, which `config.model` may give by its name on the hub.
+    pub folder: PathBuf,
     pub decoder: DecoderConfig,
     /// The base model: read once, shared by the trainer and an engine in this process.
     pub weights: Weights,
@@ -31,11 +36,9 @@ impl Setup {
     /// # Errors
     /// A missing or wrong model, tokenizer or row; test rows missing although evaluation is on.
     pub fn load(config: RunConfig) -> Result<Self> {
-        if config.model.as_os_str().is_empty() {
-            return Err(InputError::new("model", "the folder of a base model is needed").into());
-        }
-        let decoder = DecoderConfig::load(&config.model)?;
-        let tokenizer = ChatTokenizer::load(&config.model, &decoder)?;
+        let folder = model_folder(&config)?;
+        let decoder = DecoderConfig::load(&folder)?;
+        let tokenizer = ChatTokenizer::load(&folder, &decoder)?;
         let (train, test) = dataset::load_rows(&config)?;
         let context = decoder.max_position_embeddings;
         let train = Dataset::new(train, &tokenizer, context)?;
@@ -45,17 +48,22 @@ impl Setup {
             let problem = format!("distribution {} has no test rows; add some, or set eval.interval = 0", source.name);
             return Err(InputError::new("data", problem).into());
         }
-        let (device, dtype) = device(&config)?;
-        let weights = Weights::load(&config.model, &decoder, dtype, &device)?;
-        Ok(Self { decoder, weights, tokenizer: tokenizer.into(), train: train.into(), test: test.into(), config })
+        let weights = weights(&config, &folder, &decoder)?;
+        let (train, test) = (train.into(), test.into());
+        Ok(Self { decoder, weights, tokenizer: tokenizer.into(), train, test, folder, config })
     }
 
     /// How completions to train on are sampled.
     pub fn sampling(&self) -> Sampling {
+        let engine = &self.config.engine;
         Sampling {
-            temperature: self.config.engine.temperature,
-            max_new_tokens: self.config.engine.max_new_tokens,
+            temperature: engine.temperature,
+            top_k: engine.top_k,
+            top_p: engine.top_p,
+            min_p: engine.min_p,
+            max_new_tokens: engine.max_new_tokens,
             stop_tokens: self.tokenizer.stop_tokens.clone(),
+            stop_strings: ChatTokenizer::stop_strings(&self.tokenizer, engine.stop.clone()),
         }
     }
 
@@ -65,6 +73,15 @@ impl Setup {
             sampling,
             samples: self.config.eval.samples,
             seed: engine::sampler::mix_seed(self.config.data.seed, 0xE7A1),
+        }
+    }
+
+    pub fn reward_settings(&self) -> RewardSettings {
+        RewardSettings {
+            scale: self.config.advantage.scale,
+            max_new_tokens: self.config.engine.max_new_tokens,
+            overlong_buffer: self.config.reward.overlong_buffer,
+            overlong_penalty: self.config.reward.overlong_penalty,
         }
     }
 
@@ -80,39 +97,28 @@ impl Setup {
 
     /// A trainer with a fresh adapter.
     pub fn trainer(&self) -> Result<Trainer> {
-        let settings = TrainerSettings {
-            loss: self.config.loss.clone(),
-            optim: self.config.optim.clone(),
-            temperature: f64::from(self.config.engine.temperature),
-            max_new_tokens: self.config.engine.max_new_tokens,
-        };
-        Ok(Trainer::new(self.decoder.clone(), self.weights.clone(), self.lora_config(), settings, self.config.seed)?)
+        self.base().trainer()
     }
 
-    /// What an engine is started from.
+    /// What an engine and a trainer are started from.
     pub fn base(&self) -> Base {
-        Base { config: self.config.clone(), decoder: self.decoder.clone(), weights: self.weights.clone() }
-    }
-
-    fn lora_config(&self) -> Arc<LoraConfig> {
-        let lora = &self.config.lora;
-        let base = self.config.model.display().to_string();
-        Arc::new(LoraConfig::new(lora.rank, lora.alpha, lora.target_modules.clone(), base))
+        let Self { config, folder, decoder, weights, .. } = self;
+        Base { config: config.clone(), folder: folder.clone(), decoder: decoder.clone(), weights: weights.clone() }
     }
 }
 
-/// The trainer's device and number format.
+/// The trainer's device and number format. On a CPU it computes in f32 whatever the engine does.
 fn device(config: &RunConfig) -> Result<(Device, DType)> {
     let dtype = match config.engine.dtype {
         Precision::F32 => DType::F32,
         Precision::Bf16 => DType::BF16,
     };
     match config.engine.device {
-        DeviceKind::Cpu if dtype == DType::BF16 => {
-            let problem = "bf16 cannot be computed on a CPU by candle; use \"f32\", or engine.device = \"cuda\"";
+        DeviceKind::Cpu if dtype == DType::BF16 && config.engine.kind == EngineKind::Mistralrs => {
+            let problem = "mistral.rs has no bf16 on a CPU; use \"f32\", or engine.kind = \"native\"";
             Err(InputError::new("engine.dtype", problem).into())
         }
-        DeviceKind::Cpu => Ok((Device::Cpu, dtype)),
+        DeviceKind::Cpu => Ok((Device::Cpu, DType::F32)),
         DeviceKind::Cuda if cfg!(not(feature = "cuda")) => {
             let problem = "this program was built without GPU support; build it with --features cuda";
             Err(InputError::new("engine.device", problem).into())
@@ -125,11 +131,59 @@ fn device(config: &RunConfig) -> Result<(Device, DType)> {
     }
 }
 
-/// A base model, and the configuration that says which engine runs it.
+fn model_folder(config: &RunConfig) -> Result<PathBuf, InputError> {
+    if config.model.as_os_str().is_empty() {
+        let problem = "the folder of a base model is needed, or its name on the Hugging Face hub";
+        return Err(InputError::new("model", problem));
+    }
+    hub::folder(&config.model)
+}
+
+fn weights(config: &RunConfig, folder: &Path, decoder: &DecoderConfig) -> Result<Weights> {
+    let (device, dtype) = device(config)?;
+    Ok(Weights::load(folder, decoder, dtype, &device)?)
+}
+
+/// A base model, and the configuration that says how it samples and is trained. Copies share the weights.
+#[derive(Clone)]
 pub struct Base {
-    config: RunConfig,
-    decoder: DecoderConfig,
-    weights: Weights,
+    pub config: RunConfig,
+    /// The folder that `config.model` stands for.
+    pub folder: PathBuf,
+    pub decoder: DecoderConfig,
+    pub weights: Weights,
+}
+
+impl Base {
+    /// Without tokenizer and rows.
+    ///
+    /// # Errors
+    /// A missing or wrong model.
+    pub fn load(config: RunConfig) -> Result<Self> {
+        let folder = model_folder(&config)?;
+        let decoder = DecoderConfig::load(&folder)?;
+        let weights = weights(&config, &folder, &decoder)?;
+        Ok(Self { config, folder, decoder, weights })
+    }
+
+    /// A trainer with a fresh adapter.
+    pub fn trainer(&self) -> Result<Trainer> {
+        let settings = TrainerSettings {
+            loss: self.config.loss.clone(),
+            optim: self.config.optim.clone(),
+            trainer: self.config.trainer.clone(),
+            total_updates: self.config.max_steps * self.config.updates_per_step(),
+            temperature: f64::from(self.config.engine.temperature),
+            max_new_tokens: self.config.engine.max_new_tokens,
+        };
+        Ok(Trainer::new(self.decoder.clone(), self.weights.clone(), self.lora_config(), settings, self.config.seed)?)
+    }
+
+    fn lora_config(&self) -> Arc<LoraConfig> {
+        let lora = &self.config.lora;
+        let base = self.config.model.display().to_string();
+        Arc::new(LoraConfig::new(lora.rank, lora.alpha, lora.target_modules.clone(), base))
+    }
 }
 
 /// Something to do with whichever engine the configuration names.
@@ -144,55 +198,66 @@ pub trait WithEngine {
 /// # Errors
 /// If the engine is not built in or cannot load the model; what `then` returns.
 pub async fn with_engine<W: WithEngine>(base: Base, adapter: Adapter, then: W) -> Result<W::Output> {
-    match base.config.engine.resolved_kind() {
-        EngineKind::Mistralrs => with_mistral(&base.config, adapter, then).await,
+    match base.config.engine.resolved_kind(&base.decoder) {
+        EngineKind::Mistralrs => with_mistral(&base, adapter, then).await,
         EngineKind::Native | EngineKind::Auto => then.call(Arc::new(native(base, adapter)?)).await,
     }
 }
 
-fn native(Base { config, decoder, weights }: Base, adapter: Adapter) -> Result<Native> {
+/// What the native engine computes in on this CPU.
+pub fn native_precision(config: &RunConfig) -> Precision {
+    native_settings(config).computed()
+}
+
+fn native_settings(config: &RunConfig) -> NativeSettings {
+    NativeSettings {
+        max_sequences: config.engine.max_sequences,
+        cache_bytes: config.engine.cache_mb.saturating_mul(1 << 20),
+        threads: 0,
+        precision: config.engine.dtype,
+    }
+}
+
+fn native(Base { config, decoder, weights, .. }: Base, adapter: Adapter) -> Result<Native> {
     if config.engine.device != DeviceKind::Cpu {
         let problem = "\"native\" runs on a CPU; with engine.device = \"cuda\" use \"mistralrs\" or \"auto\"";
         return Err(InputError::new("engine.kind", problem).into());
     }
-    let settings = NativeSettings {
-        max_sequences: config.engine.max_sequences,
-        cache_bytes: config.engine.cache_mb.saturating_mul(1 << 20),
-        threads: 0,
-    };
+    let settings = native_settings(&config);
+    if settings.computed() != settings.precision {
+        tracing::warn!("this CPU has no AVX-512 BF16: the engine computes in f32, on the trainer's own weights");
+    }
     Ok(Native::start(decoder, weights, settings, adapter)?)
 }
 
 #[cfg(feature = "mistralrs")]
-async fn with_mistral<W: WithEngine>(config: &RunConfig, adapter: Adapter, then: W) -> Result<W::Output> {
-    use engine::mistral::{Device, MistralRs, MistralSettings, Precision as EnginePrecision};
+async fn with_mistral<W: WithEngine>(base: &Base, adapter: Adapter, then: W) -> Result<W::Output> {
+    let config = &base.config;
+    use engine::mistral::{Device, MistralRs, MistralSettings};
     let device = match config.engine.device {
-        DeviceKind::Cpu => Device::Cpu { replicas: replicas(config)? },
+        DeviceKind::Cpu => Device::Cpu { replicas: replicas(base) },
         DeviceKind::Cuda => {
             Device::Gpu { index: 0, max_sequences: config.engine.max_sequences, cache_mb: config.engine.cache_mb }
         }
     };
-    let precision = match config.engine.dtype {
-        Precision::F32 => EnginePrecision::F32,
-        Precision::Bf16 => EnginePrecision::Bf16,
-    };
-    let engine = MistralRs::load(&config.model, MistralSettings { device, precision }, adapter).await?;
+    let settings = MistralSettings { device, precision: config.engine.dtype };
+    let engine = MistralRs::load(&base.folder, settings, adapter).await?;
     then.call(Arc::new(engine)).await
 }
 
 /// Copies of the model on a CPU: as many as cores where its matrix products are too small to be split over them.
 #[cfg(feature = "mistralrs")]
-fn replicas(config: &RunConfig) -> Result<usize> {
+fn replicas(base: &Base) -> usize {
     const SMALL: usize = 20_000_000;
-    if config.engine.replicas > 0 {
-        return Ok(config.engine.replicas);
+    match base.config.engine.replicas {
+        0 if base.decoder.parameters() < SMALL => std::thread::available_parallelism().map_or(1, |n| n.get()),
+        0 => 1,
+        replicas => replicas,
     }
-    let small = DecoderConfig::load(&config.model)?.parameters() < SMALL;
-    Ok(if small { std::thread::available_parallelism().map_or(1, |n| n.get()) } else { 1 })
 }
 
 #[cfg(not(feature = "mistralrs"))]
-async fn with_mistral<W: WithEngine>(_: &RunConfig, _: Adapter, _: W) -> Result<W::Output> {
+async fn with_mistral<W: WithEngine>(_: &Base, _: Adapter, _: W) -> Result<W::Output> {
     let problem = "\"mistralrs\" is not built in; build with the default features";
     Err(InputError::new("engine.kind", problem).into())
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use engine::StopStrings;
 use engine::decoder::DecoderConfig;
 use serde::Deserialize;
 
@@ -85,17 +86,50 @@ impl ChatTokenizer {
     /// # Errors
     /// If the template refuses the messages (a role it does not know, say).
     pub fn encode_prompt(&self, messages: &[Message]) -> Result<Vec<u32>, InputError> {
+        self.encode(&self.render(messages, true)?)
+    }
+
+    /// The ids of the last message, which is the assistant's, up to and with the end of its turn: what follows
+    /// `prompt`, which is [`encode_prompt`](Self::encode_prompt) of the messages before it.
+    ///
+    /// # Errors
+    /// If the template refuses the messages, or does not continue the prompt with the answer.
+    pub fn encode_answer(&self, messages: &[Message], prompt: &[u32]) -> Result<Vec<u32>, InputError> {
+        let before = &messages[..messages.len().saturating_sub(1)];
+        let (start, whole) = (self.render(before, true)?, self.render(messages, false)?);
+        let fail = |problem: &str| InputError::new(self.path.display(), problem);
+        let answer = whole.strip_prefix(&start);
+        let answer = answer.ok_or_else(|| fail("the chat template does not continue a prompt with its answer"))?;
+        // What stands behind the end of the turn (a line break, mostly) belongs to the next one.
+        let end = answer.rfind(&self.eos).map(|at| at + self.eos.len());
+        let end = end.ok_or_else(|| fail("the chat template does not end an answer with eos_token"))?;
+        // Together, because some tokenizers write the first word of a text otherwise.
+        let together = self.encode(&whole[..start.len() + end])?;
+        match together.strip_prefix(prompt) {
+            Some(answer) => Ok(answer.to_vec()),
+            None => self.encode(&answer[..end]),
+        }
+    }
+
+    fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, InputError> {
         let context = minijinja::context! {
-            messages => messages, add_generation_prompt => true, bos_token => self.bos, eos_token => self.eos,
+            messages => messages, add_generation_prompt, bos_token => self.bos, eos_token => self.eos,
         };
         let text = self.template.get_template(TEMPLATE).and_then(|template| template.render(context));
-        self.encode(&text.map_err(|e| InputError::new(self.path.display(), format!("the chat template failed: {e}")))?)
+        text.map_err(|e| InputError::new(self.path.display(), format!("the chat template failed: {e}")))
     }
 
     /// The ids of plain text, without special tokens added.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, InputError> {
         let encoding = self.inner.encode(text, false).map_err(|e| InputError::new(self.path.display(), e))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Strings that end a completion, found in this tokenizer's text.
+    pub fn stop_strings(this: &Arc<Self>, strings: Vec<String>) -> StopStrings {
+        let this = Arc::clone(this);
+        // Ids that cannot be decoded are found, and named, when the completion is read.
+        StopStrings::new(strings, move |tokens| this.inner.decode(tokens, false).unwrap_or_default())
     }
 
     /// The text of a completion: a stop token at its end is left out, anything else stays.

@@ -25,22 +25,19 @@ pub struct Group {
     pub completions: Vec<Completion>,
 }
 
-/// A group with rewards and advantages; all four lists have one entry a completion.
+/// A group with rewards and advantages; all lists have one entry a completion.
 #[derive(Debug)]
 pub struct ScoredGroup {
     pub job: Job,
     pub completions: Vec<Completion>,
     pub texts: Vec<String>,
     pub grades: Vec<Grade>,
+    /// What the grade gives, less the penalty for an overlong completion.
+    pub rewards: Vec<f32>,
     pub advantages: Vec<f32>,
 }
 
 impl ScoredGroup {
-    /// The total reward of each completion.
-    pub fn rewards(&self) -> Vec<f32> {
-        self.grades.iter().map(Grade::score).collect()
-    }
-
     /// The oldest policy among the completions.
     pub fn policy_step(&self) -> u64 {
         self.completions.iter().map(|c| c.policy.step).min().unwrap_or(0)

@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn the_same_seed_writes_the_same_bytes_that_load_again() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = temp_dir::TempDir::new().unwrap();
         let made = |name: &str, seed| {
             let out = folder.path().join(name).join("deep");
             kk(3..=4, 6, 2, seed, &out).unwrap();
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn existing_files_are_kept() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = temp_dir::TempDir::new().unwrap();
         fs::write(folder.path().join("test.jsonl"), "mine").unwrap();
         let error = kk(3..=3, 1, 1, 0, folder.path()).unwrap_err();
         assert!(error.place.ends_with("test.jsonl") && error.problem.contains("already"), "{error}");
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_made_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = temp_dir::TempDir::new().unwrap();
         let problem = |people, train| kk(people, train, 0, 0, folder.path()).unwrap_err().problem;
         assert!(problem(3..=3, 0).contains("both 0"));
         assert!(problem(2..=3, 1).contains("3-20"));
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn inspect_counts_rows_and_characters_by_source() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = temp_dir::TempDir::new().unwrap();
         let path = folder.path().join("rows.jsonl");
         let line = |source: &str, prompt: &str| {
             format!(r#"{{"prompt": "{prompt}", "answer": "(1) Zoey is a knight", "data_source": "{source}"}}"#)

@@ -67,7 +67,7 @@ mod tests {
 
     /// Grades `completions` against two rows, Zoey a knight in the first and a knave in the second.
     fn graded(completions: &str) -> Result<String, InputError> {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = temp_dir::TempDir::new().unwrap();
         let [data, given] = ["data.jsonl", "given.jsonl"].map(|name| folder.path().join(name));
         let row =
             |role: &str| format!(r#"{{"question": "?", "answer": "(1) Zoey is a {role}", "data_source": "kk_1"}}"#);

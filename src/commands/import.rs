@@ -136,6 +136,8 @@ impl<'a> Gguf<'a> {
             tie_word_embeddings: !self.content.tensor_infos.contains_key("output.weight"),
             hidden_act: "silu".into(),
             rope_scaling: serde_json::Value::Null,
+            attention_bias: false,
+            mlp_bias: false,
             bos_token_id: self.count("tokenizer.ggml.bos_token_id").ok().into(),
             eos_token_id: self.count("tokenizer.ggml.eos_token_id")?.into(),
         })

@@ -4,7 +4,11 @@
 pub mod bench;
 pub mod data;
 #[cfg(feature = "train")]
+pub mod dry_run;
+#[cfg(feature = "train")]
 pub mod eval;
+#[cfg(feature = "train")]
+pub mod export;
 pub mod grade;
 #[cfg(feature = "train")]
 pub mod import;

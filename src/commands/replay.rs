@@ -118,12 +118,13 @@ mod tests {
     use crate::curriculum::{CountUnit, PolicyKind};
 
     fn replay(config: &CurriculumConfig, known: &[&str], events: &str) -> Result<String, InputError> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), events).unwrap();
+        let folder = temp_dir::TempDir::new().unwrap();
+        let file = folder.child("events.jsonl");
+        std::fs::write(&file, events).unwrap();
         let known: Vec<String> = known.iter().map(ToString::to_string).collect();
         let mut out = Vec::new();
-        let result = run(config, &known, file.path(), &mut out);
-        let name = format!("{}:", file.path().display());
+        let result = run(config, &known, &file, &mut out);
+        let name = format!("{}:", file.display());
         result.map_err(|error| InputError { place: error.place.replace(&name, "events:"), ..error })?;
         Ok(String::from_utf8(out).unwrap())
     }

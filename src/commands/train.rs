@@ -10,10 +10,11 @@ use engine::Engine;
 use tokio::sync::watch;
 
 use crate::checkpoint::Checkpoint;
-use crate::config::{self, run::RunConfig};
+use crate::config::run::RunConfig;
 use crate::error::InputError;
 use crate::learner::{End, Learner};
 use crate::pipeline::{self, Shared, Stages};
+use crate::predict;
 use crate::progress;
 use crate::run_dir::RunDir;
 use crate::scheduler::Scheduler;
@@ -107,7 +108,7 @@ impl WithEngine for Start {
             data: setup.train.clone(),
             tokenizer: setup.tokenizer.clone(),
             sampling: setup.sampling(),
-            scale: config.advantage.scale,
+            reward: setup.reward_settings(),
             batch_size: config.batch_size,
             group_size: config.group_size,
             max_off_policy_steps: config.pipeline.max_off_policy_steps,
@@ -126,6 +127,8 @@ impl WithEngine for Start {
             eval_settings: setup.eval_settings(),
             ckpt: config.ckpt.clone(),
             max_steps: config.max_steps,
+            scale: config.advantage.scale,
+            precision: config.engine.dtype,
             max_off_policy_steps: config.pipeline.max_off_policy_steps,
             first_eval: checkpoint.and_then(|checkpoint| checkpoint.first_eval),
             seed: config.seed,
@@ -136,51 +139,27 @@ impl WithEngine for Start {
     }
 }
 
-/// `--dry-run`: resolves everything, says what would run, runs nothing.
-pub fn dry_run(config: RunConfig) -> Result<()> {
-    print!("{}", config::to_toml(&config)?);
-    let setup = Setup::load(config)?;
-    setup.trainer()?;
-    println!("\n{}", describe(&setup, Path::new("(dry run)")));
-    for (train, test) in
-        setup.train.sources.iter().zip(setup.test.sources.iter().map(|s| s.items.len()).chain(std::iter::repeat(0)))
-    {
-        let tokens: usize = train.items.iter().map(|item| item.prompt.len()).sum();
-        let mean = tokens as f64 / train.items.len() as f64;
-        println!(
-            "{:<20} {:>6} rows, {test:>4} for evaluation, prompts of {mean:.0} tokens on average",
-            train.name,
-            train.items.len()
-        );
-    }
-    Ok(())
-}
-
-fn describe(setup: &Setup, out: &Path) -> String {
+/// What will run.
+pub(super) fn describe(setup: &Setup, out: &Path) -> String {
     let config = &setup.config;
     let rows: usize = setup.train.sizes().iter().sum();
-    let adapted: usize = config
-        .lora
-        .target_modules
-        .iter()
-        .filter_map(|m| setup.decoder.linear_shape(m))
-        .map(|(i, o)| config.lora.rank * (i + o))
-        .sum();
     format!(
         "model    {} ({:.2} M parameters; LoRA rank {} on {:.2} M)\ndata     {rows} rows in {} distributions\n\
          run      {} steps of {} prompts × {} completions, curriculum {:?}, at most {} off-policy steps\n\
-         engine   {:?} on {:?}, up to {} sequences at a time\nout      {}",
+         engine   {:?} ({:?}) in {:?} on {:?}, up to {} sequences at a time\nout      {}",
         config.model.display(),
         setup.decoder.parameters() as f64 / 1e6,
         config.lora.rank,
-        (adapted * setup.decoder.num_hidden_layers) as f64 / 1e6,
+        predict::adapter_parameters(config, &setup.decoder) as f64 / 1e6,
         setup.train.sources.len(),
         config.max_steps,
         config.batch_size,
         config.group_size,
         config.curriculum.policy,
         config.pipeline.max_off_policy_steps,
-        config.engine.resolved_kind(),
+        config.engine.resolved_kind(&setup.decoder),
+        config.engine.kind,
+        config.engine.dtype,
         config.engine.device,
         config.engine.max_sequences,
         out.display(),

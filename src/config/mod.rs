@@ -20,6 +20,13 @@ use crate::error::InputError;
 pub trait Config: Default + Serialize + DeserializeOwned {
     /// Dotted keys that hold a path, or a list of paths.
     const PATHS: &'static [&'static str];
+    /// Those of them that may also hold the name of a model on the hub.
+    const MODELS: &'static [&'static str];
+
+    /// What the keys are that `given` leaves out.
+    fn defaults(_given: &Table) -> Self {
+        Self::default()
+    }
 
     /// Refuses values that cannot work: the key, and what would be right.
     fn check(&self) -> Result<(), (String, String)>;
@@ -41,7 +48,9 @@ pub fn load<C: Config>(path: &Path, sets: &[String]) -> Result<C, InputError> {
         apply_set::<C>(&mut table, set, &known)?;
     }
     let place = |key: &str| if is_set(sets, key) { format!("--set {key}") } else { place(key) };
-    let config: C = serde_path_to_error::deserialize(Value::Table(table))
+    let mut all = Table::try_from(C::defaults(&table)).map_err(|e| InputError::new("defaults", e))?;
+    merge(&mut all, table);
+    let config: C = serde_path_to_error::deserialize(Value::Table(all))
         .map_err(|e| InputError::new(place(&e.path().to_string()), format!("{}: {}", e.path(), e.inner().message())))?;
     config.check().map_err(|(key, problem)| InputError::new(place(&key), format!("{key}: {problem}")))?;
     Ok(config)
@@ -50,6 +59,16 @@ pub fn load<C: Config>(path: &Path, sets: &[String]) -> Result<C, InputError> {
 /// A configuration as TOML, every key written out.
 pub fn to_toml<C: Config>(config: &C) -> Result<String, InputError> {
     toml::to_string_pretty(config).map_err(|e| InputError::new("configuration", e))
+}
+
+/// Whether `model` reads as `owner/name`, and not as a path.
+pub fn is_hub_id(model: &str) -> bool {
+    let is_part = |part: &str| {
+        let mut letters = part.chars();
+        letters.next().is_some_and(|first| first.is_ascii_alphanumeric())
+            && letters.all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+    };
+    model.split_once('/').is_some_and(|(owner, name)| is_part(owner) && is_part(name))
 }
 
 fn is_set(sets: &[String], key: &str) -> bool {
@@ -122,18 +141,22 @@ fn unknown_key(key: &str, known: &Value, prefix: &str) -> String {
 
 fn absolute_paths<C: Config>(table: &mut Table, base: &Path) {
     for key in C::PATHS {
+        let absolute = |path: &str| match C::MODELS.contains(key) && is_hub_id(path) && !base.join(path).exists() {
+            true => path.to_string(),
+            false => absolute(base, path),
+        };
         let mut parts = key.split('.').peekable();
         let mut slot = parts.next().and_then(|part| table.get_mut(part));
         for part in parts {
             slot = slot.and_then(|value| value.get_mut(part));
         }
         match slot {
-            Some(Value::String(path)) => *path = absolute(base, path),
+            Some(Value::String(path)) => *path = absolute(path),
             Some(Value::Array(paths)) => {
                 paths
                     .iter_mut()
                     .filter_map(|p| if let Value::String(p) = p { Some(p) } else { None })
-                    .for_each(|p| *p = absolute(base, p));
+                    .for_each(|p| *p = absolute(p));
             }
             _ => {}
         }
@@ -189,7 +212,7 @@ mod tests {
     use super::*;
 
     fn load_text(text: &str, sets: &[&str]) -> Result<RunConfig, String> {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = temp_dir::TempDir::new().unwrap();
         let path = dir.path().join("c.toml");
         std::fs::write(&path, text).unwrap();
         let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
@@ -231,6 +254,19 @@ mod tests {
         assert_eq!(load_text("", &["data.people=3"]).unwrap().data.people, "3");
         let config = load_text("", &["model=here"]).unwrap();
         assert_eq!(config.model, std::env::current_dir().unwrap().join("here"));
+    }
+
+    #[test]
+    fn names_on_the_hub_are_told_from_paths() {
+        for id in ["Qwen/Qwen2.5-7B-Instruct", "HuggingFaceTB/SmolLM2-135M", "a/b_c"] {
+            assert!(is_hub_id(id), "{id}");
+            assert_eq!(load_text(&format!("model = \"{id}\""), &[]).unwrap().model, PathBuf::from(id));
+        }
+        for path in ["model", "./a/b", "/a/b", "../a", "a/b/c", "a/", "/a", "a/.b", ""] {
+            assert!(!is_hub_id(path), "{path}");
+        }
+        let files = load_text("[data]\nkind = \"files\"\ntrain_files = [\"data/train.jsonl\"]", &[]).unwrap();
+        assert!(files.data.train_files[0].is_absolute(), "only models have names");
     }
 
     #[test]

@@ -2,20 +2,25 @@
 
 use std::path::PathBuf;
 
+use engine::Precision;
+use engine::decoder::{DecoderConfig, Module};
+use engine::native::Native;
 use serde::{Deserialize, Serialize};
+use toml::Table;
 
 use super::Config;
 use crate::advantage::AdvantageScale;
 use crate::commands::data::parse_people;
 use crate::curriculum::CurriculumConfig;
-use crate::train::loss::LossConfig;
+use crate::train::loss::{LossConfig, LossKind, RolloutIs};
 use crate::train::optim::OptimConfig;
+use crate::train::trainer::TrainerConfig;
 
 /// Everything a run depends on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RunConfig {
-    /// Folder of the base model in Hugging Face layout.
+    /// Folder of the base model in Hugging Face layout, or its name on the hub (`owner/name`).
     pub model: PathBuf,
     /// Everything random follows from it.
     pub seed: u64,
@@ -35,6 +40,8 @@ pub struct RunConfig {
     pub lora: LoraSettings,
     pub optim: OptimConfig,
     pub loss: LossConfig,
+    pub trainer: TrainerConfig,
+    pub reward: RewardConfig,
     pub bench: BenchConfig,
 }
 
@@ -68,19 +75,11 @@ pub struct DataConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EngineKind {
-    /// `native` on a CPU, `mistralrs` on a GPU.
+    /// `native` on a CPU if it can run the model, else `mistralrs`.
     Auto,
     /// Our own: continuous batching on a CPU.
     Native,
     Mistralrs,
-}
-
-/// Number format of weights and activations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Precision {
-    F32,
-    Bf16,
 }
 
 /// Where the model runs.
@@ -96,9 +95,19 @@ pub enum DeviceKind {
 pub struct EngineConfig {
     pub kind: EngineKind,
     pub device: DeviceKind,
+    /// The engine's number format (on a GPU also the trainer's). On a CPU `bf16` takes AVX-512 BF16.
     pub dtype: Precision,
     /// Sampling temperature; the trainer's log-probabilities use the same.
     pub temperature: f32,
+    /// Only so many of the likeliest tokens are drawn; 0: all. This and the next two cut the distribution that is
+    /// sampled but not the one that is trained: leave them off in training unless you want that bias.
+    pub top_k: usize,
+    /// Only the fewest likeliest tokens whose probabilities reach this sum are drawn; 1: all.
+    pub top_p: f32,
+    /// Only tokens at least this share as likely as the likeliest are drawn; 0: all.
+    pub min_p: f32,
+    /// Strings that end a completion, beside the model's own stop tokens. They stay in the completion.
+    pub stop: Vec<String>,
     /// Longest completion, in tokens.
     pub max_new_tokens: usize,
     /// Most sequences in one batch of the engine (on a CPU mistral.rs runs one at a time).
@@ -113,6 +122,22 @@ pub struct EngineConfig {
 #[serde(default)]
 pub struct AdvantageConfig {
     pub scale: AdvantageScale,
+}
+
+/// What is taken off a completion's grade.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RewardConfig {
+    /// Completions lose reward from this many tokens before `engine.max_new_tokens` on; 0: never.
+    pub overlong_buffer: usize,
+    /// What a completion of the longest length loses.
+    pub overlong_penalty: f32,
+}
+
+impl Default for RewardConfig {
+    fn default() -> Self {
+        Self { overlong_buffer: 0, overlong_penalty: 1.0 }
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -197,6 +222,8 @@ impl Default for RunConfig {
             lora: LoraSettings::default(),
             optim: OptimConfig::default(),
             loss: LossConfig::default(),
+            trainer: TrainerConfig::default(),
+            reward: RewardConfig::default(),
             bench: BenchConfig::default(),
         }
     }
@@ -216,6 +243,10 @@ impl Default for EngineConfig {
             device: DeviceKind::Cpu,
             dtype: Precision::F32,
             temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            stop: Vec::new(),
             max_new_tokens: 512,
             max_sequences: 64,
             replicas: 0,
@@ -265,6 +296,17 @@ impl Default for LoraSettings {
 
 impl Config for RunConfig {
     const PATHS: &'static [&'static str] = &["model", "data.train_files", "data.test_files"];
+    const MODELS: &'static [&'static str] = &["model"];
+
+    /// GRPO's, or those of the loss that is named.
+    fn defaults(given: &Table) -> Self {
+        let mut config = Self::default();
+        let kind = given.get("loss").and_then(|loss| loss.get("kind")).cloned();
+        if let Some(Ok(kind)) = kind.map(LossKind::deserialize) {
+            kind.apply(&mut config.loss, &mut config.advantage.scale);
+        }
+        config
+    }
 
     fn check(&self) -> Result<(), (String, String)> {
         self.check_counts()?;
@@ -279,29 +321,50 @@ impl Config for RunConfig {
             }
             DataKind::Files => {}
         }
-        let unknown = self.lora.target_modules.iter().find(|m| !engine::adapter::LINEAR_LAYERS.contains(&m.as_str()));
-        match unknown {
-            Some(name) => {
-                let known = engine::adapter::LINEAR_LAYERS.join(", ");
-                Err(("lora.target_modules".into(), format!("{name:?} is no linear layer; known: {known}")))
-            }
-            None => Ok(()),
+        if self.engine.stop.iter().any(String::is_empty) {
+            return Err(("engine.stop".into(), "an empty string would end every completion at once".into()));
         }
+        check_lora(&self.lora)
+    }
+}
+
+/// Refuses an adapter that changes nothing, or names that are no linear layer of a block.
+pub fn check_lora(lora: &LoraSettings) -> Result<(), (String, String)> {
+    check_ranges(&[("lora.alpha", lora.alpha, f64::MIN_POSITIVE, 1e6)])?;
+    if lora.target_modules.is_empty() {
+        return Err(("lora.target_modules".into(), "must name at least one linear layer".into()));
+    }
+    match lora.target_modules.iter().find(|name| Module::from_name(name).is_none()) {
+        Some(name) => {
+            let known = Module::ALL.map(Module::name).join(", ");
+            Err(("lora.target_modules".into(), format!("{name:?} is no linear layer; known: {known}")))
+        }
+        None => Ok(()),
     }
 }
 
 impl EngineConfig {
-    /// The engine that samples: what `kind` says, or what `auto` comes to on this device.
-    pub fn resolved_kind(&self) -> EngineKind {
+    /// The engine that samples: what `kind` says, or what `auto` comes to for this model on this device. On a CPU
+    /// `native` was faster on every model that was measured (docs/benchmarks.md), so `auto` takes it where it can.
+    pub fn resolved_kind(&self, model: &DecoderConfig) -> EngineKind {
         match (self.kind, self.device) {
-            (EngineKind::Auto, DeviceKind::Cpu) => EngineKind::Native,
-            (EngineKind::Auto, DeviceKind::Cuda) => EngineKind::Mistralrs,
+            (EngineKind::Auto, DeviceKind::Cpu) if Native::supports(model) => EngineKind::Native,
+            (EngineKind::Auto, _) => EngineKind::Mistralrs,
             (kind, _) => kind,
         }
     }
 }
 
 impl RunConfig {
+    /// Optimiser updates in each policy step.
+    pub fn updates_per_step(&self) -> u64 {
+        let mini_batches = match self.trainer.ppo_mini_batch_size {
+            0 => 1,
+            size => self.batch_size.div_ceil(size),
+        };
+        (self.trainer.ppo_epochs * mini_batches) as u64
+    }
+
     fn check_counts(&self) -> Result<(), (String, String)> {
         let at_least_one = [
             ("batch_size", self.batch_size),
@@ -312,9 +375,8 @@ impl RunConfig {
             ("eval.samples", self.eval.samples),
             ("ckpt.keep_last", self.ckpt.keep_last),
             ("lora.rank", self.lora.rank),
-            ("lora.target_modules", self.lora.target_modules.len()),
-            ("loss.updates_per_batch", self.loss.updates_per_batch),
-            ("loss.micro_batch_tokens", self.loss.micro_batch_tokens),
+            ("trainer.ppo_epochs", self.trainer.ppo_epochs),
+            ("trainer.micro_batch_tokens", self.trainer.micro_batch_tokens),
             ("bench.repeats", self.bench.repeats),
         ];
         let bench = &self.bench;
@@ -339,27 +401,48 @@ impl RunConfig {
     }
 
     fn check_numbers(&self) -> Result<(), (String, String)> {
-        let (optim, loss) = (&self.optim, &self.loss);
+        let loss = &self.loss;
+        check_optim(&self.optim)?;
+        if loss.rollout_is == RolloutIs::Mask && loss.rollout_is_threshold < 1.0 {
+            let problem = format!("must be at least 1 to mask, got {}: no token would stay", loss.rollout_is_threshold);
+            return Err(("loss.rollout_is_threshold".into(), problem));
+        }
         let ranges = [
             ("engine.temperature", f64::from(self.engine.temperature), 1e-3, 100.0),
+            ("engine.top_p", f64::from(self.engine.top_p), 1e-6, 1.0),
+            ("engine.min_p", f64::from(self.engine.min_p), 0.0, 1.0),
             ("eval.temperature", f64::from(self.eval.temperature), 0.0, 100.0),
-            ("lora.alpha", self.lora.alpha, f64::MIN_POSITIVE, 1e6),
-            ("optim.lr", optim.lr, 0.0, 10.0),
-            ("optim.beta1", optim.beta1, 0.0, 1.0 - 1e-12),
-            ("optim.beta2", optim.beta2, 0.0, 1.0 - 1e-12),
-            ("optim.eps", optim.eps, f64::MIN_POSITIVE, 1.0),
-            ("optim.weight_decay", optim.weight_decay, 0.0, 10.0),
-            ("optim.max_grad_norm", optim.max_grad_norm, 0.0, 1e9),
             ("loss.clip_ratio_low", loss.clip_ratio_low, 0.0, 1.0),
             ("loss.clip_ratio_high", loss.clip_ratio_high, 0.0, 1e6),
+            ("loss.clip_ratio_c", loss.clip_ratio_c, 0.0, 1e6),
+            ("loss.entropy_coef", loss.entropy_coef, -10.0, 10.0),
+            ("reward.overlong_penalty", f64::from(self.reward.overlong_penalty), 0.0, 1e6),
             ("loss.kl_loss_coef", loss.kl_loss_coef, 0.0, 1e6),
             ("loss.rollout_is_threshold", loss.rollout_is_threshold, f64::MIN_POSITIVE, 1e6),
         ];
-        match ranges.iter().find(|(_, value, low, high)| !(low..=high).contains(&value)) {
-            Some((key, value, low, high)) => {
-                Err((key.to_string(), format!("must be from {low} to {high}, got {value}")))
-            }
-            None => Ok(()),
-        }
+        check_ranges(&ranges)
     }
+}
+
+/// A key, its value, and the range it must be in.
+type Range = (&'static str, f64, f64, f64);
+
+fn check_ranges(ranges: &[Range]) -> Result<(), (String, String)> {
+    match ranges.iter().find(|(_, value, low, high)| !(low..=high).contains(&value)) {
+        Some((key, value, low, high)) => Err((key.to_string(), format!("must be from {low} to {high}, got {value}"))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses settings that an optimiser cannot work with.
+pub fn check_optim(optim: &OptimConfig) -> Result<(), (String, String)> {
+    check_ranges(&[
+        ("optim.lr", optim.lr, 0.0, 10.0),
+        ("optim.beta1", optim.beta1, 0.0, 1.0 - 1e-12),
+        ("optim.beta2", optim.beta2, 0.0, 1.0 - 1e-12),
+        ("optim.eps", optim.eps, f64::MIN_POSITIVE, 1.0),
+        ("optim.weight_decay", optim.weight_decay, 0.0, 10.0),
+        ("optim.max_grad_norm", optim.max_grad_norm, 0.0, 1e9),
+        ("optim.min_lr_ratio", optim.min_lr_ratio, 0.0, 1.0),
+    ])
 }

@@ -1,12 +1,14 @@
-//! The configuration of supervised training from scratch: how the tiny base model in data/ is made.
+//! The configuration of supervised training: of a small model from nothing (how the one in data/ is made), or of one that is there.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use toml::Table;
 
 use super::Config;
+use super::run::{LoraSettings, check_lora, check_optim};
 use crate::commands::data::parse_people;
-use crate::train::optim::OptimConfig;
+use crate::train::optim::{LrSchedule, OptimConfig};
 
 /// A tokenizer, a small Llama model, and the Knights-and-Knaves demonstrations that it is trained on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,12 +25,16 @@ pub struct SftConfig {
     pub stop_after: u64,
     /// Tokens a batch.
     pub batch_tokens: usize,
-    /// Tokens of a micro-batch, padding included.
+    /// A micro-batch holds at most this many tokens.
     pub micro_batch_tokens: usize,
-    /// Weight of a prompt token in the loss; completion tokens weigh 1.
+    /// Weight of a prompt token in the loss; completion tokens weigh 1. With `data.files` the default is 0.
     pub prompt_loss_weight: f32,
     /// The model is saved every so many steps, and at the end.
     pub save_interval: u64,
+    /// A line is printed every so many steps, and at the end.
+    pub log_interval: u64,
+    /// Rank 0 trains all weights; above, an adapter is trained beside the model in `init`.
+    pub lora: LoraSettings,
     pub data: SftData,
     pub model: SftModel,
     pub tokenizer: SftTokenizer,
@@ -38,6 +44,8 @@ pub struct SftConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SftData {
+    /// JSON Lines of conversations to learn from in place of generated puzzles; they need a model in `init`.
+    pub files: Vec<PathBuf>,
     /// Sizes of the puzzles.
     pub people: String,
     /// Share of the run over which the largest size grows from the smallest to all.
@@ -87,6 +95,8 @@ impl Default for SftConfig {
             micro_batch_tokens: 4096,
             prompt_loss_weight: 0.3,
             save_interval: 500,
+            log_interval: 50,
+            lora: LoraSettings { rank: 0, ..LoraSettings::default() },
             data: SftData::default(),
             model: SftModel::default(),
             tokenizer: SftTokenizer::default(),
@@ -95,6 +105,8 @@ impl Default for SftConfig {
                 beta2: 0.98,
                 weight_decay: 0.01,
                 warmup_steps: 200,
+                lr_schedule: LrSchedule::WarmupStableDecay,
+                min_lr_ratio: 0.02,
                 ..OptimConfig::default()
             },
         }
@@ -104,6 +116,7 @@ impl Default for SftConfig {
 impl Default for SftData {
     fn default() -> Self {
         Self {
+            files: Vec::new(),
             people: "3-14".into(),
             easy_first: 0.4,
             exercises_until: 0.1,
@@ -137,7 +150,15 @@ impl Default for SftTokenizer {
 }
 
 impl Config for SftConfig {
-    const PATHS: &'static [&'static str] = &["out", "init"];
+    const PATHS: &'static [&'static str] = &["out", "init", "data.files"];
+    const MODELS: &'static [&'static str] = &["init"];
+
+    /// With conversations of one's own only what the assistant says counts.
+    fn defaults(given: &Table) -> Self {
+        let has_files = given.get("data").and_then(|data| data.get("files")).is_some();
+        let config = Self::default();
+        if has_files { Self { prompt_loss_weight: 0.0, ..config } } else { config }
+    }
 
     fn check(&self) -> Result<(), (String, String)> {
         let fail = |key: &str, problem: &str| Err((key.to_string(), problem.to_string()));
@@ -145,6 +166,17 @@ impl Config for SftConfig {
         let model = &self.model;
         if self.out.as_os_str().is_empty() {
             return fail("out", "a folder for the model is needed");
+        }
+        if self.init.as_os_str().is_empty() && (!self.data.files.is_empty() || self.lora.rank > 0) {
+            return fail("init", "data.files and lora.rank need a model to start from");
+        }
+        check_lora(&self.lora)?;
+        check_optim(&self.optim)?;
+        if !(0.0..=1.0).contains(&self.prompt_loss_weight) {
+            return fail("prompt_loss_weight", "must be from 0 to 1");
+        }
+        if self.log_interval == 0 {
+            return fail("log_interval", "must be at least 1");
         }
         if self.batch_tokens == 0 || self.micro_batch_tokens == 0 {
             return fail("batch_tokens", "must be at least 1, like micro_batch_tokens");

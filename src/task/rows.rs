@@ -184,7 +184,7 @@ mod tests {
     const TRUTH: &str = r#"(1) Zoey is a knave\n(2) Oliver is a knight"#;
 
     fn load_text(text: &str) -> Result<Vec<Row>, InputError> {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = temp_dir::TempDir::new().unwrap();
         let path = folder.path().join("rows.jsonl");
         std::fs::write(&path, text).unwrap();
         load(&path)

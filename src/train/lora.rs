@@ -1,41 +1,48 @@
 //! The trainable LoRA adapter: A and B of every target module, as variables of the autograd graph.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor, Var};
 use engine::EngineError;
 use engine::adapter::{Adapter, LoraConfig};
-use engine::decoder::{DecoderConfig, module_path};
+use engine::decoder::{DecoderConfig, Module};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use super::model::linear;
+use super::ops::Delta;
+use crate::files::write_atomic;
+
+/// The files of an adapter, as PEFT names them.
+pub const ADAPTER: &str = "adapter_model.safetensors";
+pub const ADAPTER_CONFIG: &str = "adapter_config.json";
+
+/// Writes an adapter's two files into `dir`.
+///
+/// # Errors
+/// What writing fails with.
+pub fn save_adapter(adapter: &Adapter, dir: &Path) -> std::io::Result<()> {
+    write_atomic(&dir.join(ADAPTER), &adapter.bytes)?;
+    write_atomic(&dir.join(ADAPTER_CONFIG), &serde_json::to_vec_pretty(&*adapter.config)?)
+}
 
 /// PEFT's prefix of every tensor name.
 const PREFIX: &str = "base_model.model";
 
-/// The low-rank updates by module path (`model.layers.0.self_attn.q_proj`).
+/// The low-rank updates by layer and module.
 pub struct Lora {
     config: Arc<LoraConfig>,
-    deltas: BTreeMap<String, Delta>,
+    deltas: BTreeMap<(usize, Module), Pair>,
 }
 
-/// One module's update: (alpha / r)·B·A.
-pub struct Delta {
+/// One module's matrices.
+struct Pair {
     /// r × in.
     a: Var,
     /// out × r.
     b: Var,
-    scale: f64,
-}
-
-impl Delta {
-    /// (… × in) → (… × out).
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        linear(&linear(x, self.a.as_tensor())?, self.b.as_tensor())? * self.scale
-    }
 }
 
 impl Lora {
@@ -47,15 +54,15 @@ impl Lora {
         let mut rng = ChaCha8Rng::seed_from_u64(engine::sampler::mix_seed(seed, 0x10AA));
         let mut deltas = BTreeMap::new();
         for layer in 0..decoder.num_hidden_layers {
-            for module in &config.target_modules {
-                let (input, output) = decoder
-                    .linear_shape(module)
-                    .ok_or_else(|| candle_core::Error::Msg(format!("{module} is no linear layer of the model")))?;
+            for name in &config.target_modules {
+                let module = Module::from_name(name)
+                    .ok_or_else(|| candle_core::Error::Msg(format!("{name} is no linear layer of the model")))?;
+                let (input, output) = decoder.linear_shape(module);
                 let bound = 1.0 / (input as f32).sqrt();
                 let a: Vec<f32> = (0..config.r * input).map(|_| rng.random_range(-bound..bound)).collect();
                 let a = Tensor::from_vec(a, (config.r, input), device)?;
                 let b = Tensor::zeros((output, config.r), candle_core::DType::F32, device)?;
-                deltas.insert(format!("model.layers.{layer}.{}", module_path(module)), Delta::new(&a, &b, &config)?);
+                deltas.insert((layer, module), Pair { a: Var::from_tensor(&a)?, b: Var::from_tensor(&b)? });
             }
         }
         Ok(Self { config, deltas })
@@ -100,23 +107,16 @@ impl Lora {
 
     /// Every trainable variable by its PEFT name, in the order of the names.
     pub fn vars(&self) -> BTreeMap<String, Var> {
-        let named = |(path, delta): (&String, &Delta)| {
-            [
-                (format!("{PREFIX}.{path}.lora_A.weight"), delta.a.clone()),
-                (format!("{PREFIX}.{path}.lora_B.weight"), delta.b.clone()),
-            ]
+        let named = |((layer, module), pair): (&(usize, Module), &Pair)| {
+            let path = format!("{PREFIX}.model.layers.{layer}.{}", module.path());
+            [(format!("{path}.lora_A.weight"), pair.a.clone()), (format!("{path}.lora_B.weight"), pair.b.clone())]
         };
         self.deltas.iter().flat_map(named).collect()
     }
 
     /// The update of a module, if the adapter covers it.
-    pub fn delta(&self, path: &str) -> Option<&Delta> {
-        self.deltas.get(path)
-    }
-}
-
-impl Delta {
-    fn new(a: &Tensor, b: &Tensor, config: &LoraConfig) -> Result<Self> {
-        Ok(Self { a: Var::from_tensor(a)?, b: Var::from_tensor(b)?, scale: config.scale() })
+    pub fn delta(&self, layer: usize, module: Module) -> Option<Delta<'_>> {
+        let Pair { a, b } = self.deltas.get(&(layer, module))?;
+        Some(Delta { a: a.as_tensor(), b: b.as_tensor(), scale: self.config.scale() })
     }
 }

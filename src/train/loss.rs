@@ -1,7 +1,33 @@
-//! GRPO's loss per token, and how tokens are weighed into one number. Pure functions.
+//! The loss of a batch: a policy loss for each token, a KL term, an entropy bonus, and how tokens are weighed into one
+//! number. Pure functions.
+
+mod terms;
 
 use candle_core::{DType, Result, Tensor};
 use serde::{Deserialize, Serialize};
+
+use crate::advantage::AdvantageScale;
+
+/// Policy losses by the names of their papers. Each sets the defaults of other keys; a key that is given wins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossKind {
+    /// arXiv 2402.03300 with DAPO's token mean, as verl and TRL have it.
+    Grpo,
+    /// arXiv 2503.20783: no division by the group's deviation, tokens summed and divided by the longest completion allowed.
+    DrGrpo,
+    /// arXiv 2503.14476: a higher upper clip, token mean.
+    Dapo,
+    /// arXiv 2507.18071: one ratio a sequence, clipped tightly.
+    Gspo,
+    /// arXiv 2506.13585: the ratio is a bounded weight.
+    Cispo,
+    /// arXiv 2402.14740: the baseline is the mean of the other completions.
+    Rloo,
+    /// arXiv 2501.03262, the variant with a group baseline: advantages are divided by the batch's deviation.
+    #[serde(rename = "reinforce++")]
+    ReinforcePlusPlus,
+}
 
 /// How the tokens of a batch are averaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,36 +43,89 @@ pub enum LossAggMode {
     SeqMeanTokenSumNorm,
 }
 
+/// How a token is estimated to differ from the base model (Schulman, "Approximating KL divergence").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KlKind {
+    /// ln π − ln π_ref.
+    K1,
+    /// (ln π − ln π_ref)² / 2.
+    K2,
+    /// π_ref/π − ln(π_ref/π) − 1: never negative ("low_var_kl").
+    K3,
+}
+
+/// What is done about tokens to which engine and trainer give different probabilities, w = π_old/π_engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RolloutIs {
+    /// Nothing.
+    None,
+    /// Each token weighs min(w, threshold): truncated importance sampling.
+    Truncate,
+    /// Each token weighs w, and nothing where w is above the threshold or below its inverse.
+    Mask,
+}
+
 /// Settings of the loss.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LossConfig {
+    pub kind: LossKind,
     /// The ratio is clipped to [1 − clip_ratio_low, 1 + clip_ratio_high].
     pub clip_ratio_low: f64,
     pub clip_ratio_high: f64,
+    /// Dual clip: where the advantage is negative, the loss is at most this times its size; up to 1: off.
+    pub clip_ratio_c: f64,
     pub loss_agg_mode: LossAggMode,
-    /// Weight of the k3 estimate of KL(policy ‖ base model); 0 skips the base model's forward.
+    /// Weight of the estimate of KL(policy ‖ base model); 0 skips the base model's forward.
     pub kl_loss_coef: f64,
-    /// Weigh each token by min(π_train / π_engine, threshold): truncated importance sampling.
-    pub rollout_is: bool,
+    pub kl_loss_type: KlKind,
+    /// Weight of the mean entropy, which is subtracted from the loss.
+    pub entropy_coef: f64,
+    pub rollout_is: RolloutIs,
     pub rollout_is_threshold: f64,
-    /// Optimiser updates on each batch.
-    pub updates_per_batch: usize,
-    /// A micro-batch holds at most this many tokens, padding included.
-    pub micro_batch_tokens: usize,
+    /// Completions that were cut off at `max_new_tokens` do not count.
+    pub mask_truncated: bool,
 }
 
 impl Default for LossConfig {
     fn default() -> Self {
         Self {
+            kind: LossKind::Grpo,
             clip_ratio_low: 0.2,
             clip_ratio_high: 0.2,
+            clip_ratio_c: 0.0,
             loss_agg_mode: LossAggMode::TokenMean,
             kl_loss_coef: 0.0,
-            rollout_is: true,
+            kl_loss_type: KlKind::K3,
+            entropy_coef: 0.0,
+            rollout_is: RolloutIs::Truncate,
             rollout_is_threshold: 2.0,
-            updates_per_batch: 1,
-            micro_batch_tokens: 4096,
+            mask_truncated: false,
+        }
+    }
+}
+
+impl LossKind {
+    /// Puts the kind's own defaults in place of GRPO's.
+    pub fn apply(self, loss: &mut LossConfig, scale: &mut AdvantageScale) {
+        loss.kind = self;
+        match self {
+            Self::Grpo => {}
+            Self::DrGrpo => {
+                loss.loss_agg_mode = LossAggMode::SeqMeanTokenSumNorm;
+                *scale = AdvantageScale::None;
+            }
+            Self::Dapo => loss.clip_ratio_high = 0.28,
+            Self::Gspo => {
+                (loss.clip_ratio_low, loss.clip_ratio_high) = (3e-4, 4e-4);
+                loss.loss_agg_mode = LossAggMode::SeqMeanTokenMean;
+            }
+            // No lower bound, and at most 5 above.
+            Self::Cispo => (loss.clip_ratio_low, loss.clip_ratio_high) = (1.0, 4.0),
+            Self::Rloo => *scale = AdvantageScale::LeaveOneOut,
+            Self::ReinforcePlusPlus => *scale = AdvantageScale::BatchStd,
         }
     }
 }
@@ -66,10 +145,12 @@ pub fn token_weights(mode: LossAggMode, lengths: &[usize], max_new_tokens: usize
     lengths.iter().map(|length| weight(length) as f32).collect()
 }
 
-/// Per-token inputs of the loss, each (N), all but `log_probs` without gradient.
+/// Per-token inputs of the loss, each (N), all but `log_probs` and `entropies` without gradient.
 pub struct TokenInputs<'a> {
     /// Under the policy that is trained.
     pub log_probs: &'a Tensor,
+    /// Of the policy's distributions; their gradient is needed where the bonus is on.
+    pub entropies: &'a Tensor,
     /// Under the policy at the start of the batch (the proximal policy).
     pub old_log_probs: &'a Tensor,
     /// Under the engine that sampled.
@@ -79,50 +160,65 @@ pub struct TokenInputs<'a> {
     pub advantages: &'a Tensor,
     /// From [`token_weights`].
     pub weights: &'a Tensor,
+    /// Tokens of each sequence: which of the N tokens belong together.
+    pub lengths: &'a [usize],
 }
 
-/// The loss of some tokens, and what is worth logging about it (each already weighed).
+/// The loss of some tokens, and what is worth logging about it (the losses already weighed).
 pub struct TokenLoss {
     /// Scalar, with gradient.
     pub total: Tensor,
     pub pg_loss: f64,
     pub kl_loss: f64,
-    /// Weighed share of tokens where the clipped term was taken.
-    pub clip_fraction: f64,
+    /// Σ weight over the tokens where the clipped term was taken, and over all.
+    pub clipped_weight: f64,
+    pub weight: f64,
 }
 
-/// Σ weight · ( w_is · max(−r·A, −clip(r)·A) + β·k3 ), with r = π / π_old, w_is = min(π_old / π_engine, C) and
-/// k3 = π_ref/π − ln(π_ref/π) − 1 (Schulman, "Approximating KL divergence").
-pub fn grpo(config: &LossConfig, inputs: &TokenInputs) -> Result<TokenLoss> {
-    let ratio = (inputs.log_probs - inputs.old_log_probs)?.exp()?;
-    let clipped = ratio.clamp(1.0 - config.clip_ratio_low, 1.0 + config.clip_ratio_high)?;
-    let (free, bound) = ((&ratio * inputs.advantages)?.neg()?, (&clipped * inputs.advantages)?.neg()?);
-    let is_clipped = bound.detach().gt(&free.detach())?.to_dtype(DType::F32)?;
-    let weights = match config.rollout_is {
-        true => (inputs.weights * truncated_ratio(inputs, config.rollout_is_threshold)?)?,
-        false => inputs.weights.clone(),
-    };
-    let pg_loss = (free.maximum(&bound)? * &weights)?.sum_all()?;
+/// Σ weight · ( w_is · term + β·kl − c·H ), with the policy loss's term of each token.
+pub fn policy_loss(config: &LossConfig, inputs: &TokenInputs) -> Result<TokenLoss> {
+    let (term, is_clipped) = terms::term(config.kind)(config, inputs)?;
+    let weights = (inputs.weights * importance(config, inputs)?)?;
+    let pg_loss = (term * &weights)?.sum_all()?;
     let kl_loss = match inputs.ref_log_probs {
-        Some(reference) => (k3(reference, inputs.log_probs)? * inputs.weights)?.sum_all()?,
+        Some(reference) => (kl(config.kl_loss_type, reference, inputs.log_probs)? * inputs.weights)?.sum_all()?,
         None => Tensor::zeros_like(&pg_loss)?,
     };
+    let mut total = (&pg_loss + (&kl_loss * config.kl_loss_coef)?)?;
+    if config.entropy_coef != 0.0 {
+        total = (total - ((inputs.entropies * inputs.weights)?.sum_all()? * config.entropy_coef)?)?;
+    }
     Ok(TokenLoss {
         pg_loss: scalar(&pg_loss)?,
         kl_loss: scalar(&kl_loss)?,
-        clip_fraction: scalar(&(is_clipped * inputs.weights)?.sum_all()?)?,
-        total: (pg_loss + (kl_loss * config.kl_loss_coef)?)?,
+        clipped_weight: scalar(&(is_clipped * inputs.weights)?.sum_all()?)?,
+        weight: scalar(&inputs.weights.sum_all()?)?,
+        total,
     })
 }
 
-fn truncated_ratio(inputs: &TokenInputs, cap: f64) -> Result<Tensor> {
-    (inputs.old_log_probs - inputs.rollout_log_probs)?.detach().exp()?.clamp(0.0, cap)
+/// What each token's loss is multiplied by for the difference between engine and trainer.
+fn importance(config: &LossConfig, inputs: &TokenInputs) -> Result<Tensor> {
+    let cap = config.rollout_is_threshold;
+    let weight = (inputs.old_log_probs - inputs.rollout_log_probs)?.detach().exp()?;
+    match config.rollout_is {
+        RolloutIs::None => weight.ones_like(),
+        RolloutIs::Truncate => weight.clamp(0.0, cap),
+        RolloutIs::Mask => {
+            let is_near = (weight.le(cap)?.to_dtype(DType::F32)? * weight.ge(1.0 / cap)?.to_dtype(DType::F32)?)?;
+            weight.clamp(0.0, cap)? * is_near
+        }
+    }
 }
 
-/// The k3 estimate of KL(policy ‖ reference), per token, never negative.
-pub fn k3(reference: &Tensor, log_probs: &Tensor) -> Result<Tensor> {
+/// An estimate of KL(policy ‖ reference) for each token.
+pub fn kl(kind: KlKind, reference: &Tensor, log_probs: &Tensor) -> Result<Tensor> {
     let difference = (reference - log_probs)?;
-    (difference.exp()? - &difference)? - 1.0
+    match kind {
+        KlKind::K1 => difference.neg(),
+        KlKind::K2 => difference.sqr()? * 0.5,
+        KlKind::K3 => (difference.exp()? - &difference)? - 1.0,
+    }
 }
 
 fn scalar(x: &Tensor) -> Result<f64> {
@@ -158,13 +254,15 @@ mod tests {
             [token.old, token.rollout, token.advantage, 1.0, -1.0].map(|x| Tensor::new(&[x], cpu).unwrap());
         let inputs = TokenInputs {
             log_probs: &log_probs,
+            entropies: &log_probs.detach(),
+            lengths: &[1],
             old_log_probs: &old,
             rollout_log_probs: &rollout,
             ref_log_probs: (config.kl_loss_coef > 0.0).then_some(&reference),
             advantages: &advantage,
             weights: &weight,
         };
-        let loss = grpo(config, &inputs).unwrap().total;
+        let loss = policy_loss(config, &inputs).unwrap().total;
         let grads = loss.backward().unwrap();
         (scalar(&loss).unwrap(), grads.get(&log_probs).unwrap().to_vec1::<f32>().unwrap()[0])
     }
@@ -179,13 +277,79 @@ mod tests {
 
     #[test]
     fn clipping_follows_the_sign_of_the_advantage() {
-        let config = LossConfig { rollout_is: false, clip_ratio_high: 0.3, ..LossConfig::default() };
+        let config = LossConfig { rollout_is: RolloutIs::None, clip_ratio_high: 0.3, ..LossConfig::default() };
         let token = |ratio: f32, advantage| Token { log_prob: ratio.ln() - 1.0, old: -1.0, rollout: -1.0, advantage };
         check(&config, token(1.0, 2.0), (-2.0, -2.0));
         check(&config, token(1.5, 2.0), (-2.6, 0.0)); // beyond the upper clip: no gradient
         check(&config, token(1.5, -2.0), (3.0, 3.0)); // a worse action that got likelier is pushed back
         check(&config, token(0.5, -2.0), (1.6, 0.0)); // beyond the lower clip
         check(&config, token(0.5, 2.0), (-1.0, -1.0));
+        let dual = LossConfig { clip_ratio_c: 3.0, ..config };
+        check(&dual, token(2.0, -2.0), (4.0, 4.0));
+        check(&dual, token(4.0, -2.0), (6.0, 0.0)); // no further than three times
+        check(&dual, token(4.0, 2.0), (-2.6, 0.0));
+    }
+
+    #[test]
+    fn cispo_bounds_the_weight_and_keeps_the_gradient() {
+        let (mut config, mut scale) =
+            (LossConfig { rollout_is: RolloutIs::None, ..LossConfig::default() }, AdvantageScale::GroupStd);
+        LossKind::Cispo.apply(&mut config, &mut scale);
+        let token = |ratio: f32, advantage| Token { log_prob: -1.0, old: -1.0 - ratio.ln(), rollout: -1.0, advantage };
+        check(&config, token(2.0, 3.0), (6.0, -6.0));
+        check(&config, token(8.0, 3.0), (15.0, -15.0));
+        check(&config, token(0.01, -1.0), (-0.01, 0.01));
+    }
+
+    /// Two sequences of two tokens: ratios e^0.3 and e^−0.1 make s = e^0.1; e^−1 and e^−1 are beyond the clip.
+    #[test]
+    fn gspo_has_one_ratio_a_sequence() {
+        let (mut config, mut scale) =
+            (LossConfig { rollout_is: RolloutIs::None, ..LossConfig::default() }, AdvantageScale::GroupStd);
+        LossKind::Gspo.apply(&mut config, &mut scale);
+        config.clip_ratio_high = 0.2;
+        let cpu = &Device::Cpu;
+        let log_probs = Var::new(&[-0.7f32, -1.1, -2.0, -2.0], cpu).unwrap();
+        let ones = Tensor::ones(4, DType::F32, cpu).unwrap();
+        let inputs = TokenInputs {
+            log_probs: &log_probs,
+            entropies: &ones,
+            old_log_probs: &ones.neg().unwrap(),
+            rollout_log_probs: &ones,
+            ref_log_probs: None,
+            advantages: &Tensor::new(&[1.0f32, 1.0, -1.0, -1.0], cpu).unwrap(),
+            weights: &ones,
+            lengths: &[2, 2],
+        };
+        let loss = policy_loss(&config, &inputs).unwrap();
+        let (s, bound) = (0.1f64.exp(), 1.0 - 3e-4);
+        assert!((scalar(&loss.total).unwrap() - (-2.0 * s + 2.0 * bound)).abs() < 1e-5);
+        let grads = loss.total.backward().unwrap().get(&log_probs).unwrap().to_vec1::<f32>().unwrap();
+        assert!(
+            grads.iter().zip([-s, -s, 0.0, 0.0]).all(|(got, want)| (f64::from(*got) - want).abs() < 1e-5),
+            "{grads:?}"
+        );
+        assert_eq!((loss.clipped_weight, loss.weight), (2.0, 4.0));
+    }
+
+    #[test]
+    fn entropy_is_a_bonus() {
+        let cpu = &Device::Cpu;
+        let config = LossConfig { entropy_coef: 0.5, rollout_is: RolloutIs::None, ..LossConfig::default() };
+        let (entropies, zero) = (Var::new(&[3.0f32], cpu).unwrap(), Tensor::new(&[0.0f32], cpu).unwrap());
+        let inputs = TokenInputs {
+            log_probs: &zero,
+            entropies: &entropies,
+            old_log_probs: &zero,
+            rollout_log_probs: &zero,
+            ref_log_probs: None,
+            advantages: &zero,
+            weights: &Tensor::new(&[0.25f32], cpu).unwrap(),
+            lengths: &[1],
+        };
+        let total = policy_loss(&config, &inputs).unwrap().total;
+        assert_eq!(scalar(&total).unwrap(), -0.375);
+        assert_eq!(total.backward().unwrap().get(&entropies).unwrap().to_vec1::<f32>().unwrap(), [-0.125]);
     }
 
     #[test]
@@ -194,13 +358,22 @@ mod tests {
         let token = |rollout| Token { log_prob: -1.0, old: -1.0, rollout, advantage: 1.0 };
         check(&config, token(-1.0 - 1.5f32.ln()), (-1.5, -1.5));
         check(&config, token(-5.0), (-2.0, -2.0));
+        let masked = LossConfig { rollout_is: RolloutIs::Mask, ..config };
+        check(&masked, token(-1.0 - 1.5f32.ln()), (-1.5, -1.5));
+        check(&masked, token(-5.0), (0.0, 0.0));
+        check(&masked, token(-0.1), (0.0, 0.0));
     }
 
     #[test]
-    fn k3_is_added_with_its_coefficient() {
-        let config = LossConfig { rollout_is: false, kl_loss_coef: 0.5, ..LossConfig::default() };
-        let token = Token { log_prob: -2.0, old: -2.0, rollout: -2.0, advantage: 0.0 };
+    fn each_kl_estimate_is_added_with_its_coefficient() {
         let ratio = 1.0f32.exp(); // π_ref / π
-        check(&config, token, (0.5 * f64::from(ratio - 1.0 - 1.0), 0.5 * (1.0 - ratio)));
+        for (kl_loss_type, loss, slope) in
+            [(KlKind::K1, -1.0, 1.0), (KlKind::K2, 0.5, -1.0), (KlKind::K3, f64::from(ratio - 1.0 - 1.0), 1.0 - ratio)]
+        {
+            let config =
+                LossConfig { rollout_is: RolloutIs::None, kl_loss_coef: 0.5, kl_loss_type, ..LossConfig::default() };
+            let token = Token { log_prob: -2.0, old: -2.0, rollout: -2.0, advantage: 0.0 };
+            check(&config, token, (0.5 * loss, 0.5 * slope));
+        }
     }
 }

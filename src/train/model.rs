@@ -1,127 +1,140 @@
-//! The policy's forward pass: a Llama-family decoder with an optional LoRA adapter on its linear layers.
+//! The policy's forward pass: a decoder with an optional LoRA adapter on its linear layers.
 //!
-//! Axes: B sequences, T positions (right-padded), D width, H heads, K key-value heads, V vocabulary.
-//! Padding stands on the right and attention is causal, so no real position ever sees it.
+//! Axes: N rows (tokens of all sequences, packed without padding), D width, H heads, K key-value heads, V vocabulary.
 
-use candle_core::{DType, Device, Result, Tensor};
-use engine::decoder::{DecoderConfig, LayerWeights, Weights, module_path};
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor};
+use engine::decoder::{DecoderConfig, LayerWeights, Linear, Module, Rope, Weights};
 
 use super::lora::Lora;
-use super::ops;
+use super::ops::{self, Entropy, Heads};
+use super::packed::{Packed, Segment};
 
-/// A decoder, and the tables that its forward needs.
+/// A decoder.
 pub struct Model {
     pub config: DecoderConfig,
     pub weights: Weights,
-    /// cos and sin of the rotary angles, each (max positions × head_dim/2).
-    rope: (Tensor, Tensor),
+    rope: Rope,
+}
+
+/// Packed sequences, as the model takes them.
+pub struct Rows {
+    /// Ids (N).
+    tokens: Tensor,
+    /// cos and sin of the rotary angles, each (N × head_dim/2).
+    angles: (Tensor, Tensor),
+    segments: Arc<[Segment]>,
 }
 
 impl Model {
-    pub fn new(config: DecoderConfig, weights: Weights) -> Result<Self> {
-        let rope = rope_tables(&config, weights.norm.dtype(), weights.norm.device())?;
-        Ok(Self { config, weights, rope })
+    pub fn new(config: DecoderConfig, weights: Weights) -> Self {
+        Self { rope: config.rope(), config, weights }
     }
 
-    /// The residual stream after the final norm, (B × T × D). `lora` `None` is the base model.
-    pub fn hidden(&self, tokens_bt: &Tensor, lora: Option<&Lora>) -> Result<Tensor> {
-        let (b, t) = tokens_bt.dims2()?;
-        let rope = (self.rope.0.narrow(0, 0, t)?, self.rope.1.narrow(0, 0, t)?);
-        let flat = tokens_bt.flatten_all()?;
-        let mut x = self.weights.embed_tokens.index_select(&flat, 0)?.reshape((b, t, self.config.hidden_size))?;
-        for (index, layer) in self.weights.layers.iter().enumerate() {
-            x = Block { model: self, layer, index, lora }.forward(&x, &rope)?;
+    /// Lays packed sequences out on the model's device.
+    pub fn rows(&self, packed: &Packed) -> Result<Rows> {
+        let norm = &self.weights.norm;
+        let (positions, half) = (&packed.positions, self.config.head_dim / 2);
+        let (cos, sin) = self.rope.tables(positions.iter().max().map_or(0, |last| *last as usize + 1));
+        let angles = |table: &[f32]| {
+            let values: Vec<f32> =
+                positions.iter().flat_map(|p| &table[*p as usize * half..][..half]).copied().collect();
+            Tensor::from_vec(values, (positions.len(), half), norm.device())?.to_dtype(norm.dtype())
+        };
+        Ok(Rows {
+            tokens: Tensor::new(packed.tokens.as_slice(), norm.device())?,
+            angles: (angles(&cos)?, angles(&sin)?),
+            segments: packed.segments.as_slice().into(),
+        })
+    }
+
+    /// The residual stream before the first block, (N × D).
+    pub fn embed(&self, rows: &Rows) -> Result<Tensor> {
+        self.weights.embed_tokens.index_select(&rows.tokens, 0)
+    }
+
+    /// The residual stream behind block `layer`. `lora` `None` is the base model.
+    pub fn block(&self, layer: usize, x: &Tensor, rows: &Rows, lora: Option<&Lora>) -> Result<Tensor> {
+        Block { config: &self.config, weights: &self.weights.layers[layer], layer, rows, lora }.forward(x)
+    }
+
+    /// The residual stream behind the last block, (N × D).
+    pub fn hidden(&self, rows: &Rows, lora: Option<&Lora>) -> Result<Tensor> {
+        (0..self.config.num_hidden_layers).try_fold(self.embed(rows)?, |x, layer| self.block(layer, &x, rows, lora))
+    }
+
+    /// What goes into each block, and behind them what comes out of the last: L + 1 tensors (N × D) that remember
+    /// nothing of how they came about. One block's activations are in memory at a time.
+    pub fn checkpoints(&self, rows: &Rows, lora: Option<&Lora>) -> Result<Vec<Tensor>> {
+        let mut all = vec![self.embed(rows)?.detach()];
+        for layer in 0..self.config.num_hidden_layers {
+            let next = self.block(layer, &all[layer], rows, lora)?.detach();
+            all.push(next);
         }
-        ops::rms_norm(&x, &self.weights.norm, self.config.rms_norm_eps)
+        Ok(all)
     }
 
-    /// Natural-log probabilities under softmax(logits / temperature) of `targets` (N ids), where `positions` (N) index the
-    /// flattened (B·T) rows of `hidden` that predict them. Also the entropy of each of those distributions, detached.
+    /// Natural-log probabilities under softmax(logits / temperature) of `targets` (M ids), where `positions` (M) are the
+    /// rows of `hidden` (before the final norm) that predict them. Also the entropy of each of those distributions.
     pub fn log_probs(
         &self,
         hidden: &Tensor,
         positions: &Tensor,
         targets: &Tensor,
         temperature: f64,
+        entropy: Entropy,
     ) -> Result<(Tensor, Tensor)> {
-        let (b, t, d) = hidden.dims3()?;
-        let rows = hidden.reshape((b * t, d))?.index_select(positions, 0)?;
-        let logits = (linear(&rows, &self.weights.lm_head)?.to_dtype(DType::F32)? * (1.0 / temperature))?;
-        ops::log_softmax_gather(&logits, targets)
+        let rows = hidden.index_select(positions, 0)?;
+        let normed = ops::rms_norm(&rows, &self.weights.norm, self.config.rms_norm_eps)?;
+        ops::head_log_probs(&normed, &self.weights.lm_head, targets, temperature, entropy)
     }
 }
 
 /// One block of one forward pass.
 struct Block<'a> {
-    model: &'a Model,
-    layer: &'a LayerWeights,
-    index: usize,
+    config: &'a DecoderConfig,
+    weights: &'a LayerWeights,
+    layer: usize,
+    rows: &'a Rows,
     lora: Option<&'a Lora>,
 }
 
 impl Block<'_> {
-    fn forward(&self, x: &Tensor, rope: &(Tensor, Tensor)) -> Result<Tensor> {
-        let eps = self.model.config.rms_norm_eps;
-        let attended = self.attention(&ops::rms_norm(x, &self.layer.input_layernorm, eps)?, rope)?;
-        let x = (x + attended)?;
-        let expanded = self.mlp(&ops::rms_norm(&x, &self.layer.post_attention_layernorm, eps)?)?;
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let eps = self.config.rms_norm_eps;
+        let x = (x + self.attention(&ops::rms_norm(x, &self.weights.input_layernorm, eps)?)?)?;
+        let expanded = self.mlp(&ops::rms_norm(&x, &self.weights.post_attention_layernorm, eps)?)?;
         x + expanded
     }
 
-    fn attention(&self, x: &Tensor, (cos, sin): &(Tensor, Tensor)) -> Result<Tensor> {
-        let config = &self.model.config;
-        let (b, t, _) = x.dims3()?;
-        let split = |y: Tensor, heads: usize| y.reshape((b, t, heads, config.head_dim))?.transpose(1, 2)?.contiguous();
-        let q = split(self.project(x, "q_proj", &self.layer.q_proj)?, config.num_attention_heads)?;
-        let k = split(self.project(x, "k_proj", &self.layer.k_proj)?, config.num_key_value_heads)?;
-        let v = split(self.project(x, "v_proj", &self.layer.v_proj)?, config.num_key_value_heads)?;
-        let groups = config.num_attention_heads / config.num_key_value_heads;
-        let q = ops::rope(&q, cos, sin)?;
-        let k = repeat_heads(&ops::rope(&k, cos, sin)?, groups)?;
-        let v = repeat_heads(&v, groups)?;
-        let scores = (q.matmul(&k.t()?)? * (1.0 / (config.head_dim as f64).sqrt()))?;
-        let mixed = ops::causal_softmax(&scores)?.matmul(&v)?;
-        let joined = mixed.transpose(1, 2)?.reshape((b, t, config.num_attention_heads * config.head_dim))?;
-        self.project(&joined, "o_proj", &self.layer.o_proj)
+    fn attention(&self, x: &Tensor) -> Result<Tensor> {
+        let config = self.config;
+        let (query, key_value, dim) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
+        let (cos, sin) = &self.rows.angles;
+        let q = self.head_norm(self.project(x, Module::Q)?, &self.weights.q_norm)?;
+        let k = self.head_norm(self.project(x, Module::K)?, &self.weights.k_norm)?;
+        let v = self.project(x, Module::V)?;
+        let (q, k) = (ops::rope(&q, cos, sin)?, ops::rope(&k, cos, sin)?);
+        let mixed = ops::attention(&q, &k, &v, Heads { query, key_value, dim }, &self.rows.segments)?;
+        self.project(&mixed, Module::O)
+    }
+
+    /// Normalises each head by itself, where the architecture does.
+    fn head_norm(&self, x: Tensor, weight: &Option<Tensor>) -> Result<Tensor> {
+        let Some(weight) = weight else { return Ok(x) };
+        let heads = x.reshape(((), self.config.head_dim))?;
+        ops::rms_norm(&heads, weight, self.config.rms_norm_eps)?.reshape(x.shape())
     }
 
     fn mlp(&self, x: &Tensor) -> Result<Tensor> {
-        let gate = self.project(x, "gate_proj", &self.layer.gate_proj)?;
-        let up = self.project(x, "up_proj", &self.layer.up_proj)?;
-        self.project(&ops::swiglu(&gate, &up)?, "down_proj", &self.layer.down_proj)
+        let (gate, up) = (self.project(x, Module::Gate)?, self.project(x, Module::Up)?);
+        self.project(&ops::swiglu(&gate, &up)?, Module::Down)
     }
 
-    /// W·x, plus (alpha / r)·B·A·x where the adapter covers this module.
-    fn project(&self, x: &Tensor, module: &str, weight: &Tensor) -> Result<Tensor> {
-        let base = linear(x, weight)?;
-        match self.lora.and_then(|lora| lora.delta(&format!("model.layers.{}.{}", self.index, module_path(module)))) {
-            Some(delta) => base + delta.forward(x)?,
-            None => Ok(base),
-        }
+    /// W·x + b, plus (alpha / r)·B·A·x where the adapter covers this module.
+    fn project(&self, x: &Tensor, module: Module) -> Result<Tensor> {
+        let Linear { weight, bias } = self.weights.linear(module);
+        ops::linear(x, weight, bias.as_ref(), self.lora.and_then(|lora| lora.delta(self.layer, module)))
     }
-}
-
-/// x·Wᵀ over the last axis of `x`, as one matrix product.
-pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    let dims = x.dims();
-    let (rows, width) = (x.elem_count() / dims[dims.len() - 1], dims[dims.len() - 1]);
-    let mut out = dims.to_vec();
-    out[dims.len() - 1] = weight.dim(0)?;
-    x.reshape((rows, width))?.matmul(&weight.t()?)?.reshape(out)
-}
-
-/// (B × K × T × d) → (B × K·groups × T × d): each key-value head serves `groups` query heads.
-fn repeat_heads(x: &Tensor, groups: usize) -> Result<Tensor> {
-    if groups == 1 {
-        return Ok(x.clone());
-    }
-    let (b, k, t, d) = x.dims4()?;
-    x.unsqueeze(2)?.broadcast_as((b, k, groups, t, d))?.reshape((b, k * groups, t, d))
-}
-
-fn rope_tables(config: &DecoderConfig, dtype: DType, device: &Device) -> Result<(Tensor, Tensor)> {
-    let (cos, sin) = config.rope_tables();
-    let shape = (config.max_position_embeddings, config.head_dim / 2);
-    let tensor = |values: Vec<f32>| Tensor::from_vec(values, shape, device)?.to_dtype(dtype);
-    Ok((tensor(cos)?, tensor(sin)?))
 }

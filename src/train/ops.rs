@@ -4,9 +4,61 @@
 //! one backward (`ops/fused.rs`): candle's element-wise operators each allocate and walk the whole tensor. A test
 //! holds the two against each other, values and gradients.
 
+mod attention;
 mod fused;
+mod plain;
 
-use candle_core::{D, DType, Result, Tensor};
+use std::sync::Arc;
+
+use candle_core::{DType, Result, Tensor};
+
+use super::packed::Segment;
+
+/// How attention is divided into heads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    /// H, a multiple of `key_value`.
+    pub query: usize,
+    /// K.
+    pub key_value: usize,
+    /// d, the width of one head.
+    pub dim: usize,
+}
+
+impl Heads {
+    /// Query heads that share a key-value head.
+    pub fn group(self) -> usize {
+        self.query / self.key_value
+    }
+
+    pub fn query_width(self) -> usize {
+        self.query * self.dim
+    }
+
+    pub fn key_value_width(self) -> usize {
+        self.key_value * self.dim
+    }
+}
+
+/// Logits that one head keeps in memory at a time.
+pub const LOGITS: usize = 4 << 20;
+
+/// A low-rank update of a linear layer: scale·B·A.
+#[derive(Clone, Copy)]
+pub struct Delta<'a> {
+    /// r × in.
+    pub a: &'a Tensor,
+    /// out × r.
+    pub b: &'a Tensor,
+    pub scale: f64,
+}
+
+/// Whether entropies pass a gradient on: where no loss needs it, it is not computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entropy {
+    Detached,
+    WithGradient,
+}
 
 fn is_fusable(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
@@ -22,65 +74,52 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     if is_fusable(gate) { fused::swiglu(gate, up) } else { plain::swiglu(gate, up) }
 }
 
-/// Rotary embedding (arXiv 2104.09864) of x (B × H × T × d), halves rotated as Llama's weights expect; cos, sin: (T × d/2).
+/// Rotary embedding (arXiv 2104.09864) of x (N × heads·d), halves of each head rotated as Llama's weights expect;
+/// cos, sin: (N × d/2).
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     if is_fusable(x) { fused::rope(x, cos, sin) } else { plain::rope(x, cos, sin) }
 }
 
-/// Softmax over the last axis of scores (… × T × T), where row i sees columns 0..=i.
-pub fn causal_softmax(scores: &Tensor) -> Result<Tensor> {
-    if is_fusable(scores) { fused::causal_softmax(scores) } else { plain::causal_softmax(scores) }
-}
-
-/// For logits (N × V) and N target ids: the targets' log-probabilities, and the entropies (nats, without gradient).
-pub fn log_softmax_gather(logits: &Tensor, targets: &Tensor) -> Result<(Tensor, Tensor)> {
-    if is_fusable(logits) {
-        fused::log_softmax_gather(logits, targets)
+/// softmax(q·kᵀ/√d)·v for each head, where each row sees what its segment says. q (N × H·d), k and v (N × K·d).
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, segments: &Arc<[Segment]>) -> Result<Tensor> {
+    if is_fusable(q) && heads.dim.is_multiple_of(engine::kernels::LANES) {
+        fused::attention(q, k, v, heads, segments)
     } else {
-        plain::log_softmax_gather(logits, targets)
+        plain::attention(q, k, v, heads, segments)
     }
 }
 
-mod plain {
-    use super::*;
-
-    pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-        let wide = x.to_dtype(DType::F32)?;
-        let scale = (wide.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?.recip()?;
-        wide.broadcast_mul(&scale)?.to_dtype(x.dtype())?.broadcast_mul(weight)
+/// x·Wᵀ + b + scale·(x·Aᵀ)·Bᵀ for x (N × in). A weight that is not a variable gets no gradient.
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, delta: Option<Delta>) -> Result<Tensor> {
+    if is_fusable(x) && !weight.is_variable() {
+        fused::linear(x, weight, bias, delta)
+    } else {
+        plain::linear(x, weight, bias, delta)
     }
+}
 
-    pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-        candle_nn::ops::silu(gate)? * up
+/// For hidden states (N × D), a head W (V × D) and N target ids: their `ln softmax(x·Wᵀ/T)`, and the entropies in nats.
+/// Where W is a variable on a CPU, entropies never have a gradient.
+pub fn head_log_probs(
+    x: &Tensor,
+    weight: &Tensor,
+    targets: &Tensor,
+    temperature: f64,
+    entropy: Entropy,
+) -> Result<(Tensor, Tensor)> {
+    if is_fusable(x) && !weight.is_variable() {
+        return fused::head_log_probs(x, weight, targets, temperature, entropy);
     }
-
-    pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
-        let half = x.dim(D::Minus1)? / 2;
-        let (left, right) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
-        let new_left = (left.broadcast_mul(cos)? - right.broadcast_mul(sin)?)?;
-        let new_right = (right.broadcast_mul(cos)? + left.broadcast_mul(sin)?)?;
-        Tensor::cat(&[new_left, new_right], D::Minus1)
+    let logits = (linear(x, weight, None, None)?.to_dtype(DType::F32)? * (1.0 / temperature))?;
+    if is_fusable(&logits) {
+        return fused::log_softmax_gather(&logits, targets);
     }
-
-    pub fn causal_softmax(scores: &Tensor) -> Result<Tensor> {
-        let t = scores.dim(D::Minus1)?;
-        let mask: Vec<f32> = (0..t * t).map(|at| if at % t > at / t { f32::NEG_INFINITY } else { 0.0 }).collect();
-        let mask = Tensor::from_vec(mask, (t, t), scores.device())?;
-        let masked = scores.to_dtype(DType::F32)?.broadcast_add(&mask)?;
-        candle_nn::ops::softmax(&masked, D::Minus1)?.to_dtype(scores.dtype())
-    }
-
-    pub fn log_softmax_gather(logits: &Tensor, targets: &Tensor) -> Result<(Tensor, Tensor)> {
-        let log_probs = candle_nn::ops::log_softmax(logits, D::Minus1)?;
-        let picked = log_probs.gather(&targets.unsqueeze(1)?, 1)?.squeeze(1)?;
-        let flat = log_probs.detach();
-        let entropy = (flat.exp()? * flat)?.sum(D::Minus1)?.neg()?;
-        Ok((picked, entropy))
-    }
+    plain::log_softmax_gather(&logits, targets)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::packed::Packed;
     use super::*;
     use candle_core::{Device, Var};
 
@@ -124,15 +163,58 @@ mod tests {
 
     #[test]
     fn fused_rope_is_the_plain_one() {
-        let x = random(&[2, 3, 4, 6], 5);
-        let (cos, sin) = (random(&[4, 3], 6).detach(), random(&[4, 3], 7).detach());
+        let x = random(&[5, 12], 5);
+        let (cos, sin) = (random(&[5, 3], 6).detach(), random(&[5, 3], 7).detach());
         check(&[&x], || fused::rope(&x, &cos, &sin), || plain::rope(&x, &cos, &sin));
     }
 
+    /// Lengths around and beyond the sizes of a block; a prompt of two completions, and a sequence by itself.
     #[test]
-    fn fused_causal_softmax_is_the_plain_one() {
-        let x = random(&[2, 2, 5, 5], 8);
-        check(&[&x], || fused::causal_softmax(&x), || plain::causal_softmax(&x));
+    fn fused_attention_is_the_plain_one() {
+        for (prompt, completions, alone) in [(1, [1, 2], 3), (17, [5, 60], 49), (70, [130, 1], 16)] {
+            let mut packed = Packed::default();
+            let prefix = packed.push(&vec![0; prompt]);
+            for len in completions {
+                packed.push_after(&prefix, &vec![0; len]);
+            }
+            packed.push(&vec![0; alone]);
+            let (n, segments): (_, Arc<[Segment]>) = (packed.tokens.len(), packed.segments.into());
+            for heads in [Heads { query: 4, key_value: 2, dim: 16 }, Heads { query: 2, key_value: 2, dim: 32 }] {
+                let q = random(&[n, heads.query_width()], 20);
+                let (k, v) = (random(&[n, heads.key_value_width()], 21), random(&[n, heads.key_value_width()], 22));
+                check(
+                    &[&q, &k, &v],
+                    || fused::attention(&q, &k, &v, heads, &segments),
+                    || plain::attention(&q, &k, &v, heads, &segments),
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn fused_linear_is_the_plain_one() {
+        let (x, weight, bias) = (random(&[7, 6], 30), random(&[5, 6], 31).detach(), random(&[5], 32).detach());
+        let (a, b) = (random(&[2, 6], 33), random(&[5, 2], 34));
+        let delta = || Some(Delta { a: &a, b: &b, scale: 0.7 });
+        check(
+            &[&x, &a, &b],
+            || fused::linear(&x, &weight, Some(&bias), delta()),
+            || plain::linear(&x, &weight, Some(&bias), delta()),
+        );
+        check(&[&x], || fused::linear(&x, &weight, None, None), || plain::linear(&x, &weight, None, None));
+    }
+
+    /// Both outputs, log-probabilities and entropies, pass their gradients on.
+    #[test]
+    fn the_fused_head_is_the_plain_one() {
+        let (x, weight) = (random(&[4, 6], 40), random(&[9, 6], 41).detach());
+        let targets = Tensor::new(&[0u32, 8, 3, 3], &Device::Cpu).unwrap();
+        let both = |(log_probs, entropy): (Tensor, Tensor)| Tensor::cat(&[log_probs, entropy], 0);
+        let plain = || {
+            let logits = (plain::linear(&x, &weight, None, None)? * (1.0 / 0.8))?;
+            both(plain::log_softmax_gather(&logits, &targets)?)
+        };
+        check(&[&x], || both(fused::head_log_probs(&x, &weight, &targets, 0.8, Entropy::WithGradient)?), plain);
     }
 
     #[test]

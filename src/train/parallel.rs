@@ -3,6 +3,7 @@
 //! candle's element-wise operators use one thread, so whole micro-batches run side by side, each with matrix products on
 //! its own thread. The sums are taken in a fixed order: the same batch on the same number of threads gives the same bits.
 
+use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var};
 use std::collections::BTreeMap;
 
@@ -28,6 +29,11 @@ impl Workers {
         Self::new(std::thread::available_parallelism().map_or(1, |n| n.get()))
     }
 
+    /// How many items are worked on at a time.
+    pub fn count(&self) -> usize {
+        self.pools.len()
+    }
+
     /// `work` on every item; results in the order of the items.
     pub fn map<I: Sync, T: Send>(&self, items: &[I], work: impl Fn(&I) -> Result<T> + Sync) -> Result<Vec<T>> {
         if items.len() == 1 || self.pools.len() == 1 {
@@ -51,10 +57,43 @@ impl Workers {
     }
 }
 
+/// The sum of one lane's gradients, and what else each of its items gave.
+type Lane<T> = (NamedGrads, Vec<T>);
+
+impl Workers {
+    /// `work` on every item: the sum of the gradients, and what else each gave, in the order of the items. Each thread holds
+    /// one sum, not the gradients of every item.
+    pub fn sum<I: Sync, T: Send>(
+        &self,
+        items: &[I],
+        work: impl Fn(&I) -> Result<(NamedGrads, T)> + Sync,
+    ) -> Result<(NamedGrads, Vec<T>)> {
+        let stride = self.pools.len();
+        let lane = |lane: &usize| -> Result<Lane<T>> {
+            let (mut total, mut rest) = (NamedGrads::new(), Vec::new());
+            for item in items.iter().skip(*lane).step_by(stride) {
+                let (grads, beside) = work(item)?;
+                total = sum([total, grads])?;
+                rest.push(beside);
+            }
+            Ok((total, rest))
+        };
+        let lanes: Vec<usize> = (0..stride.min(items.len())).collect();
+        let (totals, rests): (Vec<_>, Vec<_>) = self.map(&lanes, lane)?.into_iter().unzip();
+        let mut rests: Vec<_> = rests.into_iter().map(Vec::into_iter).collect();
+        let rest = (0..items.len()).filter_map(|i| rests[i % stride].next()).collect();
+        Ok((sum(totals)?, rest))
+    }
+}
+
 /// The gradients of `loss` with respect to `vars`; a variable that the loss does not reach is left out.
 pub fn gradients(loss: &Tensor, vars: &BTreeMap<String, Var>) -> Result<NamedGrads> {
-    let mut store = loss.backward()?;
-    Ok(vars.iter().filter_map(|(name, var)| Some((name.clone(), store.remove(var)?))).collect())
+    Ok(take(&mut loss.backward()?, vars))
+}
+
+/// The gradients of `vars`, as far as they are in `store`.
+pub fn take(store: &mut GradStore, vars: &BTreeMap<String, Var>) -> NamedGrads {
+    vars.iter().filter_map(|(name, var)| Some((name.clone(), store.remove(var)?))).collect()
 }
 
 /// The sum of gradients, in the order given.

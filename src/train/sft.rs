@@ -1,17 +1,25 @@
-//! Supervised training of all weights: cross-entropy with a weight for each token.
+//! Supervised training of all weights, or of a LoRA adapter: cross-entropy with a weight for each token.
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
+use engine::LoraConfig;
 use engine::decoder::{DecoderConfig, Weights};
 use rand::Rng;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+use super::backward::Graph;
+use super::lora::{Lora, save_adapter};
+use super::memory;
 use super::model::Model;
+use super::ops::Entropy;
 use super::optim::{AdamW, NamedGrads, OptimConfig};
-use super::parallel::{self, Workers};
+use super::packed::Packed;
+use super::parallel::Workers;
+use crate::batch::{Item, pack};
 
 /// A token sequence and how much each token counts.
 #[derive(Debug, Clone)]
@@ -19,12 +27,14 @@ pub struct Example {
     pub tokens: Vec<u32>,
     /// `weights[i]` is for predicting `tokens[i]`; the first is never predicted. As long as `tokens`.
     pub weights: Vec<f32>,
+    /// Where the completion begins: `tokens[learned..]`.
+    pub learned: usize,
 }
 
 /// What one update did.
 #[derive(Debug, Clone, Copy)]
 pub struct SftStats {
-    /// Mean negative log-probability (nats) of tokens of weight 1: the completions.
+    /// Mean negative log-probability (nats) of the completions' tokens.
     pub completion_loss: f64,
     /// The weighted mean that was minimised.
     pub loss: f64,
@@ -32,9 +42,11 @@ pub struct SftStats {
     pub tokens: usize,
 }
 
-/// Owns a model whose every weight is trained.
+/// Owns a model and what of it is trained.
 pub struct SftTrainer {
     model: Model,
+    /// `None`: every weight is trained.
+    lora: Option<Lora>,
     vars: BTreeMap<String, Var>,
     optimiser: AdamW,
     workers: Workers,
@@ -58,7 +70,19 @@ impl SftTrainer {
             vars.insert(name.to_string(), var.clone());
             Ok(var.as_tensor().clone())
         })?;
-        Self::new(config, weights, vars, optim)
+        Self::new(Model::new(config, weights), None, vars, optim)
+    }
+
+    /// A fresh adapter on a model that is there already and stays as it is.
+    ///
+    /// # Errors
+    /// If the model cannot be loaded, or has no layer of that name.
+    pub fn with_lora(dir: &Path, lora: Arc<LoraConfig>, optim: OptimConfig, seed: u64) -> anyhow::Result<Self> {
+        let config = DecoderConfig::load(dir)?;
+        let weights = Weights::load(dir, &config, DType::F32, &Device::Cpu)?;
+        let lora = Lora::init(lora, &config, seed, &Device::Cpu)?;
+        let vars = lora.vars();
+        Self::new(Model::new(config, weights), Some(lora), vars, optim)
     }
 
     /// A model that is there already; its optimiser begins anew.
@@ -71,17 +95,17 @@ impl SftTrainer {
             vars.insert(name.to_string(), var.clone());
             Ok(var.as_tensor().clone())
         })?;
-        Self::new(config, weights, vars, optim)
+        Self::new(Model::new(config, weights), None, vars, optim)
     }
 
-    fn new(
-        config: DecoderConfig,
-        weights: Weights,
-        vars: BTreeMap<String, Var>,
-        optim: OptimConfig,
-    ) -> anyhow::Result<Self> {
+    fn new(model: Model, lora: Option<Lora>, vars: BTreeMap<String, Var>, optim: OptimConfig) -> anyhow::Result<Self> {
         let optimiser = AdamW::new(optim, vars.clone())?;
-        Ok(Self { model: Model::new(config, weights)?, vars, optimiser, workers: Workers::per_core()? })
+        Ok(Self { model, lora, vars, optimiser, workers: Workers::per_core()? })
+    }
+
+    /// How many numbers are trained.
+    pub fn trained(&self) -> usize {
+        self.vars.values().map(|var| var.elem_count()).sum()
     }
 
     /// The model's sizes.
@@ -89,51 +113,56 @@ impl SftTrainer {
         &self.model.config
     }
 
-    /// One update on a batch; `lr_scale` is the schedule's factor.
-    pub fn step(&mut self, batch: &[Example], micro_batch_tokens: usize, lr_scale: f64) -> Result<SftStats> {
-        let total: f32 = batch.iter().flat_map(|e| &e.weights[1..]).sum();
-        let lengths: Vec<usize> = batch.iter().map(|e| e.tokens.len()).collect();
-        let micro_batches = crate::batch::pack(&lengths, micro_batch_tokens);
-        let parts = self.workers.map(&micro_batches, |indices| {
+    /// One update, of `total` in the run, on a batch.
+    pub fn step(&mut self, batch: &[Example], micro_batch_tokens: usize, total: u64) -> Result<SftStats> {
+        let weight: f32 = batch.iter().flat_map(|e| &e.weights[1..]).sum();
+        let items = batch.iter().enumerate().map(|(group, e)| Item { group, shared: 0, own: e.tokens.len() });
+        let items: Vec<Item> = items.collect();
+        let recomputes = memory::recomputes(&self.model.config, micro_batch_tokens * self.workers.count());
+        let micro_batches = pack(&items, micro_batch_tokens, self.workers.count());
+        let (grads, parts) = self.workers.sum(&micro_batches, |indices| {
             let examples: Vec<&Example> = indices.iter().map(|&i| &batch[i]).collect();
-            self.gradients(&examples, total)
+            self.gradients(&examples, weight, recomputes)
         })?;
-        let completion_tokens = batch.iter().flat_map(|e| &e.weights[1..]).filter(|w| **w == 1.0).count();
+        let completion_tokens: usize = batch.iter().map(|e| e.tokens.len() - e.learned.max(1)).sum();
         let loss = parts.iter().map(|part| part.loss).sum();
         let completion_loss = parts.iter().map(|part| part.completion_loss).sum::<f64>() / completion_tokens as f64;
-        let grads = parallel::sum(parts.into_iter().map(|part| part.grads))?;
-        let lr = self.optimiser.lr(lr_scale);
+        let lr = self.optimiser.lr(total);
         let grad_norm = self.optimiser.step(&grads, lr)?;
-        Ok(SftStats { completion_loss, loss, grad_norm, tokens: lengths.iter().sum() })
+        Ok(SftStats { completion_loss, loss, grad_norm, tokens: items.iter().map(|item| item.own).sum() })
     }
 
-    fn gradients(&self, examples: &[&Example], total: f32) -> Result<Part> {
-        let sequences: Vec<&[u32]> = examples.iter().map(|e| e.tokens.as_slice()).collect();
-        let (tokens, width) = super::pad(&sequences, &Device::Cpu)?;
-        let (mut positions, mut targets, mut weights) = (Vec::new(), Vec::new(), Vec::new());
-        for (row, example) in examples.iter().enumerate() {
+    fn gradients(&self, examples: &[&Example], total: f32, recomputes: bool) -> Result<(NamedGrads, Part)> {
+        let mut packed = Packed::default();
+        let (mut positions, mut targets, mut weights, mut is_completion) = (vec![], vec![], vec![], vec![]);
+        for example in examples {
+            let rows = packed.push(&example.tokens);
             for i in (1..example.tokens.len()).filter(|&i| example.weights[i] > 0.0) {
-                positions.push((row * width + i - 1) as u32);
+                positions.push((rows.start + i - 1) as u32);
                 targets.push(example.tokens[i]);
                 weights.push(example.weights[i]);
+                is_completion.push(if i >= example.learned { 1.0f32 } else { 0.0 });
             }
         }
-        let is_completion: Vec<f32> = weights.iter().map(|w| f32::from(u8::from(*w == 1.0))).collect();
         let vector = |values: Vec<f32>| Tensor::new(values, &Device::Cpu);
         let (positions, targets) = (Tensor::new(positions, &Device::Cpu)?, Tensor::new(targets, &Device::Cpu)?);
-        let hidden = self.model.hidden(&tokens, None)?;
-        let (log_probs, _) = self.model.log_probs(&hidden, &positions, &targets, 1.0)?;
-        let loss = ((&log_probs * vector(weights)?)?.sum_all()? * f64::from(-1.0 / total))?;
-        let completion_loss = (log_probs.detach() * vector(is_completion)?)?.sum_all()?.neg()?.to_scalar::<f32>()?;
-        Ok(Part {
-            loss: f64::from(loss.to_scalar::<f32>()?),
-            completion_loss: f64::from(completion_loss),
-            grads: parallel::gradients(&loss, &self.vars)?,
-        })
+        let (weights, is_completion) = (vector(weights)?, vector(is_completion)?);
+        let loss = |hidden: &Tensor| {
+            let (log_probs, _) = self.model.log_probs(hidden, &positions, &targets, 1.0, Entropy::Detached)?;
+            let loss = ((&log_probs * &weights)?.sum_all()? * f64::from(-1.0 / total))?;
+            let completion_loss = (log_probs.detach() * &is_completion)?.sum_all()?.neg()?.to_scalar::<f32>()?;
+            let value = loss.to_scalar::<f32>()?;
+            Ok((loss, Part { loss: f64::from(value), completion_loss: f64::from(completion_loss) }))
+        };
+        let graph = Graph { model: &self.model, lora: self.lora.as_ref(), vars: &self.vars, recomputes };
+        graph.gradients(&self.model.rows(&packed)?, loss)
     }
 
-    /// Writes `config.json` and `model.safetensors` (bf16) into `dir`.
+    /// Writes `config.json` and `model.safetensors` (bf16) into `dir`; of an adapter the two files of PEFT.
     pub fn save(&self, dir: &Path) -> anyhow::Result<()> {
+        if let Some(lora) = &self.lora {
+            return Ok(save_adapter(&lora.to_adapter()?, dir)?);
+        }
         let config = &self.model.config;
         std::fs::write(dir.join("config.json"), serde_json::to_string_pretty(config)? + "\n")?;
         let named = self.model.weights.named(config).into_iter();
@@ -146,11 +175,41 @@ impl SftTrainer {
 struct Part {
     loss: f64,
     completion_loss: f64,
-    grads: NamedGrads,
 }
 
 /// A standard normal number (Box–Muller).
 fn normal(rng: &mut impl Rng) -> f32 {
     let (u, v): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());
     ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tied embeddings, so that the first and the last layer add to one gradient.
+    #[test]
+    fn recomputing_gives_the_gradients_of_all_weights() {
+        let config = DecoderConfig::parse(
+            r#"{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 30, "hidden_size": 16,
+            "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 1, "max_position_embeddings": 64,
+            "rms_norm_eps": 1e-5, "tie_word_embeddings": true}"#,
+        );
+        let trainer = SftTrainer::init(config.unwrap(), OptimConfig::default(), 1).unwrap();
+        let example = |n: u32| Example {
+            tokens: (0..n).map(|i| i * 7 % 30).collect(),
+            weights: vec![1.0; n as usize],
+            learned: 1,
+        };
+        let examples = [example(9), example(21)];
+        let gradients = |recomputes| trainer.gradients(&examples.each_ref(), 28.0, recomputes).unwrap().0;
+        let (kept, again) = (gradients(false), gradients(true));
+        assert_eq!(kept.len(), trainer.vars.len());
+        assert!(kept.keys().eq(again.keys()));
+        for (name, want) in &kept {
+            let [got, want] = [&again[name], want].map(|x| x.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+            let largest = want.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+            assert!(got.iter().zip(&want).all(|(a, b)| (a - b).abs() <= 1e-5 * largest), "{name}");
+        }
+    }
 }

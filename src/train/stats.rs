@@ -61,7 +61,8 @@ pub struct StepStats {
     off_policy_max: f64,
     pg_loss: f64,
     kl_loss: f64,
-    clip_fraction: f64,
+    clipped_weight: f64,
+    weight: f64,
     entropy_sum: f64,
     ppo_kl_sum: f64,
     tokens: usize,
@@ -81,7 +82,8 @@ impl StepStats {
             off_policy_max: ages.max().unwrap_or(0) as f64,
             pg_loss: 0.0,
             kl_loss: 0.0,
-            clip_fraction: 0.0,
+            clipped_weight: 0.0,
+            weight: 0.0,
             entropy_sum: 0.0,
             ppo_kl_sum: 0.0,
             tokens: 0,
@@ -95,7 +97,8 @@ impl StepStats {
     pub(super) fn add(&mut self, loss: &TokenLoss, entropy_sum: f64, tokens: usize, ppo_kl_sum: f64) {
         self.pg_loss += loss.pg_loss;
         self.kl_loss += loss.kl_loss;
-        self.clip_fraction += loss.clip_fraction;
+        self.clipped_weight += loss.clipped_weight;
+        self.weight += loss.weight;
         self.entropy_sum += entropy_sum;
         self.ppo_kl_sum += ppo_kl_sum;
         self.tokens += tokens;
@@ -111,7 +114,7 @@ impl StepStats {
     /// Turns sums over updates into means.
     pub(super) fn finish(&mut self) {
         let n = self.updates.max(1) as f64;
-        for value in [&mut self.pg_loss, &mut self.kl_loss, &mut self.clip_fraction, &mut self.grad_norm] {
+        for value in [&mut self.pg_loss, &mut self.kl_loss, &mut self.grad_norm] {
             *value /= n;
         }
     }
@@ -122,7 +125,7 @@ impl StepStats {
         let mut all = vec![
             ("actor/pg_loss", self.pg_loss),
             ("actor/kl_loss", self.kl_loss),
-            ("actor/pg_clipfrac", self.clip_fraction),
+            ("actor/pg_clipfrac", if self.weight > 0.0 { self.clipped_weight / self.weight } else { 0.0 }),
             ("actor/ppo_kl", self.ppo_kl_sum / tokens),
             ("actor/entropy", self.entropy_sum / tokens),
             ("actor/grad_norm", self.grad_norm),

@@ -3,17 +3,22 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Device, Result, Tensor, Var};
 use engine::decoder::{DecoderConfig, Weights};
 use engine::{Adapter, LoraConfig};
+use serde::{Deserialize, Serialize};
 
+use super::backward::Graph;
 use super::lora::Lora;
 use super::loss::{self, LossConfig, TokenInputs};
-use super::model::Model;
+use super::memory;
+use super::model::{Model, Rows};
+use super::ops::Entropy;
 use super::optim::{AdamW, NamedGrads, OptimConfig};
-use super::parallel::{self, Workers};
+use super::packed::Packed;
+use super::parallel::Workers;
 use super::stats::{Mismatch, StepStats};
-use crate::batch::pack;
+use crate::batch::{Item, pack};
 
 /// One completion, ready to be trained on.
 #[derive(Debug, Clone)]
@@ -26,6 +31,37 @@ pub struct Sample {
     pub advantage: f32,
     /// The step of the policy that sampled it.
     pub policy_step: u64,
+    /// Whether it was cut off at its longest length.
+    pub truncated: bool,
+}
+
+/// How a step is computed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainerConfig {
+    /// A micro-batch holds at most this many tokens. Gradients are summed over micro-batches.
+    pub micro_batch_tokens: usize,
+    /// How often each batch is gone through.
+    pub ppo_epochs: usize,
+    /// Prompts in each optimiser update; 0: the whole batch.
+    pub ppo_mini_batch_size: usize,
+    pub recompute: Recompute,
+}
+
+/// Whether each block is computed again in the backward pass, so that only its input stays in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recompute {
+    /// On a GPU, and where the activations of the micro-batches would take more than a quarter of the machine's memory.
+    Auto,
+    Always,
+    Never,
+}
+
+impl Default for TrainerConfig {
+    fn default() -> Self {
+        Self { micro_batch_tokens: 2048, ppo_epochs: 1, ppo_mini_batch_size: 0, recompute: Recompute::Auto }
+    }
 }
 
 /// What the trainer needs to know beside the model.
@@ -33,10 +69,13 @@ pub struct Sample {
 pub struct TrainerSettings {
     pub loss: LossConfig,
     pub optim: OptimConfig,
+    pub trainer: TrainerConfig,
     /// The temperature that completions are sampled at.
     pub temperature: f64,
     /// Longest completion allowed.
     pub max_new_tokens: usize,
+    /// Optimiser updates of the whole run, for the schedule of the rate.
+    pub total_updates: u64,
 }
 
 /// The result of one policy step.
@@ -65,6 +104,8 @@ pub struct Trainer {
     workers: Workers,
     settings: TrainerSettings,
     device: Device,
+    /// Whether blocks are computed again in the backward pass.
+    recomputes: bool,
 }
 
 impl Trainer {
@@ -75,18 +116,24 @@ impl Trainer {
         lora: Arc<LoraConfig>,
         settings: TrainerSettings,
         seed: u64,
-    ) -> candle_core::Result<Self> {
+    ) -> Result<Self> {
         let device = weights.norm.device().clone();
         let lora = Lora::init(lora, &decoder, seed, &device)?;
-        Self::with_lora(Model::new(decoder, weights)?, lora, settings)
+        Self::with_lora(Model::new(decoder, weights), lora, settings)
     }
 
-    fn with_lora(model: Model, lora: Lora, settings: TrainerSettings) -> candle_core::Result<Self> {
+    fn with_lora(model: Model, lora: Lora, settings: TrainerSettings) -> Result<Self> {
         let device = model.weights.norm.device().clone();
         let vars = lora.vars();
         let optimiser = AdamW::new(settings.optim.clone(), vars.clone())?;
         let workers = if device.is_cpu() { Workers::per_core()? } else { Workers::new(1)? };
-        Ok(Self { model, lora, vars, optimiser, workers, settings, device })
+        let recomputes = match settings.trainer.recompute {
+            Recompute::Always => true,
+            Recompute::Never => false,
+            Recompute::Auto if !device.is_cpu() => true,
+            Recompute::Auto => memory::recomputes(&model.config, settings.trainer.micro_batch_tokens * workers.count()),
+        };
+        Ok(Self { model, lora, vars, optimiser, workers, settings, device, recomputes })
     }
 
     /// Puts the state of a checkpoint in place.
@@ -104,69 +151,96 @@ impl Trainer {
         Ok(trainer)
     }
 
+    /// Whether blocks are computed again in the backward pass.
+    pub fn recomputes(&self) -> bool {
+        self.recomputes
+    }
+
     /// The policy as it stands.
-    pub fn adapter(&self) -> candle_core::Result<Adapter> {
+    pub fn adapter(&self) -> Result<Adapter> {
         self.lora.to_adapter()
     }
 
     /// Everything that a resume needs.
-    pub fn state(&self) -> candle_core::Result<TrainerState> {
+    pub fn state(&self) -> Result<TrainerState> {
         let (moments, updates) = self.optimiser.state();
         Ok(TrainerState { adapter: self.adapter()?, optimizer: super::tensors_to_bytes(&moments)?, updates })
     }
 
-    /// Trains on one batch; `step` is the version of the policy that is trained.
+    /// Trains on one batch; `step` is the version of the policy that is trained. Samples of one prompt follow each other.
     ///
-    /// Completions without advantage have no gradient, so without a KL term their forward is left out; they still count
-    /// in the average. The batch's loss does not depend on how it is cut into micro-batches.
-    pub fn step(&mut self, step: u64, samples: &[Sample]) -> candle_core::Result<StepOutput> {
-        let lengths: Vec<usize> = samples.iter().map(|s| s.completion.len()).collect();
-        let token_weights =
-            loss::token_weights(self.settings.loss.loss_agg_mode, &lengths, self.settings.max_new_tokens);
-        let needs_all = self.settings.loss.kl_loss_coef > 0.0;
-        let trained: Vec<usize> = (0..samples.len()).filter(|&i| needs_all || samples[i].advantage != 0.0).collect();
-        let full: Vec<usize> = trained.iter().map(|&i| samples[i].prompt.len() + lengths[i]).collect();
-        let groups = pack(&full, self.settings.loss.micro_batch_tokens);
-        let mut micro_batches = self.workers.map(&groups, |group| {
-            let members: Vec<(&Sample, f32)> =
-                group.iter().map(|&at| (&samples[trained[at]], token_weights[trained[at]])).collect();
-            let mut micro_batch = self.collate(&members)?;
-            if needs_all {
-                micro_batch.reference = Some(self.log_probs(&micro_batch, None)?.0.detach());
+    /// Completions without advantage have no gradient, so without a KL term or an entropy bonus their forward is left
+    /// out; they still count in the average. The batch's loss does not depend on how it is cut into micro-batches.
+    pub fn step(&mut self, step: u64, samples: &[Sample]) -> Result<StepOutput> {
+        let mut mini_batches = self.mini_batches(samples)?;
+        if mini_batches.len() > 1 {
+            // Later updates must still see the policy from before the first one.
+            for mini_batch in &mut mini_batches {
+                let old = self.workers.map(mini_batch, |m| Ok(self.log_probs(m, Some(&self.lora))?.0.detach()))?;
+                mini_batch.iter_mut().zip(old).for_each(|(micro_batch, old)| micro_batch.old = Some(old));
             }
-            Ok(micro_batch)
-        })?;
+        }
         let mut stats = StepStats::new(samples, step);
-        for update in 0..self.settings.loss.updates_per_batch {
-            let parts = self.workers.map(&micro_batches, |micro_batch| self.gradients(micro_batch))?;
-            if update == 0 {
-                for (micro_batch, part) in micro_batches.iter_mut().zip(&parts) {
-                    stats.mismatch.add(
-                        &part.log_probs.to_vec1()?,
-                        &micro_batch.rollout.to_vec1()?,
-                        &micro_batch.policy_steps,
-                        step,
-                    );
-                    micro_batch.old = Some(part.log_probs.clone());
+        for epoch in 0..self.settings.trainer.ppo_epochs {
+            for mini_batch in &mut mini_batches {
+                let (grads, parts) = self.workers.sum(mini_batch, |micro_batch| self.gradients(micro_batch))?;
+                if epoch == 0 {
+                    for (micro_batch, part) in mini_batch.iter_mut().zip(&parts) {
+                        let old = micro_batch.old.get_or_insert_with(|| part.log_probs.clone());
+                        let (old, rollout) = (old.to_vec1()?, micro_batch.rollout.to_vec1()?);
+                        stats.mismatch.add(&old, &rollout, &micro_batch.policy_steps, step);
+                    }
                 }
+                self.update(&grads, &parts, &mut stats)?;
             }
-            self.update(parts, &mut stats)?;
         }
         stats.finish();
         Ok(StepOutput { adapter: self.adapter()?, stats })
     }
 
-    fn update(&mut self, parts: Vec<Part>, stats: &mut StepStats) -> candle_core::Result<()> {
+    /// The batch, cut into optimiser updates and those into micro-batches.
+    fn mini_batches(&self, samples: &[Sample]) -> Result<Vec<Vec<MicroBatch>>> {
+        let TrainerConfig { ppo_mini_batch_size, micro_batch_tokens, .. } = self.settings.trainer;
+        let loss = &self.settings.loss;
+        let counted: Vec<&Sample> = samples.iter().filter(|s| !(loss.mask_truncated && s.truncated)).collect();
+        let prompts: Vec<&[&Sample]> = counted.chunk_by(|a, b| a.prompt == b.prompt).collect();
+        let size = if ppo_mini_batch_size == 0 { prompts.len() } else { ppo_mini_batch_size };
+        let needs_all = loss.kl_loss_coef > 0.0 || loss.entropy_coef != 0.0;
+        let cut = |prompts: &[&[&Sample]]| {
+            let lengths: Vec<usize> = prompts.concat().iter().map(|sample| sample.completion.len()).collect();
+            let weights = loss::token_weights(loss.loss_agg_mode, &lengths, self.settings.max_new_tokens);
+            let mut weights = weights.into_iter();
+            let (mut members, mut items) = (Vec::new(), Vec::new());
+            for (group, samples) in prompts.iter().enumerate() {
+                for (sample, weight) in samples.iter().zip(&mut weights) {
+                    if needs_all || sample.advantage != 0.0 {
+                        members.push((*sample, weight));
+                        items.push(Item { group, shared: sample.prompt.len(), own: sample.completion.len() });
+                    }
+                }
+            }
+            let packed = pack(&items, micro_batch_tokens, self.workers.count());
+            self.workers.map(&packed, |indices| {
+                let mut micro_batch = self.collate(&indices.iter().map(|i| members[*i]).collect::<Vec<_>>())?;
+                if loss.kl_loss_coef > 0.0 {
+                    micro_batch.reference = Some(self.log_probs(&micro_batch, None)?.0.detach());
+                }
+                Ok(micro_batch)
+            })
+        };
+        prompts.chunks(size.max(1)).map(cut).collect()
+    }
+
+    fn update(&mut self, grads: &NamedGrads, parts: &[Part], stats: &mut StepStats) -> Result<()> {
         parts.iter().for_each(|part| stats.add(&part.loss, part.entropy_sum, part.tokens, part.ppo_kl_sum));
-        let grads = parallel::sum(parts.into_iter().map(|part| part.grads))?;
-        let lr = self.optimiser.lr(1.0);
-        let grad_norm = if grads.is_empty() { 0.0 } else { self.optimiser.step(&grads, lr)? };
+        let lr = self.optimiser.lr(self.settings.total_updates);
+        let grad_norm = if grads.is_empty() { 0.0 } else { self.optimiser.step(grads, lr)? };
         stats.updated(grad_norm, lr);
         Ok(())
     }
 
     /// The policy's log-probabilities of completions, without gradient: to compare with an engine's.
-    pub fn score(&self, samples: &[Sample]) -> candle_core::Result<Vec<Vec<f32>>> {
+    pub fn score(&self, samples: &[Sample]) -> Result<Vec<Vec<f32>>> {
         samples
             .iter()
             .map(|sample| self.log_probs(&self.collate(&[(sample, 0.0)])?, Some(&self.lora))?.0.to_vec1())
@@ -174,7 +248,7 @@ impl Trainer {
     }
 
     /// How far the engine's log-probabilities of `samples` are from the policy's, and what that does to importance weights.
-    pub fn mismatch(&self, samples: &[Sample], step: u64) -> candle_core::Result<Mismatch> {
+    pub fn mismatch(&self, samples: &[Sample], step: u64) -> Result<Mismatch> {
         let mut mismatch = Mismatch::default();
         for (sample, log_probs) in samples.iter().zip(self.score(samples)?) {
             mismatch.add(&log_probs, &sample.rollout_log_probs, &vec![sample.policy_step; log_probs.len()], step);
@@ -182,56 +256,80 @@ impl Trainer {
         Ok(mismatch)
     }
 
-    fn log_probs(&self, micro_batch: &MicroBatch, lora: Option<&Lora>) -> candle_core::Result<(Tensor, Tensor)> {
-        let hidden = self.model.hidden(&micro_batch.tokens, lora)?;
-        self.model.log_probs(&hidden, &micro_batch.positions, &micro_batch.targets, self.settings.temperature)
+    /// Without gradient. One block's activations are in memory at a time.
+    fn log_probs(&self, micro_batch: &MicroBatch, lora: Option<&Lora>) -> Result<(Tensor, Tensor)> {
+        let mut x = self.model.embed(&micro_batch.rows)?.detach();
+        for layer in 0..self.model.config.num_hidden_layers {
+            x = self.model.block(layer, &x, &micro_batch.rows, lora)?.detach();
+        }
+        self.head(&x, micro_batch)
     }
 
-    fn gradients(&self, micro_batch: &MicroBatch) -> candle_core::Result<Part> {
-        let (log_probs, entropy) = self.log_probs(micro_batch, Some(&self.lora))?;
+    fn head(&self, hidden: &Tensor, micro_batch: &MicroBatch) -> Result<(Tensor, Tensor)> {
+        let MicroBatch { positions, targets, .. } = micro_batch;
+        let is_needed = self.settings.loss.entropy_coef != 0.0;
+        let entropy = if is_needed { Entropy::WithGradient } else { Entropy::Detached };
+        self.model.log_probs(hidden, positions, targets, self.settings.temperature, entropy)
+    }
+
+    fn gradients(&self, micro_batch: &MicroBatch) -> Result<(NamedGrads, Part)> {
+        let Self { model, lora, vars, recomputes, .. } = self;
+        let graph = Graph { model, lora: Some(lora), vars, recomputes: *recomputes };
+        graph.gradients(&micro_batch.rows, |hidden| self.loss(hidden, micro_batch))
+    }
+
+    /// The loss of a micro-batch with its gradient, and what else is worth knowing.
+    fn loss(&self, hidden: &Tensor, micro_batch: &MicroBatch) -> Result<(Tensor, Part)> {
+        let (log_probs, entropies) = self.head(hidden, micro_batch)?;
         let detached = log_probs.detach();
         let old = micro_batch.old.clone().unwrap_or_else(|| detached.clone());
         let inputs = TokenInputs {
             log_probs: &log_probs,
+            entropies: &entropies,
             old_log_probs: &old,
             rollout_log_probs: &micro_batch.rollout,
             ref_log_probs: micro_batch.reference.as_ref(),
             advantages: &micro_batch.advantages,
             weights: &micro_batch.weights,
+            lengths: &micro_batch.lengths,
         };
-        let mut loss = loss::grpo(&self.settings.loss, &inputs)?;
-        let grads = parallel::gradients(&loss.total, &self.vars)?;
+        let mut loss = loss::policy_loss(&self.settings.loss, &inputs)?;
         // The loss holds on to every activation of its micro-batch; they must not wait for the others.
-        loss.total = loss.total.detach();
-        Ok(Part {
-            grads,
-            entropy_sum: f64::from(entropy.sum_all()?.to_scalar::<f32>()?),
+        let total = std::mem::replace(&mut loss.total, detached.clone());
+        let part = Part {
+            entropy_sum: f64::from(entropies.detach().sum_all()?.to_scalar::<f32>()?),
             ppo_kl_sum: f64::from((old - &detached)?.sum_all()?.to_scalar::<f32>()?),
             tokens: micro_batch.policy_steps.len(),
             log_probs: detached,
             loss,
-        })
+        };
+        Ok((total, part))
     }
 
-    /// Lays out samples and their token weights as tensors.
-    fn collate(&self, members: &[(&Sample, f32)]) -> candle_core::Result<MicroBatch> {
-        if members.iter().any(|(sample, _)| sample.prompt.is_empty()) {
-            candle_core::bail!("an empty prompt predicts nothing: its completion cannot be trained on");
-        }
-        let sequences: Vec<Vec<u32>> = members.iter().map(|(s, _)| [&s.prompt[..], &s.completion].concat()).collect();
-        let (tokens, width) = super::pad(&sequences.iter().map(Vec::as_slice).collect::<Vec<_>>(), &self.device)?;
-        let mut flat = FlatTokens::default();
-        for (row, (sample, weight)) in members.iter().enumerate() {
-            flat.extend(row * width + sample.prompt.len() - 1, sample, *weight);
+    /// Lays out samples and their token weights as tensors; a prompt that follows itself stands once.
+    fn collate(&self, members: &[(&Sample, f32)]) -> Result<MicroBatch> {
+        let (mut packed, mut flat) = (Packed::default(), FlatTokens::default());
+        for group in members.chunk_by(|(a, _), (b, _)| a.prompt == b.prompt) {
+            let Some((first, _)) = group.first() else { continue };
+            if first.prompt.is_empty() {
+                candle_core::bail!("an empty prompt predicts nothing: its completion cannot be trained on");
+            }
+            let prompt = packed.push(&first.prompt);
+            for (sample, weight) in group {
+                // The last token predicts nothing.
+                let own = packed.push_after(&prompt, &sample.completion[..sample.completion.len().saturating_sub(1)]);
+                flat.extend(std::iter::once(prompt.end - 1).chain(own), sample, *weight);
+            }
         }
         let vector = |values: Vec<f32>| Tensor::new(values, &self.device);
         Ok(MicroBatch {
-            tokens,
+            rows: self.model.rows(&packed)?,
             positions: Tensor::new(flat.positions, &self.device)?,
             targets: Tensor::new(flat.targets, &self.device)?,
             rollout: vector(flat.rollout)?,
             advantages: vector(flat.advantages)?,
             weights: vector(flat.weights)?,
+            lengths: flat.lengths,
             policy_steps: flat.policy_steps,
             old: None,
             reference: None,
@@ -239,15 +337,17 @@ impl Trainer {
     }
 }
 
-/// Tensors of one micro-batch: `tokens` is (B × T), everything else has one entry a completion token.
+/// Tensors of one micro-batch: everything but `rows` has one entry a completion token.
 struct MicroBatch {
-    tokens: Tensor,
-    /// Rows of the flattened (B·T) hidden states that predict `targets`.
+    rows: Rows,
+    /// The rows that predict `targets`.
     positions: Tensor,
     targets: Tensor,
     rollout: Tensor,
     advantages: Tensor,
     weights: Tensor,
+    /// Tokens of each completion.
+    lengths: Vec<usize>,
     policy_steps: Vec<u64>,
     /// Log-probabilities at the start of the batch, once known.
     old: Option<Tensor>,
@@ -262,26 +362,27 @@ struct FlatTokens {
     rollout: Vec<f32>,
     advantages: Vec<f32>,
     weights: Vec<f32>,
+    lengths: Vec<usize>,
     policy_steps: Vec<u64>,
 }
 
 impl FlatTokens {
-    /// `first` is the flat position of the prompt's last token, which predicts the completion's first.
-    fn extend(&mut self, first: usize, sample: &Sample, weight: f32) {
+    /// `rows` predict the sample's tokens.
+    fn extend(&mut self, rows: impl Iterator<Item = usize>, sample: &Sample, weight: f32) {
         let n = sample.completion.len();
         assert_eq!(n, sample.rollout_log_probs.len(), "one log-probability a token: this is a bug in the engine");
-        self.positions.extend((first..first + n).map(|p| p as u32));
+        self.positions.extend(rows.take(n).map(|row| row as u32));
         self.targets.extend(&sample.completion);
         self.rollout.extend(&sample.rollout_log_probs);
         self.advantages.resize(self.advantages.len() + n, sample.advantage);
         self.weights.resize(self.weights.len() + n, weight);
+        self.lengths.push(n);
         self.policy_steps.resize(self.policy_steps.len() + n, sample.policy_step);
     }
 }
 
-/// What one micro-batch adds to an update.
+/// What is known of one micro-batch, beside its gradients.
 struct Part {
-    grads: NamedGrads,
     loss: loss::TokenLoss,
     log_probs: Tensor,
     entropy_sum: f64,

@@ -10,17 +10,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use comfy_table::Table;
 use engine::sampler::mix_seed;
-use engine::{Adapter, Engine, EngineError, Request, Sampling};
+use engine::{Adapter, Engine, EngineError, Precision, Request, Sampling};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
-use crate::config::run::{BenchConfig, DeviceKind, EngineKind, Lengths, RunConfig};
+use crate::config::run::{DeviceKind, EngineKind, Lengths, RunConfig};
 use crate::error::InputError;
 use crate::metrics::memory_mb;
 use crate::progress;
-use crate::setup::{Setup, WithEngine, with_engine};
+use crate::setup::{Base, WithEngine, native_precision, with_engine};
+
+use super::{Case, cases, quantile, write_json};
 
 /// One engine on one combination of the grid. Times are medians over the repeats.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -28,6 +30,7 @@ pub struct Measured {
     pub bench: String,
     pub engine: EngineKind,
     pub device: DeviceKind,
+    pub dtype: Precision,
     pub model: String,
     /// Prompts × group size.
     pub sequences: usize,
@@ -49,6 +52,12 @@ pub struct Measured {
     pub step_p50_ms: Option<f64>,
     pub step_p99_ms: Option<f64>,
     pub publish_ms: f64,
+    /// `tokens_per_s` once more, while a policy is published every 100 ms.
+    pub publishing_tokens_per_s: f64,
+    /// The base weights, which the process holds for its trainer before the engine starts.
+    pub weights_mb: f64,
+    /// By how much the process grew when the engine started: an engine that shares the weights needs next to nothing.
+    pub start_mb: f64,
     /// Of the process up to here: loading the model and the measurements before count too.
     pub peak_rss_mb: f64,
 }
@@ -57,7 +66,7 @@ pub struct Measured {
 ///
 /// # Errors
 /// An engine that is not built in or cannot load the model; lengths that do not fit its context.
-pub async fn rollout(file: &Path, sets: &[String], config: RunConfig, json: Option<&Path>) -> Result<()> {
+pub async fn run(file: &Path, sets: &[String], config: RunConfig, json: Option<&Path>) -> Result<()> {
     let engines = engines(&config);
     let measured = match engines[..] {
         [engine] => measure(config, engine).await?,
@@ -67,16 +76,15 @@ pub async fn rollout(file: &Path, sets: &[String], config: RunConfig, json: Opti
         }
     };
     println!("{}", table(&measured));
-    if let Some(path) = json {
-        let text = serde_json::to_string_pretty(&measured)? + "\n";
-        crate::files::write_atomic(path, text.as_bytes()).map_err(|e| InputError::new(path.display(), e))?;
-    }
-    Ok(())
+    write_json(json, &measured)
 }
 
 fn engines(config: &RunConfig) -> Vec<EngineKind> {
     let built_in = match config.engine.device {
-        DeviceKind::Cpu if cfg!(feature = "mistralrs") => vec![EngineKind::Native, EngineKind::Mistralrs],
+        // mistral.rs has no bf16 on a CPU.
+        DeviceKind::Cpu if cfg!(feature = "mistralrs") && config.engine.dtype == Precision::F32 => {
+            vec![EngineKind::Native, EngineKind::Mistralrs]
+        }
         DeviceKind::Cpu => vec![EngineKind::Native],
         DeviceKind::Cuda => vec![EngineKind::Mistralrs],
     };
@@ -103,69 +111,48 @@ fn in_own_process(file: &Path, sets: &[String], engine: EngineKind) -> Result<Ve
 
 async fn measure(mut config: RunConfig, engine: EngineKind) -> Result<Vec<Measured>> {
     config.engine.kind = engine;
-    let setup = Setup::load(config)?;
-    let adapter = setup.trainer()?.adapter()?;
-    let cases = cases(&setup.config.bench);
-    let context = setup.decoder.max_position_embeddings;
-    for case in &cases {
-        if case.prompt_tokens + case.new_tokens > context {
-            let problem = format!(
-                "{} prompt tokens and {} new ones do not fit the model's context of {context}",
-                case.prompt_tokens, case.new_tokens
-            );
-            return Err(InputError::new("bench.new_tokens", problem).into());
-        }
-    }
-    with_engine(setup.base(), adapter.clone(), Measure { setup, cases, adapter }).await
-}
-
-/// One combination of the grid.
-#[derive(Debug, Clone, Copy)]
-struct Case {
-    prompts: usize,
-    group_size: usize,
-    prompt_tokens: usize,
-    new_tokens: usize,
-    lengths: Lengths,
-}
-
-fn cases(bench: &BenchConfig) -> Vec<Case> {
-    let mut cases = Vec::new();
-    for &prompts in &bench.prompts {
-        for &group_size in &bench.group_sizes {
-            for &prompt_tokens in &bench.prompt_tokens {
-                for &new_tokens in &bench.new_tokens {
-                    cases.push(Case { prompts, group_size, prompt_tokens, new_tokens, lengths: bench.lengths });
-                }
-            }
-        }
-    }
-    cases
+    let base = Base::load(config)?;
+    let adapter = base.trainer()?.adapter()?;
+    let cases = cases(&base.config.bench, base.decoder.max_position_embeddings)?;
+    let before_mb = memory_mb("VmRSS");
+    with_engine(base.clone(), adapter.clone(), Measure { base, cases, adapter, before_mb }).await
 }
 
 struct Measure {
-    setup: Setup,
+    base: Base,
     cases: Vec<Case>,
     adapter: Adapter,
+    /// Memory of the process before the engine was started.
+    before_mb: f64,
 }
 
 impl WithEngine for Measure {
     type Output = Vec<Measured>;
 
     async fn call<E: Engine>(self, engine: Arc<E>) -> Result<Self::Output> {
+        let start_mb = memory_mb("VmRSS") - self.before_mb;
         let mut measured = Vec::new();
         for &case in &self.cases {
-            measured.push(self.case(&engine, case).await?);
+            measured.push(Measured { start_mb, ..self.case(&engine, case).await? });
         }
         Ok(measured)
     }
 }
 
 impl Measure {
+    /// What the engine really computes in.
+    fn dtype(&self) -> Precision {
+        let Base { config, decoder, .. } = &self.base;
+        match config.engine.resolved_kind(decoder) {
+            EngineKind::Native => native_precision(config),
+            _ => config.engine.dtype,
+        }
+    }
+
     async fn case<E: Engine>(&self, engine: &Arc<E>, case: Case) -> Result<Measured> {
-        let vocabulary = self.setup.decoder.vocab_size as u32;
+        let vocabulary = self.base.decoder.vocab_size as u32;
         let run = |case: Case, seed: u64| timed(engine, requests(case, vocabulary, seed));
-        let repeats = self.setup.config.bench.repeats as u64;
+        let repeats = self.base.config.bench.repeats as u64;
         // To warm up: buffers, threads, the cache of a model that is read for the first time.
         run(Case { new_tokens: case.new_tokens.min(8), ..case }, 0).await?;
         engine.take_step_times();
@@ -182,13 +169,16 @@ impl Measure {
             engine.publish(repeat, self.adapter.clone()).await.context("publishing")?;
             publish.push(since.elapsed().as_secs_f64());
         }
+        let publishing = self.while_publishing(engine, run(case, repeats + 1)).await?;
         whole.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
         let Timed { tokens, seconds } = whole[whole.len() / 2];
+        let bytes = self.base.weights.norm.dtype().size_in_bytes();
         Ok(Measured {
             bench: "rollout".into(),
-            engine: self.setup.config.engine.resolved_kind(),
-            device: self.setup.config.engine.device,
-            model: self.setup.config.model.display().to_string(),
+            engine: self.base.config.engine.resolved_kind(&self.base.decoder),
+            device: self.base.config.engine.device,
+            dtype: self.dtype(),
+            model: self.base.config.model.display().to_string(),
             sequences: case.prompts * case.group_size,
             prompts: case.prompts,
             group_size: case.group_size,
@@ -203,8 +193,33 @@ impl Measure {
             step_p50_ms: step_ms(&steps, 0.5),
             step_p99_ms: step_ms(&steps, 0.99),
             publish_ms: 1e3 * quantile(&mut publish, 0.5),
+            publishing_tokens_per_s: publishing.tokens as f64 / publishing.seconds,
+            weights_mb: 1e-6 * (self.base.decoder.parameters() * bytes) as f64,
+            start_mb: 0.0,
             peak_rss_mb: memory_mb("VmHWM"),
         })
+    }
+
+    /// Publishes again and again until `run` is over.
+    async fn while_publishing<E: Engine>(
+        &self,
+        engine: &Arc<E>,
+        run: impl Future<Output = Result<Timed>>,
+    ) -> Result<Timed> {
+        let publishing = async {
+            let mut step = u64::from(u32::MAX);
+            loop {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                step += 1;
+                if let Err(error) = engine.publish(step, self.adapter.clone()).await {
+                    return error;
+                }
+            }
+        };
+        tokio::select! {
+            timed = run => timed,
+            error = publishing => Err(error).context("publishing"),
+        }
     }
 }
 
@@ -246,11 +261,6 @@ async fn timed<E: Engine>(engine: &Arc<E>, requests: Vec<Request>) -> Result<Tim
     Ok(Timed { tokens, seconds: since.elapsed().as_secs_f64() })
 }
 
-fn quantile(values: &mut [f64], q: f64) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[((values.len() - 1) as f64 * q).round() as usize]
-}
-
 fn step_ms(steps: &[Duration], q: f64) -> Option<f64> {
     let mut ms: Vec<f64> = steps.iter().map(|step| 1e3 * step.as_secs_f64()).collect();
     (!ms.is_empty()).then(|| quantile(&mut ms, q))
@@ -266,12 +276,14 @@ fn table(measured: &[Measured]) -> Table {
         "first token ms",
         "step p50 / p99 ms",
         "publish ms",
+        "tok/s publishing",
+        "start MB",
         "peak MB",
     ]);
     for m in measured {
         let step = |ms: Option<f64>| ms.map_or("–".into(), |ms| format!("{ms:.2}"));
         table.add_row([
-            format!("{:?}", m.engine).to_lowercase(),
+            format!("{:?} {:?}", m.engine, m.dtype).to_lowercase(),
             format!("{} × {}", m.prompts, m.group_size),
             format!("{} + {}", m.prompt_tokens, m.new_tokens),
             format!("{:.0}", m.tokens_per_s),
@@ -279,6 +291,8 @@ fn table(measured: &[Measured]) -> Table {
             format!("{:.1}", m.time_to_first_token_ms),
             format!("{} / {}", step(m.step_p50_ms), step(m.step_p99_ms)),
             format!("{:.2}", m.publish_ms),
+            format!("{:.0}", m.publishing_tokens_per_s),
+            format!("{:.0}", m.start_mb),
             format!("{:.0}", m.peak_rss_mb),
         ]);
     }

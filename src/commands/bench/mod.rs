@@ -1,0 +1,75 @@
+//! `dump-rl bench`: how fast things are, on shapes that `[bench]` in the configuration names.
+//!
+//! Every bench prints a table and writes its results as a JSON list where it is asked to.
+
+pub mod rollout;
+pub mod train;
+
+use std::path::Path;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::config::run::{BenchConfig, Lengths};
+use crate::error::InputError;
+use crate::train::memory::Batch;
+
+/// One combination of the grid.
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    prompts: usize,
+    group_size: usize,
+    prompt_tokens: usize,
+    new_tokens: usize,
+    lengths: Lengths,
+}
+
+impl Case {
+    fn shape(&self) -> Batch {
+        Batch {
+            prompts: self.prompts,
+            group_size: self.group_size,
+            prompt_tokens: self.prompt_tokens,
+            new_tokens: self.new_tokens,
+        }
+    }
+}
+
+/// Every combination.
+///
+/// # Errors
+/// If one does not fit a context of `context` tokens.
+fn cases(bench: &BenchConfig, context: usize) -> Result<Vec<Case>, InputError> {
+    let mut cases = Vec::new();
+    for &prompts in &bench.prompts {
+        for &group_size in &bench.group_sizes {
+            for &prompt_tokens in &bench.prompt_tokens {
+                for &new_tokens in &bench.new_tokens {
+                    if prompt_tokens + new_tokens > context {
+                        let problem = format!(
+                            "{prompt_tokens} prompt tokens and {new_tokens} new ones do not fit the model's context of \
+                             {context}"
+                        );
+                        return Err(InputError::new("bench.new_tokens", problem));
+                    }
+                    cases.push(Case { prompts, group_size, prompt_tokens, new_tokens, lengths: bench.lengths });
+                }
+            }
+        }
+    }
+    Ok(cases)
+}
+
+fn write_json<T: Serialize>(path: Option<&Path>, measured: &[T]) -> Result<()> {
+    if let Some(path) = path {
+        let text = serde_json::to_string_pretty(measured)? + "\n";
+        crate::files::write_atomic(path, text.as_bytes()).map_err(|e| InputError::new(path.display(), e))?;
+    }
+    Ok(())
+}
+
+/// The value below which a share `q` of `values` lies. There must be one.
+fn quantile(values: &mut [f64], q: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[((values.len() - 1) as f64 * q).round() as usize]
+}

@@ -1,0 +1,140 @@
+//! `dump-rl bench train`: how long a policy step takes, and how much memory.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Result;
+use comfy_table::Table;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+
+use super::{Case, cases, quantile, write_json};
+use crate::config::run::{DeviceKind, Lengths, RunConfig};
+use crate::metrics::memory_mb;
+use crate::setup::Base;
+use crate::train::trainer::{Recompute, Sample, Trainer};
+use crate::{predict, progress};
+
+/// One combination of the grid.
+#[derive(Debug, Clone, Serialize)]
+struct Measured {
+    bench: String,
+    engine: String,
+    device: DeviceKind,
+    model: String,
+    /// Prompts × group size.
+    sequences: usize,
+    prompts: usize,
+    group_size: usize,
+    prompt_tokens: usize,
+    /// Of each completion; with drawn lengths the longest possible.
+    new_tokens: usize,
+    lengths: Lengths,
+    micro_batch_tokens: usize,
+    recompute: Recompute,
+    /// Prompt and completion of every sequence, though a group's prompt is computed once.
+    tokens: usize,
+    /// The median over the repeats, of a whole policy step with its optimiser update.
+    seconds: f64,
+    tokens_per_s: f64,
+    /// Of the process up to here, the model's weights included.
+    peak_rss_mb: f64,
+    /// What `--dry-run` would have said.
+    predicted_mb: f64,
+}
+
+/// Measures every combination, prints a table and writes `json`.
+///
+/// # Errors
+/// A model that cannot be loaded, lengths that do not fit its context; what a step fails with.
+pub fn run(config: RunConfig, json: Option<&Path>) -> Result<()> {
+    let base = Base::load(config)?;
+    let cases = cases(&base.config.bench, base.decoder.max_position_embeddings)?;
+    let mut trainer = base.trainer()?;
+    let measured = cases.into_iter().map(|case| measure(&base, &mut trainer, case)).collect::<Result<Vec<_>>>()?;
+    println!("{}", table(&measured));
+    write_json(json, &measured)
+}
+
+fn measure(base: &Base, trainer: &mut Trainer, case: Case) -> Result<Measured> {
+    let batch = batch(case, base.decoder.vocab_size as u32);
+    let mut seconds = Vec::new();
+    // The first step is not counted: buffers, threads, a model that is read for the first time.
+    for step in 0..=base.config.bench.repeats as u64 {
+        let since = Instant::now();
+        trainer.step(step, &batch)?;
+        seconds.push(since.elapsed().as_secs_f64());
+    }
+    let tokens = batch.iter().map(|sample| sample.prompt.len() + sample.completion.len()).sum();
+    let seconds = quantile(&mut seconds[1..], 0.5);
+    Ok(Measured {
+        bench: "train".into(),
+        engine: "trainer".into(),
+        device: base.config.engine.device,
+        model: base.config.model.display().to_string(),
+        sequences: case.prompts * case.group_size,
+        prompts: case.prompts,
+        group_size: case.group_size,
+        prompt_tokens: case.prompt_tokens,
+        new_tokens: case.new_tokens,
+        lengths: case.lengths,
+        micro_batch_tokens: base.config.trainer.micro_batch_tokens,
+        recompute: if trainer.recomputes() { Recompute::Always } else { Recompute::Never },
+        tokens,
+        seconds,
+        tokens_per_s: tokens as f64 / seconds,
+        peak_rss_mb: memory_mb("VmHWM"),
+        predicted_mb: 1e-6 * predict::bench(&base.config, &base.decoder, case.shape()) as f64,
+    })
+}
+
+/// Random tokens; every completion has an advantage, so that all are trained on.
+fn batch(case: Case, vocabulary: u32) -> Vec<Sample> {
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let mut samples = Vec::new();
+    for _ in 0..case.prompts {
+        let prompt: Vec<u32> = (0..case.prompt_tokens).map(|_| rng.random_range(0..vocabulary)).collect();
+        let length = match case.lengths {
+            Lengths::Fixed => case.new_tokens,
+            Lengths::Drawn => rng.random_range(1..=case.new_tokens),
+        };
+        for index in 0..case.group_size {
+            samples.push(Sample {
+                prompt: prompt.clone().into(),
+                completion: (0..length).map(|_| rng.random_range(0..vocabulary)).collect(),
+                rollout_log_probs: vec![-(vocabulary as f32).ln(); length],
+                advantage: if index % 2 == 0 { 1.0 } else { -1.0 },
+                policy_step: 0,
+                truncated: false,
+            });
+        }
+    }
+    samples
+}
+
+fn table(measured: &[Measured]) -> Table {
+    let mut table = progress::table([
+        "prompts × group",
+        "tokens",
+        "micro-batch",
+        "recompute",
+        "step s",
+        "tok/s",
+        "peak MB",
+        "predicted MB",
+    ]);
+    for m in measured {
+        table.add_row([
+            format!("{} × {}", m.prompts, m.group_size),
+            format!("{} + {}", m.prompt_tokens, m.new_tokens),
+            m.micro_batch_tokens.to_string(),
+            format!("{:?}", m.recompute).to_lowercase(),
+            format!("{:.2}", m.seconds),
+            format!("{:.0}", m.tokens_per_s),
+            format!("{:.0}", m.peak_rss_mb),
+            format!("{:.0}", m.predicted_mb),
+        ]);
+    }
+    table
+}

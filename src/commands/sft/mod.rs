@@ -1,0 +1,163 @@
+//! `dump-rl sft`: supervised training, on worked puzzles or on conversations of your own.
+//!
+//! From nothing (tokenizer, random weights) it makes a small base model; from a model in `init` it trains all weights
+//! on, or an adapter beside them.
+
+mod conversations;
+mod demonstrations;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use engine::LoraConfig;
+use engine::decoder::DecoderConfig;
+
+use crate::commands::data::parse_people;
+use crate::config::sft::SftConfig;
+use crate::error::InputError;
+use crate::hub;
+use crate::tokenizer::ChatTokenizer;
+use crate::train::bpe;
+use crate::train::lora::ADAPTER;
+use crate::train::sft::{Example, SftStats, SftTrainer};
+use conversations::Conversations;
+use demonstrations::Demonstrations;
+
+/// An endless supply of things to learn from.
+trait Examples {
+    /// About `batch_tokens` tokens of examples, none longer than the model's context; `along` (0 to 1) is how far the
+    /// run is.
+    fn batch(&mut self, along: f64) -> Result<Vec<Example>>;
+}
+
+/// Trains and saves the model; refuses to overwrite one.
+pub fn run(config: &SftConfig) -> Result<()> {
+    let dir = &config.out;
+    if let Some(there) = ["model.safetensors", ADAPTER].iter().find(|name| dir.join(name).exists()) {
+        let problem = format!("{there} is already here; remove it, or choose another folder with --set out=DIR");
+        return Err(InputError::new(dir.display(), problem).into());
+    }
+    let people = parse_people(&config.data.people).map_err(|e| InputError::new("data.people", e))?;
+    let mut demonstrations = Demonstrations::new(config, people);
+    std::fs::create_dir_all(dir).map_err(|e| InputError::new(dir.display(), e))?;
+    let mut trainer = match config.init.as_os_str().is_empty() {
+        true => from_nothing(config, &mut demonstrations)?,
+        false => from_model(config)?,
+    };
+    let tokenizer = ChatTokenizer::load(dir, trainer.config())?;
+    println!(
+        "model of {} parameters, vocabulary of {} tokens, {} numbers to train",
+        trainer.config().parameters(),
+        trainer.config().vocab_size,
+        trainer.trained(),
+    );
+    let context = trainer.config().max_position_embeddings;
+    let mut examples: Box<dyn Examples> = match config.data.files.is_empty() {
+        true => Box::new(demonstrations.with_tokenizer(tokenizer, context)),
+        false => Box::new(Conversations::load(config, &tokenizer, context)?),
+    };
+    train(config, &mut trainer, &mut *examples)?;
+    trainer.save(dir).with_context(|| format!("saving to {}", dir.display()))
+}
+
+/// A new tokenizer and random weights.
+fn from_nothing(config: &SftConfig, demonstrations: &mut Demonstrations) -> Result<SftTrainer> {
+    let corpus = demonstrations.corpus();
+    bpe::train(&corpus, config.tokenizer.vocab_size, &config.out).map_err(anyhow::Error::from_boxed)?;
+    SftTrainer::init(decoder_config(config)?, config.optim.clone(), config.seed)
+}
+
+/// The model and the tokenizer in `init`, all weights to be trained, or an adapter.
+fn from_model(config: &SftConfig) -> Result<SftTrainer> {
+    let init = hub::folder(&config.init)?;
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        let path = init.join(name);
+        std::fs::copy(&path, config.out.join(name)).map_err(|e| InputError::new(path.display(), e))?;
+    }
+    for name in ["chat_template.jinja", "generation_config.json"].iter().filter(|name| init.join(name).is_file()) {
+        std::fs::copy(init.join(name), config.out.join(name))?;
+    }
+    if config.lora.rank == 0 {
+        return SftTrainer::load(&init, config.optim.clone());
+    }
+    let base = init.display().to_string();
+    let lora = LoraConfig::new(config.lora.rank, config.lora.alpha, config.lora.target_modules.clone(), base);
+    SftTrainer::with_lora(&init, Arc::new(lora), config.optim.clone(), config.seed)
+}
+
+fn train(config: &SftConfig, trainer: &mut SftTrainer, examples: &mut dyn Examples) -> Result<()> {
+    let mut progress = Progress::new();
+    for step in 0..config.max_steps {
+        let batch = examples.batch(step as f64 / config.max_steps as f64)?;
+        progress.add(trainer.step(&batch, config.micro_batch_tokens, config.max_steps)?);
+        let is_last = step + 1 == config.max_steps || step + 1 == config.stop_after;
+        if (step + 1) % config.log_interval == 0 || is_last {
+            progress.print(step + 1, config.max_steps);
+        }
+        if (step + 1) % config.save_interval.max(1) == 0 {
+            trainer.save(&config.out)?;
+        }
+        if is_last {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The smallest vocabulary that holds the tokenizer, and the sizes asked for.
+fn decoder_config(config: &SftConfig) -> Result<DecoderConfig> {
+    let path = config.out.join("tokenizer.json");
+    let tokenizer = tokenizers::Tokenizer::from_file(&path).map_err(anyhow::Error::from_boxed)?;
+    let model = &config.model;
+    Ok(DecoderConfig {
+        architectures: vec!["LlamaForCausalLM".into()],
+        model_type: "llama".into(),
+        vocab_size: tokenizer.get_vocab_size(true),
+        hidden_size: model.hidden_size,
+        intermediate_size: model.intermediate_size,
+        num_hidden_layers: model.num_hidden_layers,
+        num_attention_heads: model.num_attention_heads,
+        num_key_value_heads: model.num_attention_heads,
+        head_dim: model.hidden_size / model.num_attention_heads,
+        max_position_embeddings: model.max_position_embeddings,
+        rms_norm_eps: 1e-5,
+        rope_theta: model.rope_theta,
+        tie_word_embeddings: true,
+        hidden_act: "silu".into(),
+        rope_scaling: serde_json::Value::Null,
+        attention_bias: false,
+        mlp_bias: false,
+        bos_token_id: serde_json::Value::Null,
+        eos_token_id: tokenizer.token_to_id("<|im_end|>").into(),
+    })
+}
+
+/// Means since the last line.
+struct Progress {
+    since: Instant,
+    stats: Vec<SftStats>,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self { since: Instant::now(), stats: Vec::new() }
+    }
+
+    fn add(&mut self, stats: SftStats) {
+        self.stats.push(stats);
+    }
+
+    fn print(&mut self, step: u64, max_steps: u64) {
+        let mean = |f: fn(&SftStats) -> f64| self.stats.iter().map(f).sum::<f64>() / self.stats.len() as f64;
+        let tokens: usize = self.stats.iter().map(|s| s.tokens).sum();
+        println!(
+            "step {step}/{max_steps}  completion loss {:.4}  loss {:.4}  grad norm {:.2}  {:.0} tokens/s",
+            mean(|s| s.completion_loss),
+            mean(|s| s.loss),
+            mean(|s| s.grad_norm),
+            tokens as f64 / self.since.elapsed().as_secs_f64(),
+        );
+        *self = Self::new();
+    }
+}

@@ -1,0 +1,118 @@
+//! How much memory a run will take, from its configuration and the sizes of its model alone.
+//!
+//! Upper bounds where completions decide: every one is taken to be as long as it may be. `tests/tools.rs` holds the
+//! trainer's part against what was measured.
+
+use engine::Precision;
+use engine::decoder::{DecoderConfig, Module};
+
+use crate::config::run::{DeviceKind, EngineKind, RunConfig};
+use crate::setup::native_precision;
+use crate::train::memory::{self, Batch};
+
+/// What the program itself takes, with a tokenizer and rows.
+const PROGRAM_BYTES: usize = 90 << 20;
+
+const ACTIVATIONS: &str = "activations of the trainer";
+
+/// Something that takes memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    pub what: &'static str,
+    pub bytes: usize,
+}
+
+/// The batch of a policy step, with prompts of `prompt_tokens` and completions as long as they may be.
+pub fn longest_batch(config: &RunConfig, prompt_tokens: usize) -> Batch {
+    Batch {
+        prompts: config.batch_size,
+        group_size: config.group_size,
+        prompt_tokens,
+        new_tokens: config.engine.max_new_tokens,
+    }
+}
+
+/// What the trainer takes for a step on `batch`, without the program itself.
+pub fn trainer(config: &RunConfig, model: &DecoderConfig, batch: Batch) -> Vec<Part> {
+    let adapter = adapter_parameters(config, model);
+    let training = memory::Training {
+        workers: workers(config),
+        micro_batch_tokens: config.trainer.micro_batch_tokens,
+        recompute: config.trainer.recompute,
+        plain: config.engine.device == DeviceKind::Cuda,
+    };
+    let activations = training.activation_bytes(model, batch);
+    // The values, two moments, what an update makes of them, and for each worker a sum of gradients and what is added.
+    let copies = 5 + 2 * training.workers;
+    vec![
+        Part { what: "base weights", bytes: model.parameters() * weight_bytes(config) },
+        Part { what: "adapter, optimiser and gradients", bytes: 4 * copies * adapter },
+        Part { what: ACTIVATIONS, bytes: activations },
+    ]
+}
+
+/// What a whole run takes: the parts, of which some are on the GPU where there is one.
+pub fn run(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize) -> Vec<Part> {
+    let mut parts = trainer(config, model, longest_batch(config, prompt_tokens));
+    // Batches of other shapes leave memory behind that the allocator has not given back yet.
+    let freed = parts.iter().find(|part| part.what == ACTIVATIONS).map_or(0, |part| part.bytes / 3);
+    parts.push(Part { what: "memory that was freed but not given back", bytes: freed });
+    let longest = prompt_tokens + config.engine.max_new_tokens;
+    match config.engine.resolved_kind(model) {
+        EngineKind::Mistralrs => {
+            let copies = if config.engine.device == DeviceKind::Cuda { 1 } else { config.engine.replicas.max(1) };
+            let weights = copies * model.parameters() * weight_bytes(config);
+            parts.push(Part { what: "weights of the engine, twice while a policy is published", bytes: 2 * weights });
+            if config.engine.device == DeviceKind::Cuda {
+                let bytes = (2 * config.engine.cache_mb) << 20;
+                parts.push(Part { what: "key-value cache, twice while a policy is published", bytes });
+            }
+        }
+        EngineKind::Native | EngineKind::Auto => {
+            if native_precision(config) == Precision::Bf16 {
+                parts.push(Part { what: "weights of the engine in bf16", bytes: 2 * model.parameters() });
+            }
+            let token = 8 * model.num_hidden_layers * model.num_key_value_heads * model.head_dim;
+            let used = config.engine.max_sequences * longest.next_multiple_of(16) * token;
+            parts.push(Part { what: "key-value cache, at most", bytes: used.min(config.engine.cache_mb << 20) });
+        }
+    }
+    parts.push(Part { what: "the program, tokenizer and rows", bytes: PROGRAM_BYTES });
+    parts
+}
+
+/// The trainer alone, with the program around it: what `bench train` takes.
+pub fn bench(config: &RunConfig, model: &DecoderConfig, batch: Batch) -> usize {
+    PROGRAM_BYTES + trainer(config, model, batch).iter().map(|part| part.bytes).sum::<usize>()
+}
+
+/// About how long a policy step takes on a CPU that makes `rate` floating-point operations a second in large products, if
+/// every completion is as long as it may be: generation and training, in seconds. Attention is left out.
+///
+/// The share of the rate that the engine and the trainer reach was measured on SmolLM2-135M (docs/benchmarks.md).
+pub fn seconds(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize, rate: f64) -> (f64, f64) {
+    const SHARE: f64 = 0.5;
+    let batch = longest_batch(config, prompt_tokens);
+    let sampled = (batch.prompts * (prompt_tokens + batch.group_size * batch.new_tokens)) as f64;
+    let forward = 2.0 * sampled * model.parameters() as f64 / (SHARE * rate);
+    // Forward and backward, without the gradients of frozen weights.
+    (forward, 2.0 * forward * config.trainer.ppo_epochs as f64)
+}
+
+/// Numbers in the adapter.
+pub fn adapter_parameters(config: &RunConfig, model: &DecoderConfig) -> usize {
+    let modules = config.lora.target_modules.iter().filter_map(|name| Module::from_name(name));
+    let widths = modules.map(|module| model.linear_shape(module)).map(|(input, output)| input + output);
+    config.lora.rank * model.num_hidden_layers * widths.sum::<usize>()
+}
+
+fn weight_bytes(config: &RunConfig) -> usize {
+    if config.engine.device == DeviceKind::Cuda && config.engine.dtype == Precision::Bf16 { 2 } else { 4 }
+}
+
+fn workers(config: &RunConfig) -> usize {
+    match config.engine.device {
+        DeviceKind::Cpu => std::thread::available_parallelism().map_or(1, |n| n.get()),
+        DeviceKind::Cuda => 1,
+    }
+}

@@ -1,0 +1,80 @@
+//! Sizes of well-known models, for predictions about models that are not here.
+
+use engine::decoder::DecoderConfig;
+use serde_json::{Value, json};
+
+/// A family of one size: part of its name on the hub, in lower case, and what its `config.json` says.
+struct Preset {
+    name: &'static str,
+    architecture: &'static str,
+    /// Width, inner width, layers, query heads, key-value heads, width of a head.
+    sizes: [usize; 6],
+    vocabulary: usize,
+    tied: bool,
+    theta: f64,
+    context: usize,
+}
+
+/// From their `config.json` on the hub. The first name that is part of the one asked for counts.
+const PRESETS: [Preset; 8] = [
+    preset("smollm2-135m", "Llama", [576, 1536, 30, 9, 3, 64], 49152, true, 1e5, 8192),
+    preset("qwen2.5-0.5b", "Qwen2", [896, 4864, 24, 14, 2, 64], 151_936, true, 1e6, 32768),
+    preset("qwen2.5-1.5b", "Qwen2", [1536, 8960, 28, 12, 2, 128], 151_936, true, 1e6, 32768),
+    preset("qwen2.5-3b", "Qwen2", [2048, 11008, 36, 16, 2, 128], 151_936, true, 1e6, 32768),
+    // With dual chunk attention behind its first 262,144 tokens.
+    preset("qwen2.5-7b-instruct-1m", "Qwen2", [3584, 18944, 28, 28, 4, 128], 152_064, false, 1e7, 262_144),
+    preset("qwen2.5-7b", "Qwen2", [3584, 18944, 28, 28, 4, 128], 152_064, false, 1e6, 32768),
+    preset("llama-3.1-8b", "Llama", [4096, 14336, 32, 32, 8, 128], 128_256, false, 5e5, 131_072),
+    preset("qwen3-4b", "Qwen3", [2560, 9728, 36, 32, 8, 128], 151_936, true, 1e6, 40960),
+];
+
+const fn preset(
+    name: &'static str,
+    architecture: &'static str,
+    sizes: [usize; 6],
+    vocabulary: usize,
+    tied: bool,
+    theta: f64,
+    context: usize,
+) -> Preset {
+    Preset { name, architecture, sizes, vocabulary, tied, theta, context }
+}
+
+/// The sizes of the model of this name on the hub, if they are known.
+pub fn find(id: &str) -> Option<DecoderConfig> {
+    let id = id.to_lowercase();
+    let Preset { name, architecture, sizes, vocabulary, tied, theta, context } =
+        PRESETS.iter().find(|preset| id.contains(preset.name))?;
+    let [hidden, intermediate, layers, heads, kv_heads, head_dim] = sizes;
+    let scaling = match *name {
+        "llama-3.1-8b" => json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192}),
+        _ => Value::Null,
+    };
+    let config = json!({
+        "architectures": [format!("{architecture}ForCausalLM")], "model_type": architecture.to_lowercase(),
+        "vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": intermediate,
+        "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
+        "head_dim": head_dim, "max_position_embeddings": context, "rms_norm_eps": 1e-6, "rope_theta": theta,
+        "rope_scaling": scaling, "tie_word_embeddings": tied,
+    });
+    DecoderConfig::parse(&config.to_string()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The numbers of parameters that the models' cards give.
+    #[test]
+    fn every_preset_has_as_many_parameters_as_its_card_says() {
+        let millions = [135.0, 494.0, 1544.0, 3086.0, 7616.0, 7616.0, 8030.0, 4022.0];
+        for (preset, millions) in PRESETS.iter().zip(millions) {
+            let config = find(preset.name).expect(preset.name);
+            let found = config.parameters() as f64 / 1e6;
+            assert!((found / millions - 1.0).abs() < 0.005, "{}: {found} M", preset.name);
+        }
+        assert!(find("Qwen/Qwen2.5-7B-Instruct-1M").is_some_and(|config| config.rope_theta == 1e7));
+        assert!(find("nobody/knows").is_none());
+    }
+}

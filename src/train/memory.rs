@@ -1,0 +1,111 @@
+//! How much memory training takes, from sizes alone.
+
+use std::sync::LazyLock;
+
+use engine::decoder::{DecoderConfig, Module};
+
+use super::ops::LOGITS;
+use super::trainer::Recompute;
+
+/// The shape of a policy step's batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batch {
+    pub prompts: usize,
+    pub group_size: usize,
+    pub prompt_tokens: usize,
+    /// Of each completion.
+    pub new_tokens: usize,
+}
+
+/// How a step is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Training {
+    /// Micro-batches that are computed at a time.
+    pub workers: usize,
+    pub micro_batch_tokens: usize,
+    pub recompute: Recompute,
+    /// Whether candle's own operators run, as on a GPU: all scores of a segment and all logits stand in memory.
+    pub plain: bool,
+}
+
+impl Batch {
+    fn rows(&self) -> usize {
+        self.prompts * (self.prompt_tokens + self.group_size * self.new_tokens)
+    }
+}
+
+impl Training {
+    /// How many micro-batches a batch is cut into.
+    fn micro_batches(&self, batch: Batch) -> usize {
+        batch.rows().div_ceil(self.micro_batch_tokens).next_multiple_of(self.workers)
+    }
+
+    /// Rows of the largest micro-batch: a sequence is never cut.
+    fn rows(&self, batch: Batch) -> usize {
+        let even = batch.rows().div_ceil(self.micro_batches(batch)) * 9 / 8;
+        even.min(self.micro_batch_tokens).max(batch.prompt_tokens + batch.new_tokens).min(batch.rows())
+    }
+
+    /// Bytes of everything between the input of a micro-batch and its gradients, for all micro-batches that run at a time.
+    pub fn activation_bytes(&self, model: &DecoderConfig, batch: Batch) -> usize {
+        let rows = self.rows(batch);
+        let stream = 4 * rows * model.hidden_size;
+        let recomputes = match self.recompute {
+            Recompute::Always => true,
+            Recompute::Never => false,
+            Recompute::Auto if self.plain => true,
+            Recompute::Auto => recomputes(model, self.micro_batch_tokens * self.workers),
+        };
+        let (kept, block) = match recomputes {
+            // The block's own, and their gradients.
+            true => (model.num_hidden_layers * stream, 2 * block_bytes(model, rows)),
+            false => (kept_bytes(model, rows), block_bytes(model, rows) / 2),
+        };
+        // Hidden states of the completions, normed, and their derivatives; logits and what comes of them.
+        let head = 4 * stream + 2 * 4 * LOGITS.min(rows * model.vocab_size);
+        // The head is done before the first block is gone back through.
+        self.workers * (kept + block.max(head) + if self.plain { plain_bytes(model, rows, batch) } else { 0 })
+    }
+}
+
+/// What candle's operators need beside: scores of the longest segment, masked, as weights, and their gradients; logits,
+/// their softmax, and their gradients.
+fn plain_bytes(model: &DecoderConfig, rows: usize, batch: Batch) -> usize {
+    let longest = batch.prompt_tokens + batch.new_tokens;
+    let scores = model.num_attention_heads * batch.new_tokens.max(batch.prompt_tokens) * longest;
+    4 * 4 * (scores + rows * model.vocab_size)
+}
+
+/// Whether blocks are computed again where the setting leaves it open: for `rows` rows at a time.
+pub fn recomputes(model: &DecoderConfig, rows: usize) -> bool {
+    kept_bytes(model, rows) > of_machine() / 4
+}
+
+/// Bytes of main memory that this process may use: the machine's, or its control group's where that is less; 8 GiB
+/// where the system does not tell.
+pub fn of_machine() -> usize {
+    static BYTES: LazyLock<usize> = LazyLock::new(read_memory_limit);
+    *BYTES
+}
+
+fn read_memory_limit() -> usize {
+    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        Some(line.split_whitespace().next()?.parse::<usize>().ok()? << 10)
+    });
+    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse().ok());
+    machine.into_iter().chain(group).min().unwrap_or(8 << 30)
+}
+
+/// Bytes of what one block keeps for its backward, for `rows` rows: the inputs of its operators in f32.
+pub fn block_bytes(config: &DecoderConfig, rows: usize) -> usize {
+    let width = |module| config.linear_shape(module).1;
+    let (d, q, kv, f) = (config.hidden_size, width(Module::Q), width(Module::K), config.intermediate_size);
+    // Six of the residual stream's width; q, k before and after rotation, v and what attention gives; gate, up and their product.
+    4 * rows * (6 * d + 3 * q + 3 * kv + 3 * f)
+}
+
+/// Bytes of what all blocks keep, when none is computed again.
+pub fn kept_bytes(config: &DecoderConfig, rows: usize) -> usize {
+    config.num_hidden_layers * block_bytes(config, rows)
+}

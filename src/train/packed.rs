@@ -1,0 +1,55 @@
+//! Tokens of several sequences one after the other, without padding; a prompt that several completions share stands once.
+//!
+//! All completions of a group go on from one prompt. What a token's forward computes depends on the tokens before it
+//! alone, so the prompt is computed once for all of them, and its gradient is the sum over them.
+
+use std::ops::Range;
+
+/// Consecutive rows that attend causally to each other, and all of them to the rows of `prefix` before them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    pub rows: Range<usize>,
+    /// The prompt that these rows go on from; empty if they begin a sequence.
+    pub prefix: Range<usize>,
+}
+
+impl Segment {
+    /// How many rows the last row attends to, itself included.
+    pub fn keys(&self) -> usize {
+        self.prefix.len() + self.rows.len()
+    }
+
+    /// The row of the `index`-th token of the sequence.
+    pub fn row(&self, index: usize) -> usize {
+        match index.checked_sub(self.prefix.len()) {
+            Some(own) => self.rows.start + own,
+            None => self.prefix.start + index,
+        }
+    }
+}
+
+/// N rows: the token of each, its place in its sequence, and who attends to whom.
+#[derive(Debug, Clone, Default)]
+pub struct Packed {
+    pub tokens: Vec<u32>,
+    pub positions: Vec<u32>,
+    pub segments: Vec<Segment>,
+}
+
+impl Packed {
+    /// Appends a sequence; returns its rows.
+    pub fn push(&mut self, tokens: &[u32]) -> Range<usize> {
+        self.push_after(&(0..0), tokens)
+    }
+
+    /// Appends tokens that go on from the sequence at `prefix`; returns their rows.
+    pub fn push_after(&mut self, prefix: &Range<usize>, tokens: &[u32]) -> Range<usize> {
+        let rows = self.tokens.len()..self.tokens.len() + tokens.len();
+        self.tokens.extend(tokens);
+        self.positions.extend((prefix.len()..prefix.len() + tokens.len()).map(|position| position as u32));
+        if !tokens.is_empty() {
+            self.segments.push(Segment { rows: rows.clone(), prefix: prefix.clone() });
+        }
+        rows
+    }
+}
