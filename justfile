@@ -38,7 +38,12 @@ bench:
 bench-rollout *ARGS:
     cargo run --release -- bench rollout configs/kk-tiny.toml {{ARGS}}
 
+# How long a policy step of the trainer takes, and how much memory
+bench-train *ARGS:
+    cargo run --release -- bench train configs/kk-tiny.toml {{ARGS}}
+
 # Make the golden numbers of tests/golden again (Python; the trainer's need PyTorch and PEFT)
 golden:
     python3 tests/golden/curriculum.py
     python3 tests/golden/grpo.py
+    python3 tests/golden/architectures.py

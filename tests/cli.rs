@@ -13,7 +13,7 @@ use dump_rl::scheduler::Scheduler;
 use dump_rl::setup::Setup;
 use dump_rl::task::rows;
 use serde_json::{Value, json};
-use tempfile::TempDir;
+use temp_dir::TempDir;
 
 use crate::fixtures::{TinyModel, root};
 
@@ -50,7 +50,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        Self { model: TinyModel::new(), folder: tempfile::tempdir().expect("a folder") }
+        Self { model: TinyModel::new(), folder: TempDir::new().expect("a folder") }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -192,6 +192,27 @@ fn wrong_settings_are_named_with_file_line_and_key() {
     bench.refused(&["sft", &missing], &["missing.toml", "cannot read"]);
 }
 
+/// A model on the hub: its memory is predicted from its name alone, and offline nothing else is done.
+#[test]
+fn a_model_on_the_hub_is_predicted_without_a_download() {
+    let bench = Bench::new();
+    let hub = bench.path("hub").display().to_string();
+    let dry_run = |model: &str| {
+        let config = root().join("configs/kk-qwen2.5-7b.toml");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dump-rl"));
+        command.args(["train", config.to_str().expect("a path"), "--dry-run", "--set", &format!("model={model}")]);
+        command.args(["--set", "data.train=20", "--set", "data.test=2"]);
+        command.env("HF_HOME", &hub).env("HF_HUB_OFFLINE", "1").output().expect("a run")
+    };
+    let output = dry_run("Qwen/Qwen2.5-7B-Instruct-1M");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("7616 M parameters") && text.contains("predicted at most"), "{text}");
+    let unknown = dry_run("nobody/knows");
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("nobody/knows"));
+}
+
 #[test]
 fn a_wrong_model_is_named() {
     let bench = Bench::new();
@@ -258,7 +279,11 @@ fn wrong_rows_are_named_with_file_and_line() {
 fn a_device_that_cannot_work_is_refused() {
     let bench = Bench::new();
     let good = format!("{HEAD}{DATA}");
-    bench.train_refused(&good, &["--set", "engine.dtype=bf16"], &["engine.dtype", "bf16", "\"f32\""]);
+    bench.train_refused(
+        &good,
+        &["--set", "engine.dtype=bf16", "--set", "engine.kind=mistralrs"],
+        &["engine.dtype", "bf16", "\"f32\""],
+    );
     if cfg!(not(feature = "cuda")) {
         bench.train_refused(&good, &["--set", "engine.device=cuda"], &["engine.device", "--features cuda"]);
     }
@@ -278,7 +303,11 @@ fn a_dry_run_refuses_what_a_run_refuses() {
     let bench = Bench::new();
     let good = format!("{HEAD}{DATA}");
     bench.train_refused(&good, &["--dry-run", "--set", "group_size=1"], &["--set group_size"]);
-    bench.train_refused(&good, &["--dry-run", "--set", "engine.dtype=bf16"], &["engine.dtype"]);
+    bench.train_refused(
+        &good,
+        &["--dry-run", "--set", "engine.dtype=bf16", "--set", "engine.kind=mistralrs"],
+        &["engine.dtype"],
+    );
     bench.model_refused("vocab_size", json!(300), &["tokenizer.json"]);
     fs::remove_file(bench.model.path().join("model.safetensors")).expect("weights");
     bench.train_refused(&good, &["--dry-run"], &["model.safetensors"]);
@@ -539,7 +568,8 @@ fn every_shipped_configuration_resolves() {
             continue;
         }
         let config: RunConfig = config::load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
-        assert!(config.model.is_absolute() && config.model.starts_with(root()), "{name}: {:?}", config.model);
+        let is_id = config::is_hub_id(&config.model.to_string_lossy());
+        assert!(is_id || config.model.starts_with(root()), "{name}: {:?}", config.model);
         let sources = dump_rl::dataset::source_names(&config).unwrap_or_else(|error| panic!("{error}"));
         assert!(!sources.is_empty(), "{name}");
     }

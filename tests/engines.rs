@@ -5,11 +5,15 @@ use std::sync::Arc;
 
 use dump_rl::train::loss::LossConfig;
 use dump_rl::train::optim::OptimConfig;
-use dump_rl::train::trainer::{Sample, Trainer, TrainerSettings};
+use dump_rl::train::trainer::{Sample, Trainer, TrainerConfig, TrainerSettings};
 use engine::adapter::LINEAR_LAYERS;
 use engine::decoder::{DecoderConfig, Weights};
 use engine::native::{Native, NativeSettings};
-use engine::{Completion, Engine, EngineError, Finish, LoraConfig, Request, Sampling};
+use engine::sampler::mix_seed;
+use engine::scripted::Scripted;
+use engine::{
+    Completion, Engine, EngineError, Finish, LoraConfig, PolicyVersion, Precision, Request, Sampling, StopStrings,
+};
 
 use crate::fixtures::{TinyModel, root};
 
@@ -20,20 +24,31 @@ fn trainer(model: &Path) -> Trainer {
     let weights = Weights::load(model, &decoder, candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
     let lora = LoraConfig::new(4, 8.0, LINEAR_LAYERS.map(String::from).to_vec(), "tiny".into());
     let optim = OptimConfig { lr: 0.05, ..OptimConfig::default() };
-    let settings = TrainerSettings { loss: LossConfig::default(), optim, temperature: 1.0, max_new_tokens: 32 };
+    let settings = TrainerSettings {
+        loss: LossConfig::default(),
+        optim,
+        trainer: TrainerConfig::default(),
+        temperature: 1.0,
+        max_new_tokens: 32,
+        total_updates: 2,
+    };
     Trainer::new(decoder, weights, Arc::new(lora), settings, 1).unwrap()
 }
 
 fn native(model: &Path, trainer: &Trainer) -> Arc<Native> {
+    native_in(Precision::F32, model, trainer)
+}
+
+fn native_in(precision: Precision, model: &Path, trainer: &Trainer) -> Arc<Native> {
     let decoder = DecoderConfig::load(model).unwrap();
     let weights = Weights::load(model, &decoder, candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
-    let settings = NativeSettings { max_sequences: 10, cache_bytes: 8 << 20, threads: 2 };
+    let settings = NativeSettings { max_sequences: 10, cache_bytes: 8 << 20, threads: 2, precision };
     Arc::new(Native::start(decoder, weights, settings, trainer.adapter().unwrap()).unwrap())
 }
 
 fn request(number: u32, group_size: usize, stop_tokens: &[u32]) -> Request {
     let prompt: Vec<u32> = (0..12 + 5 * number).map(|i| 3 + (i * 7 + number * 31) % 250).collect();
-    let sampling = Sampling { temperature: 1.0, max_new_tokens: 32, stop_tokens: stop_tokens.into() };
+    let sampling = Sampling { max_new_tokens: 32, ..Sampling::new(1.0, stop_tokens.to_vec()) };
     Request { prompt: prompt.into(), group_size, seed: u64::from(number), sampling }
 }
 
@@ -59,9 +74,10 @@ fn samples(request: &Request, completions: &[Completion]) -> Vec<Sample> {
     let sample = |(i, c): (usize, &Completion)| Sample {
         prompt: request.prompt.clone(),
         completion: c.tokens.clone(),
-        rollout_log_probs: c.log_probs.clone(),
+        rollout_log_probs: c.full_log_probs.clone(),
         advantage: if i % 2 == 0 { 1.0 } else { -1.0 },
         policy_step: c.policy.step,
+        truncated: false,
     };
     completions.iter().enumerate().map(sample).collect()
 }
@@ -117,10 +133,61 @@ async fn check_endings<E: Engine>(engine: Arc<E>) {
     let first = free.tokens.iter().position(|token| *token == stop).unwrap();
     let stopped = engine.generate(request(3, 1, &[stop])).await.unwrap().remove(0);
     assert_eq!((&stopped.tokens[..], stopped.finish), (&free.tokens[..=first], Finish::Stop));
+    let mut stopped_by_text = request(3, 1, &[2]);
+    let pair = format!("<{}><{}>", free.tokens[6], free.tokens[7]);
+    let decode = |tokens: &[u32]| tokens.iter().map(|id| format!("<{id}>")).collect();
+    stopped_by_text.sampling.stop_strings = StopStrings::new(vec!["<none>".into(), pair], decode);
+    let cut = engine.generate(stopped_by_text).await.unwrap().remove(0);
+    assert_eq!((&cut.tokens[..], cut.finish), (&free.tokens[..8], Finish::Stop));
+    assert_eq!((cut.log_probs.len(), cut.full_log_probs.len()), (8, 8));
     let mut too_long = request(0, 1, &[]);
     too_long.prompt = vec![5; 512].into();
     assert!(matches!(engine.generate(too_long).await, Err(EngineError::PromptLength { tokens: 512, context: 512 })));
     assert_eq!(engine.generate(request(3, 1, &[])).await.unwrap()[0], free, "the engine answers on after an error");
+}
+
+/// Completions name the policy that was published last.
+async fn check_versions<E: Engine>(engine: Arc<E>, adapter: engine::Adapter) {
+    for step in [1, 2, 7] {
+        let version = engine.publish(step, adapter.clone()).await.unwrap();
+        assert_eq!((version.step, &version.adapter), (step, &adapter.hash));
+        let group = engine.generate(request(1, 3, &[2])).await.unwrap();
+        assert!(group.iter().all(|c| c.policy == version && c.last_policy == version));
+    }
+}
+
+/// Top-k 1 draws what greedy takes, with certainty, and still says how likely the model finds it.
+async fn check_cuts<E: Engine>(engine: Arc<E>, trainer: &Trainer) {
+    let mut greedy = request(2, 2, &[]);
+    greedy.sampling.temperature = 0.0;
+    let likeliest = engine.generate(greedy).await.unwrap();
+    let mut cut = request(2, 2, &[]);
+    cut.sampling.top_k = 1;
+    let drawn = engine.generate(cut.clone()).await.unwrap();
+    for (drawn, likeliest) in drawn.iter().zip(&likeliest) {
+        assert_eq!(drawn.tokens, likeliest.tokens);
+        assert!(drawn.log_probs.iter().all(|log_prob| log_prob.abs() < 1e-6));
+        assert_eq!(drawn.full_log_probs, likeliest.full_log_probs);
+    }
+    let difference = trainer.mismatch(&samples(&cut, &drawn), 0).unwrap().on_policy_max;
+    assert!(difference < TOLERANCE, "engine and trainer differ by {difference}");
+}
+
+/// Tokens that look random and follow from the request alone.
+fn scripted() -> Arc<Scripted> {
+    let token = |seed: u64, at: usize| 3 + (mix_seed(seed, at as u64) % 250) as u32;
+    let script = move |request: &Request, index: usize, _: &PolicyVersion| {
+        (0..32).map(|at| token(mix_seed(request.seed, index as u64), at)).collect()
+    };
+    Arc::new(Scripted::new(script).with_context(512))
+}
+
+#[tokio::test]
+async fn scripted_keeps_what_real_engines_keep() {
+    check_repeatable(scripted()).await;
+    check_endings(scripted()).await;
+    let model = TinyModel::new();
+    check_versions(scripted(), trainer(model.path()).adapter().unwrap()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,9 +200,26 @@ async fn native_log_probs_agree_with_the_trainer_before_and_after_publishes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn native_repeats_itself_and_ends_where_it_should() {
     let model = TinyModel::new();
-    let engine = native(model.path(), &trainer(model.path()));
+    let trainer = trainer(model.path());
+    let engine = native(model.path(), &trainer);
     check_repeatable(engine.clone()).await;
-    check_endings(engine).await;
+    check_endings(engine.clone()).await;
+    check_cuts(engine.clone(), &trainer).await;
+    check_versions(engine, trainer.adapter().unwrap()).await;
+}
+
+/// In bf16, batched is still alone bit for bit, and log-probabilities stay near those of f32 (docs/benchmarks.md
+/// has the figures of a real model). Where the CPU has no bf16 the engine computes in f32, and agrees all the more.
+#[tokio::test(flavor = "multi_thread")]
+async fn native_in_bf16_stays_near_f32() {
+    let model = TinyModel::new();
+    let trainer = trainer(model.path());
+    let engine = native_in(Precision::Bf16, model.path(), &trainer);
+    check_repeatable(engine.clone()).await;
+    for (request, completions) in generate_together(&engine, 0..4).await {
+        let difference = trainer.mismatch(&samples(&request, &completions), 0).unwrap().on_policy_max;
+        assert!(difference < 0.05, "bf16 and f32 differ by {difference}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -148,7 +232,7 @@ async fn native_agrees_on_the_shipped_model_too() {
 #[cfg(feature = "mistralrs")]
 mod mistral {
     use super::*;
-    use engine::mistral::{Device, MistralRs, MistralSettings, Precision};
+    use engine::mistral::{Device, MistralRs, MistralSettings};
     use std::process::Command;
 
     async fn mistral(model: &Path, trainer: &Trainer) -> Arc<MistralRs> {
@@ -183,9 +267,12 @@ mod mistral {
     #[tokio::test(flavor = "multi_thread")]
     async fn mistral_repeats_itself_and_ends_where_it_should() {
         let model = TinyModel::new();
-        let engine = mistral(model.path(), &trainer(model.path())).await;
+        let trainer = trainer(model.path());
+        let engine = mistral(model.path(), &trainer).await;
         check_repeatable(engine.clone()).await;
-        check_endings(engine).await;
+        check_endings(engine.clone()).await;
+        check_cuts(engine.clone(), &trainer).await;
+        check_versions(engine, trainer.adapter().unwrap()).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -207,7 +294,7 @@ mod mistral {
     /// 200 real steps, each with a publish: the memory that a replaced model held comes back.
     #[test]
     fn memory_stays_flat_over_two_hundred_publishes() {
-        let out = tempfile::tempdir().unwrap();
+        let out = temp_dir::TempDir::new().unwrap();
         let run = out.path().join("run");
         let sets = [
             "max_steps=200",

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use dump_rl::task::kk;
 use dump_rl::train::{bpe, optim::OptimConfig, sft::SftTrainer};
 use engine::decoder::DecoderConfig;
-use tempfile::TempDir;
+use temp_dir::TempDir;
 
 /// Sizes of the random model: two blocks, grouped-query attention.
 pub fn decoder_config(vocab_size: usize) -> DecoderConfig {
@@ -36,7 +36,7 @@ pub struct TinyModel {
 impl TinyModel {
     /// Random weights and a tokenizer trained on a few puzzles.
     pub fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
+        let folder = TempDir::new().expect("a temporary folder");
         let (rows, _) = kk::splits(3..=5, 20, 0, 1).expect("puzzles");
         let texts: Vec<String> = rows.iter().flat_map(|row| row.prompt.iter().map(|m| m.content.clone())).collect();
         bpe::train(&texts, 600, folder.path()).expect("a tokenizer");

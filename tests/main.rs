@@ -2,6 +2,7 @@
 
 mod fixtures;
 
+mod architectures;
 mod cli;
 mod engines;
 mod pipeline;

@@ -26,7 +26,7 @@ use engine::sampler::mix_seed;
 use engine::scripted::Scripted;
 use engine::{Adapter, AdapterHash, Completion, Engine, EngineError, PolicyVersion, Request};
 use serde_json::{Map, Value};
-use tempfile::TempDir;
+use temp_dir::TempDir;
 use tokio::sync::{Notify, watch};
 
 use crate::fixtures::TinyModel;
@@ -52,7 +52,7 @@ impl World {
     fn new() -> Self {
         let model = TinyModel::new();
         let setup = Setup::load(config(&model)).expect("a good configuration");
-        Self { answers: Arc::new(answers(&setup)), model, folder: tempfile::tempdir().expect("a folder") }
+        Self { answers: Arc::new(answers(&setup)), model, folder: TempDir::new().expect("a folder") }
     }
 
     fn config(&self) -> RunConfig {
@@ -146,7 +146,7 @@ async fn train<E: Engine>(config: &RunConfig, out: &Path, engine: Arc<E>, stop: 
         data: setup.train.clone(),
         tokenizer: setup.tokenizer.clone(),
         sampling: setup.sampling(),
-        scale: config.advantage.scale,
+        reward: setup.reward_settings(),
         batch_size: config.batch_size,
         group_size: config.group_size,
         max_off_policy_steps: config.pipeline.max_off_policy_steps,
@@ -165,6 +165,8 @@ async fn train<E: Engine>(config: &RunConfig, out: &Path, engine: Arc<E>, stop: 
         eval_settings: setup.eval_settings(),
         ckpt: config.ckpt.clone(),
         max_steps: config.max_steps,
+        scale: config.advantage.scale,
+        precision: config.engine.dtype,
         max_off_policy_steps: config.pipeline.max_off_policy_steps,
         first_eval: checkpoint.and_then(|checkpoint| checkpoint.first_eval),
         seed: config.seed,
@@ -597,6 +599,19 @@ fn a_run_with_a_failure_is_the_same_after_a_stop() {
     assert_eq!(block_on(train(&config, &out, Arc::new(stopping), stopped)).expect("a good end"), End::Stopped);
     finish(&config, &out, engine());
     assert_same(&straight, &out);
+}
+
+/// An engine whose log-probabilities are no numbers: three steps are left out, then the run ends and leaves the batch.
+#[test]
+fn three_spoilt_steps_in_a_row_end_the_run_and_leave_the_batch() {
+    let world = World::new();
+    let out = world.out("spoilt");
+    let error = fail(&world.config(), &out, world.engine().with_log_prob(f32::NAN));
+    assert!(error.contains("not finite") && error.contains("failed_step_3.jsonl"), "{error}");
+    let text = fs::read_to_string(out.join("rollouts/failed_step_3.jsonl")).expect("the batch");
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines.len(), B * G);
+    assert!(lines.iter().all(|line| line["tokens"].as_array().is_some_and(|tokens| !tokens.is_empty())));
 }
 
 #[test]

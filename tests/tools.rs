@@ -1,4 +1,4 @@
-//! `bench rollout` and `import`, from the command line.
+//! `bench`, `export` and `import`, from the command line.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -11,7 +11,7 @@ use dump_rl::task::Message;
 use dump_rl::tokenizer::ChatTokenizer;
 use engine::decoder::{DecoderConfig, Weights};
 
-use crate::fixtures::{TinyModel, decoder_config};
+use crate::fixtures::{TinyModel, decoder_config, root};
 
 fn dump_rl(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_dump-rl")).args(args).output().unwrap()
@@ -19,7 +19,7 @@ fn dump_rl(args: &[&str]) -> Output {
 
 #[test]
 fn the_native_engine_is_measured() {
-    let (model, folder) = (TinyModel::new(), tempfile::tempdir().unwrap());
+    let (model, folder) = (TinyModel::new(), temp_dir::TempDir::new().unwrap());
     let (config, json) = (folder.path().join("c.toml"), folder.path().join("b.json"));
     fs::write(&config, format!("model = {:?}\n[data]\npeople = \"3\"\ntrain = 2\ntest = 1\n", model.path())).unwrap();
     let (config, json) = (config.to_str().unwrap(), json.to_str().unwrap());
@@ -44,6 +44,150 @@ fn the_native_engine_is_measured() {
     let refused = dump_rl(&too_long);
     assert_eq!(refused.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("bench.new_tokens"));
+}
+
+/// Every key that comes with a comparison, and memory as `--dry-run` predicts it, in both ways to compute a step.
+#[test]
+fn training_is_measured_and_its_memory_predicted() {
+    let folder = temp_dir::TempDir::new().unwrap();
+    let (config, json) = (root().join("configs/kk-tiny.toml"), folder.path().join("b.json"));
+    for recompute in ["always", "never"] {
+        let recompute = format!("trainer.recompute={recompute}");
+        let mut args = vec!["bench", "train", config.to_str().unwrap(), "--json", json.to_str().unwrap()];
+        let sets = [
+            &recompute,
+            "bench.repeats=1",
+            "bench.prompts=[8]",
+            "bench.new_tokens=[200]",
+            "trainer.micro_batch_tokens=4096",
+        ];
+        args.extend(sets.iter().flat_map(|set| ["--set", set]));
+        let output = dump_rl(&args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let measured: serde_json::Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+        let number = |key: &str| measured[0][key].as_f64().unwrap();
+        assert_eq!((number("sequences"), number("tokens")), (64.0, 64.0 * 300.0));
+        assert!(number("tokens_per_s") > 0.0 && number("seconds") > 0.0);
+        let ratio = number("predicted_mb") / number("peak_rss_mb");
+        assert!((0.8..1.2).contains(&ratio), "{recompute}: predicted {ratio} times what was measured: {measured}");
+    }
+}
+
+/// A model by its name on the hub, found in the cache: it trains, its run resumes, and its adapter names it.
+#[test]
+fn a_model_in_the_hub_s_cache_is_used_by_name() {
+    let (model, folder) = (TinyModel::new(), temp_dir::TempDir::new().unwrap());
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let repo = folder.path().join("hub/hub/models--someone--tiny");
+    let snapshot = repo.join("snapshots/abc");
+    fs::create_dir_all(&snapshot).unwrap();
+    fs::create_dir_all(repo.join("refs")).unwrap();
+    fs::write(repo.join("refs/main"), "abc").unwrap();
+    for file in fs::read_dir(model.path()).unwrap().map(|file| file.unwrap().path()) {
+        fs::copy(&file, snapshot.join(file.file_name().unwrap())).unwrap();
+    }
+    let config = "model = \"someone/tiny\"\nmax_steps = 1\nbatch_size = 2\ngroup_size = 2\n[data]\npeople = \"3\"\ntrain = 4\n\
+                  test = 1\n[engine]\nmax_new_tokens = 4\n[eval]\ninterval = 0\n";
+    fs::write(path("c.toml"), config).unwrap();
+    let train = |more: &[&str]| {
+        let (config, out) = (path("c.toml"), path("run"));
+        let args = [&["train", &config, "--out", &out], more].concat();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dump-rl"));
+        let output = command.args(&args).env("HF_HOME", path("hub")).env("HF_HUB_OFFLINE", "1").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    train(&[]);
+    train(&["--resume", "--set", "max_steps=2"]);
+    let adapter = fs::read_to_string(folder.path().join("run/checkpoints/step_2/adapter_config.json")).unwrap();
+    assert!(adapter.contains("\"someone/tiny\""), "{adapter}");
+}
+
+/// Conversations of one's own are learned, by all weights and by an adapter; only what the assistant says counts.
+#[test]
+fn conversations_are_learned() {
+    let (model, folder) = (root().join("data/kk-tiny"), temp_dir::TempDir::new().unwrap());
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let lines = [
+        r#"{"messages": [{"role": "user", "content": "one"}, {"role": "assistant", "content": "a knight"}, {"role": "user", "content": "two"}, {"role": "assistant", "content": "a knave"}]}"#,
+        r#"{"prompt": "three", "completion": "a knight and a knave"}"#,
+        r#"{"prompt": [{"role": "user", "content": "four"}], "completion": "so who"}"#,
+    ];
+    fs::write(path("data.jsonl"), lines.join("\n")).unwrap();
+    let config = |extra: &str, files: &str| {
+        format!(
+            "init = {:?}\nmax_steps = 80\nbatch_tokens = 200\nlog_interval = 40\n{extra}\n\
+             [data]\nfiles = [{files:?}]\n[optim]\nlr = 0.005\nwarmup_steps = 0\n",
+            model
+        )
+    };
+    let loss = |line: &str| -> f64 {
+        line.split("completion loss ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap()
+    };
+    for (name, extra, share) in [("adapter", "lora.rank = 4", 0.9), ("model", "lora.rank = 0", 0.5)] {
+        fs::write(path("c.toml"), config(extra, "data.jsonl")).unwrap();
+        let output = dump_rl(&["sft", &path("c.toml"), "--out", &path(name)]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(text.contains("4 examples"), "{text}");
+        let losses: Vec<f64> = text.lines().filter(|line| line.starts_with("step ")).map(loss).collect();
+        assert!(losses.len() == 2 && losses[1] < share * losses[0], "{name}: {text}");
+    }
+    assert!(folder.path().join("adapter/adapter_model.safetensors").exists());
+    assert!(!folder.path().join("adapter/model.safetensors").exists());
+    assert!(folder.path().join("model/model.safetensors").exists());
+    fs::write(path("bad.jsonl"), format!("{}\n{{\"question\": 1}}\n", lines[1])).unwrap();
+    fs::write(path("c.toml"), config("", "bad.jsonl")).unwrap();
+    let refused = dump_rl(&["sft", &path("c.toml"), "--out", &path("bad")]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("bad.jsonl:2"));
+}
+
+/// A run's policy, exported both ways: the merged model alone samples what base and adapter sample together.
+#[test]
+fn an_exported_policy_is_the_run_s() {
+    let (model, folder) = (TinyModel::new(), temp_dir::TempDir::new().unwrap());
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let config = format!(
+        "model = {:?}\nmax_steps = 2\nbatch_size = 2\ngroup_size = 4\n[data]\npeople = \"3\"\ntrain = 4\ntest = 1\n\
+         [engine]\nmax_new_tokens = 8\n[eval]\ninterval = 0\n[optim]\nlr = 0.05\n[loss]\nentropy_coef = 1.0\n",
+        model.path()
+    );
+    fs::write(path("c.toml"), config).unwrap();
+    let run = |args: &[&str]| {
+        let output = dump_rl(args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    run(&["train", &path("c.toml"), "--out", &path("run")]);
+    run(&["export", &path("run"), "--out", &path("adapter")]);
+    run(&["export", &path("run"), "--out", &path("merged"), "--merge"]);
+    let checkpoint = folder.path().join("run/checkpoints/step_2");
+    for name in ["adapter_model.safetensors", "adapter_config.json"] {
+        let same =
+            fs::read(checkpoint.join(name)).unwrap() == fs::read(Path::new(&path("adapter")).join(name)).unwrap();
+        assert!(same, "{name}");
+    }
+    let (base, merged) = (Path::new(model.path()), path("merged"));
+    let config = DecoderConfig::load(Path::new(&merged)).unwrap();
+    let load = |dir: &Path| Weights::load(dir, &config, DType::F32, &Device::Cpu).unwrap().named(&config);
+    let adapter = candle_core::safetensors::load(checkpoint.join("adapter_model.safetensors"), &Device::Cpu).unwrap();
+    let (base, merged) = (load(base), load(Path::new(&merged)));
+    for (name, weight) in &base {
+        let prefix = format!("base_model.model.{}", name.trim_end_matches(".weight"));
+        let want = match adapter.get(&format!("{prefix}.lora_A.weight")) {
+            Some(a) => {
+                (weight + (adapter[&format!("{prefix}.lora_B.weight")].matmul(a).unwrap() * 2.0).unwrap()).unwrap()
+            }
+            None => weight.clone(),
+        };
+        let difference = (&merged[name] - want).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        // The file is in bf16.
+        assert!(difference < 2e-3, "{name} differs by {difference}");
+    }
+    let changed = (&base["model.layers.0.mlp.up_proj.weight"] - &merged["model.layers.0.mlp.up_proj.weight"]).unwrap();
+    assert!(changed.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() > 1e-3, "nothing was merged");
+    let again = dump_rl(&["export", &path("run"), "--out", &path("merged")]);
+    assert_eq!(again.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("is not empty"));
 }
 
 /// A GGUF file with the weights of `named`, as llama.cpp lays them out, and a tokenizer of single bytes and one merge.
@@ -119,7 +263,7 @@ fn alternate(weight: &Tensor, heads: usize) -> Tensor {
 
 #[test]
 fn a_gguf_file_becomes_the_model_it_was() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = temp_dir::TempDir::new().unwrap();
     let config = decoder_config(258);
     let random = |shape: &[usize]| {
         Ok(Tensor::randn(0f32, 1.0, shape, &Device::Cpu)?.to_dtype(DType::BF16)?.to_dtype(DType::F32)?)

@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 use dump_rl::train::lora::Lora;
-use dump_rl::train::loss::{self, LossAggMode, LossConfig, TokenInputs};
-use dump_rl::train::model::Model;
+use dump_rl::train::loss::{self, LossAggMode, LossConfig, RolloutIs, TokenInputs};
+use dump_rl::train::model::{Model, Rows};
+use dump_rl::train::ops::Entropy;
 use dump_rl::train::optim::{NamedGrads, OptimConfig, global_norm};
+use dump_rl::train::packed::Packed;
+use dump_rl::train::parallel;
 use dump_rl::train::stats::StepStats;
-use dump_rl::train::trainer::{Sample, Trainer, TrainerSettings, TrainerState};
-use dump_rl::train::{pad, parallel};
+use dump_rl::train::trainer::{Recompute, Sample, Trainer, TrainerConfig, TrainerSettings, TrainerState};
 use engine::Adapter;
 use engine::decoder::{DecoderConfig, Weights};
 use serde::Deserialize;
@@ -68,6 +70,7 @@ fn batch() -> Vec<Sample> {
         rollout_log_probs: line.rollout_log_probs,
         advantage: line.advantage,
         policy_step: 0,
+        truncated: false,
     };
     json::<Vec<Line>>("batch.json").into_iter().map(sample).collect()
 }
@@ -80,7 +83,7 @@ fn adapter() -> Adapter {
 fn model() -> Model {
     let config = DecoderConfig::load(&golden("model")).unwrap();
     let weights = Weights::load(&golden("model"), &config, DType::F32, &Device::Cpu).unwrap();
-    Model::new(config, weights).unwrap()
+    Model::new(config, weights)
 }
 
 /// The settings of the golden run.
@@ -88,14 +91,22 @@ fn settings() -> TrainerSettings {
     TrainerSettings {
         loss: LossConfig { kl_loss_coef: 0.1, ..LossConfig::default() },
         optim: OptimConfig { lr: 1e-2, weight_decay: 0.01, max_grad_norm: 0.5, ..OptimConfig::default() },
+        trainer: TrainerConfig::default(),
         temperature: TEMPERATURE,
         max_new_tokens: 32,
+        total_updates: 2,
     }
 }
 
 fn settings_with(change: impl FnOnce(&mut LossConfig)) -> TrainerSettings {
     let mut settings = settings();
     change(&mut settings.loss);
+    settings
+}
+
+fn settings_of(change: impl FnOnce(&mut TrainerConfig)) -> TrainerSettings {
+    let mut settings = settings();
+    change(&mut settings.trainer);
     settings
 }
 
@@ -123,7 +134,7 @@ fn metric(stats: &StepStats, name: &str) -> f64 {
 
 /// The gradient of the batch as the trainer computes it, unclipped: a tenth of it is the first moment after one update.
 fn trainer_gradients(mut settings: TrainerSettings, samples: &[Sample]) -> NamedGrads {
-    (settings.optim.max_grad_norm, settings.loss.updates_per_batch) = (0.0, 1);
+    (settings.optim.max_grad_norm, settings.trainer.ppo_epochs) = (0.0, 1);
     let mut trainer = trainer(settings);
     trainer.step(0, samples).unwrap();
     let moments = candle_core::safetensors::load_buffer(&trainer.state().unwrap().optimizer, &Device::Cpu).unwrap();
@@ -207,7 +218,7 @@ fn an_update_is_that_of_pytorch() {
 /// In the second update the ratio leaves 1 and is clipped, against log-probabilities from before the first.
 #[test]
 fn two_updates_on_a_batch_are_those_of_pytorch() {
-    let output = trainer(settings_with(|loss| loss.updates_per_batch = 2)).step(0, &batch()).unwrap();
+    let output = trainer(settings_of(|trainer| trainer.ppo_epochs = 2)).step(0, &batch()).unwrap();
     check_adapter(&output.adapter, &tensors("after2.safetensors"), 1e-4);
     check_mismatch(&output.stats, &expected());
     let updates = expected().updates;
@@ -222,9 +233,9 @@ fn two_updates_on_a_batch_are_those_of_pytorch() {
     }
 }
 
-/// The whole batch as one padded tensor, each vector with an entry for every completion token.
+/// The whole batch as rows, each vector with an entry for every completion token.
 struct Flat {
-    tokens: Tensor,
+    rows: Rows,
     positions: Tensor,
     targets: Tensor,
     advantages: Vec<f32>,
@@ -235,19 +246,18 @@ struct Flat {
 }
 
 impl Flat {
-    fn new(samples: &[Sample]) -> Self {
-        let sequences: Vec<Vec<u32>> = samples.iter().map(|s| [&s.prompt[..], &s.completion].concat()).collect();
-        let (tokens, width) = pad(&sequences.iter().map(Vec::as_slice).collect::<Vec<_>>(), &Device::Cpu).unwrap();
-        let row = |(row, s): (usize, &Sample)| {
-            let first = row * width + s.prompt.len() - 1;
+    fn new(model: &Model, samples: &[Sample]) -> Self {
+        let mut packed = Packed::default();
+        let mut rows = |s: &Sample| {
+            let first = packed.push(&[&s.prompt[..], &s.completion].concat()).start + s.prompt.len() - 1;
             (first..first + s.completion.len()).map(|at| at as u32).collect::<Vec<u32>>()
         };
-        let positions: Vec<u32> = samples.iter().enumerate().flat_map(row).collect();
+        let positions: Vec<u32> = samples.iter().flat_map(&mut rows).collect();
         let targets: Vec<u32> = samples.iter().flat_map(|s| s.completion.clone()).collect();
         let offsets = [0.0f32, -0.35, 0.05, 0.4, -0.1].into_iter().cycle();
         let Expected { log_probs, base_log_probs, .. } = expected();
         Self {
-            tokens,
+            rows: model.rows(&packed).unwrap(),
             positions: Tensor::new(positions, &Device::Cpu).unwrap(),
             targets: Tensor::new(targets, &Device::Cpu).unwrap(),
             advantages: samples.iter().flat_map(|s| vec![s.advantage; s.completion.len()]).collect(),
@@ -258,11 +268,11 @@ impl Flat {
     }
 
     fn log_probs(&self, model: &Model, lora: &Lora) -> Tensor {
-        let hidden = model.hidden(&self.tokens, Some(lora)).unwrap();
-        model.log_probs(&hidden, &self.positions, &self.targets, TEMPERATURE).unwrap().0
+        let hidden = model.hidden(&self.rows, Some(lora)).unwrap();
+        model.log_probs(&hidden, &self.positions, &self.targets, TEMPERATURE, Entropy::Detached).unwrap().0
     }
 
-    /// The loss of `loss::grpo`, token-mean.
+    /// The loss of `loss::policy_loss`, token-mean.
     fn loss(&self, config: &LossConfig, log_probs: &Tensor) -> loss::TokenLoss {
         let vector = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap();
         let weights = vec![1.0 / self.old.len() as f32; self.old.len()];
@@ -273,8 +283,10 @@ impl Flat {
             ref_log_probs: Some(&vector(&self.base)),
             advantages: &vector(&self.advantages),
             weights: &vector(&weights),
+            entropies: &log_probs.zeros_like().unwrap(),
+            lengths: &[],
         };
-        loss::grpo(config, &inputs).unwrap()
+        loss::policy_loss(config, &inputs).unwrap()
     }
 
     /// The same number in f64, one token at a time.
@@ -305,10 +317,11 @@ fn gradients_are_finite_differences_of_the_loss() {
     const STEP: f32 = 4e-3;
     let (model, config) = (model(), settings().loss);
     let lora = Lora::from_adapter(&adapter(), &model.config, &Device::Cpu).unwrap();
-    let flat = Flat::new(&batch());
+    let flat = Flat::new(&model, &batch());
     let log_probs = flat.log_probs(&model, &lora);
     let loss = flat.loss(&config, &log_probs);
-    assert!(loss.clip_fraction > 0.1 && loss.clip_fraction < 0.9, "{}", loss.clip_fraction);
+    let clipped = loss.clipped_weight / loss.weight;
+    assert!(clipped > 0.1 && clipped < 0.9, "{clipped}");
     check("loss", f64::from(loss.total.to_scalar::<f32>().unwrap()), flat.scalar_loss(&config, &log_probs), TOLERANCE);
     for (name, grad) in parallel::gradients(&loss.total, &lora.vars()).unwrap() {
         let grads = grad.flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -330,7 +343,7 @@ fn gradients_are_finite_differences_of_the_loss() {
 fn parts_put_together_by_hand_give_the_golden_gradient() {
     let (model, samples) = (model(), batch());
     let lora = Lora::from_adapter(&adapter(), &model.config, &Device::Cpu).unwrap();
-    let mut flat = Flat::new(&samples);
+    let mut flat = Flat::new(&model, &samples);
     let log_probs = flat.log_probs(&model, &lora);
     flat.old = log_probs.detach().to_vec1().unwrap();
     let loss = flat.loss(&settings().loss, &log_probs);
@@ -365,7 +378,7 @@ fn an_adapter_survives_reading_and_writing_bit_for_bit() {
 #[test]
 fn how_the_batch_is_cut_does_not_change_the_step() {
     let cut = |tokens| {
-        let mut cut = settings_with(|loss| (loss.micro_batch_tokens, loss.updates_per_batch) = (tokens, 2));
+        let mut cut = settings_of(|trainer| (trainer.micro_batch_tokens, trainer.ppo_epochs) = (tokens, 2));
         cut.optim.lr = 1e-3;
         cut
     };
@@ -376,6 +389,50 @@ fn how_the_batch_is_cut_does_not_change_the_step() {
         let difference = (&small[name] - want).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
         assert!(difference < 1e-6, "{name} differs by {difference}");
     }
+}
+
+/// Blocks that are computed again give the same bits as those that were kept.
+#[test]
+fn recomputing_changes_no_bit() {
+    let step = |recompute| {
+        let mut trainer = trainer(settings_of(|trainer| (trainer.recompute, trainer.ppo_epochs) = (recompute, 2)));
+        let output = trainer.step(0, &batch()).unwrap();
+        (output.adapter.hash, output.stats.metrics())
+    };
+    assert_eq!(step(Recompute::Always), step(Recompute::Never));
+}
+
+/// Completions of one prompt that stand beside each other share its rows; apart, each has its own.
+#[test]
+fn sharing_a_prompt_does_not_change_the_gradients() {
+    let mut samples = batch();
+    let (prompt, other) = (samples[0].prompt.clone(), samples[1].clone());
+    samples.iter_mut().for_each(|sample| sample.prompt = prompt.clone());
+    let shared = trainer_gradients(settings(), &samples);
+    // One token each: every completion in a micro-batch of its own.
+    let apart = settings_of(|trainer| trainer.micro_batch_tokens = 1);
+    check_tensors(&shared, &trainer_gradients(apart, &samples), TOLERANCE);
+    assert_ne!(other.prompt, prompt, "the batch has several prompts");
+}
+
+/// Two updates on halves of the batch are not one on the whole, and both halves are held against the first policy.
+#[test]
+fn mini_batches_update_one_after_the_other() {
+    let prompts = |samples: &[Sample]| samples.chunk_by(|a, b| a.prompt == b.prompt).count();
+    let halves = settings_of(|trainer| trainer.ppo_mini_batch_size = prompts(&batch()).div_ceil(2));
+    let mut trainer_of_halves = trainer(halves);
+    let output = trainer_of_halves.step(0, &batch()).unwrap();
+    assert_eq!(trainer_of_halves.state().unwrap().updates, 2);
+    check_mismatch(&output.stats, &expected());
+    assert!(metric(&output.stats, "actor/ppo_kl") != 0.0, "the second half saw the first update");
+}
+
+#[test]
+fn truncated_completions_can_be_left_out() {
+    let mut samples = batch();
+    samples[0].truncated = true;
+    let masked = trainer_gradients(settings_with(|loss| loss.mask_truncated = true), &samples);
+    check_tensors(&masked, &trainer_gradients(settings(), &samples[1..]), TOLERANCE);
 }
 
 /// A KL term too small to see makes every completion count, so none is left out.
@@ -409,7 +466,7 @@ fn check_spoilt(settings: TrainerSettings, spoil: impl Fn(&mut Sample)) {
     let mut spoilt = trainer(settings.clone());
     let before = spoilt.adapter().unwrap().hash;
     let output = spoilt.step(0, &samples).unwrap();
-    assert_eq!(output.stats.skipped_updates, settings.loss.updates_per_batch);
+    assert_eq!(output.stats.skipped_updates, settings.trainer.ppo_epochs);
     assert_eq!(output.adapter.hash, before);
     assert_eq!(spoilt.state().unwrap().updates, 0);
     let next = spoilt.step(1, &batch()).unwrap();
@@ -419,12 +476,12 @@ fn check_spoilt(settings: TrainerSettings, spoil: impl Fn(&mut Sample)) {
 
 #[test]
 fn a_nan_leaves_the_policy_as_it_was() {
-    let twice = settings_with(|loss| loss.updates_per_batch = 2);
-    let uncorrected = settings_with(|loss| (loss.rollout_is, loss.kl_loss_coef) = (false, 0.0));
+    let twice = settings_of(|trainer| trainer.ppo_epochs = 2);
+    let uncorrected = settings_with(|loss| (loss.rollout_is, loss.kl_loss_coef) = (RolloutIs::None, 0.0));
     for settings in [settings(), settings_without_kl(), twice, uncorrected] {
         check_spoilt(settings.clone(), |sample| sample.advantage = f32::NAN);
         check_spoilt(settings.clone(), |sample| sample.advantage = f32::INFINITY);
-        if settings.loss.rollout_is {
+        if settings.loss.rollout_is == RolloutIs::Truncate {
             check_spoilt(settings, |sample| sample.rollout_log_probs[3] = f32::NAN);
         }
     }
@@ -443,7 +500,7 @@ fn an_infinite_importance_weight_is_truncated() {
 
 #[test]
 fn a_restored_trainer_continues_bit_for_bit() {
-    let mut settings = settings_with(|loss| loss.updates_per_batch = 2);
+    let mut settings = settings_of(|trainer| trainer.ppo_epochs = 2);
     settings.optim.warmup_steps = 8;
     let mut going_on = trainer(settings.clone());
     going_on.step(0, &batch()).unwrap();

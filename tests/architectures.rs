@@ -1,0 +1,156 @@
+//! Every model family against transformers and PEFT (`golden/architectures.py` makes the numbers), in the trainer and in the
+//! native engine.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use dump_rl::train::lora::Lora;
+use dump_rl::train::model::Model;
+use dump_rl::train::ops::Entropy;
+use dump_rl::train::optim::global_norm;
+use dump_rl::train::packed::Packed;
+use dump_rl::train::parallel;
+use engine::decoder::{Architecture, DecoderConfig, Weights};
+use engine::native::{Native, NativeSettings};
+use engine::{Adapter, Engine, Precision, Request, Sampling};
+
+use crate::fixtures::root;
+
+const FAMILIES: [(&str, Architecture); 6] = [
+    ("llama2", Architecture::Llama),
+    ("llama3", Architecture::Llama),
+    ("llama-bias", Architecture::Llama),
+    ("mistral", Architecture::Mistral),
+    ("qwen2", Architecture::Qwen2),
+    ("qwen3", Architecture::Qwen3),
+];
+/// Relative error allowed at f32 in two blocks.
+const TOLERANCE: f64 = 1e-4;
+/// In a whole model, where rounding grows from block to block: 1.4e-4 was measured on SmolLM2-135M.
+const DEEP_TOLERANCE: f64 = 1e-3;
+
+/// A model, a random adapter, and what transformers makes of them.
+struct Golden {
+    folder: PathBuf,
+    config: DecoderConfig,
+    weights: Weights,
+    expected: BTreeMap<String, Tensor>,
+}
+
+impl Golden {
+    /// One family's.
+    fn load(name: &str) -> Self {
+        let folder = root().join("tests/golden/architectures").join(name);
+        Self::of(&folder, folder.clone())
+    }
+
+    /// That of the model in `model`; the numbers are in `folder`.
+    fn of(model: &Path, folder: PathBuf) -> Self {
+        let config = DecoderConfig::load(model).unwrap();
+        let weights = Weights::load(model, &config, DType::F32, &Device::Cpu).unwrap();
+        let expected = candle_core::safetensors::load(folder.join("expected.safetensors"), &Device::Cpu).unwrap();
+        Self { folder, config, weights, expected: expected.into_iter().collect() }
+    }
+
+    fn adapter(&self) -> Adapter {
+        let config = std::fs::read(self.folder.join("adapter_config.json")).unwrap();
+        let bytes = std::fs::read(self.folder.join("adapter_model.safetensors")).unwrap();
+        Adapter::new(Arc::new(serde_json::from_slice(&config).unwrap()), bytes)
+    }
+
+    fn lora(&self) -> Lora {
+        Lora::from_adapter(&self.adapter(), &self.config, &Device::Cpu).unwrap()
+    }
+
+    fn tokens(&self) -> Vec<Vec<u32>> {
+        self.expected["tokens"].to_dtype(DType::U32).unwrap().to_vec2().unwrap()
+    }
+
+    fn model(&self) -> Model {
+        Model::new(self.config.clone(), self.weights.clone())
+    }
+}
+
+/// log-probabilities of each token from the second on, row by row, with gradient.
+fn log_probs(model: &Model, lora: &Lora, rows: &[Vec<u32>]) -> Tensor {
+    let mut packed = Packed::default();
+    let (mut positions, mut targets) = (Vec::new(), Vec::new());
+    for tokens in rows {
+        positions.extend(packed.push(tokens).map(|row| row as u32).take(tokens.len() - 1));
+        targets.extend_from_slice(&tokens[1..]);
+    }
+    let hidden = model.hidden(&model.rows(&packed).unwrap(), Some(lora)).unwrap();
+    let vector = |ids: Vec<u32>| Tensor::new(ids, &Device::Cpu).unwrap();
+    model.log_probs(&hidden, &vector(positions), &vector(targets), 1.0, Entropy::Detached).unwrap().0
+}
+
+fn check(what: &str, got: &Tensor, want: &Tensor, tolerance: f64) {
+    let norm = |x: Tensor| global_norm(&BTreeMap::from([(String::new(), x)])).unwrap();
+    let want = want.flatten_all().unwrap();
+    let error = norm((got.flatten_all().unwrap() - &want).unwrap()) / norm(want);
+    assert!(error < tolerance, "{what} is off by {error:e} of its norm");
+}
+
+#[test]
+fn log_probs_and_gradients_are_those_of_transformers_and_peft() {
+    for (name, architecture) in FAMILIES {
+        let golden = Golden::load(name);
+        assert_eq!(golden.config.architecture(), architecture);
+        check_trainer(name, &golden, TOLERANCE);
+    }
+}
+
+/// For a model of your own; `golden/architectures.py --model` makes its numbers.
+#[test]
+#[ignore = "needs DUMP_RL_MODEL and DUMP_RL_GOLDEN, see tests/golden/architectures.py"]
+fn a_real_model_is_that_of_transformers_and_peft() {
+    let [model, golden] = ["DUMP_RL_MODEL", "DUMP_RL_GOLDEN"].map(|name| std::env::var(name).expect(name));
+    check_trainer(&model, &Golden::of(Path::new(&model), golden.into()), DEEP_TOLERANCE);
+}
+
+fn check_trainer(name: &str, golden: &Golden, tolerance: f64) {
+    let (model, lora) = (golden.model(), golden.lora());
+    let log_probs = log_probs(&model, &lora, &golden.tokens());
+    check(&format!("{name}: log-probabilities"), &log_probs, &golden.expected["log_probs"], tolerance);
+    let weights = golden.expected["weights"].flatten_all().unwrap();
+    let loss = (log_probs * weights).unwrap().sum_all().unwrap();
+    let grads = parallel::gradients(&loss, &lora.vars()).unwrap();
+    assert_eq!(grads.len(), golden.expected.keys().filter(|key| key.starts_with("grad.")).count());
+    for (variable, grad) in grads {
+        check(&format!("{name}: {variable}"), &grad, &golden.expected[&format!("grad.{variable}")], tolerance);
+    }
+}
+
+/// The logits behind the last token: where they come from one token at a time, over the paged cache.
+#[tokio::test]
+async fn the_native_engine_gives_the_same_distributions() {
+    for (name, _) in FAMILIES {
+        let golden = Golden::load(name);
+        let settings = NativeSettings { max_sequences: 4, cache_bytes: 1 << 20, threads: 2, precision: Precision::F32 };
+        let engine = Native::start(golden.config.clone(), golden.weights.clone(), settings, golden.adapter()).unwrap();
+        for (row, tokens) in golden.tokens().into_iter().enumerate() {
+            let logits = golden.expected["logits"].get(row).unwrap();
+            let want = candle_nn::ops::log_softmax(&logits, 0).unwrap().to_vec1::<f32>().unwrap();
+            let sampling = Sampling { max_new_tokens: 1, ..Sampling::new(1.0, vec![]) };
+            let request = Request { prompt: tokens.into(), group_size: 24, seed: 3, sampling };
+            for completion in engine.generate(request).await.unwrap() {
+                let (token, got) = (completion.tokens[0] as usize, completion.log_probs[0]);
+                assert!((got - want[token]).abs() < 1e-4, "{name}: {got} is not {}", want[token]);
+            }
+        }
+        // Several tokens on, against the trainer's forward.
+        let (model, lora, sampling) = (golden.model(), golden.lora(), Sampling::new(1.0, vec![]));
+        let sampling = Sampling { max_new_tokens: 30, ..sampling };
+        let prompt: Vec<u32> = golden.tokens().remove(0);
+        let request = Request { prompt: prompt.clone().into(), group_size: 3, seed: 4, sampling };
+        for completion in engine.generate(request).await.unwrap() {
+            let sequence = [prompt.as_slice(), &completion.tokens].concat();
+            let all = log_probs(&model, &lora, &[sequence]).detach().to_vec1::<f32>().unwrap();
+            let own = &all[prompt.len() - 1..];
+            let worst = own.iter().zip(&completion.log_probs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst < 1e-4, "{name}: engine and trainer differ by {worst}");
+        }
+    }
+}
