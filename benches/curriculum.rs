@@ -4,7 +4,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use dump_rl::curriculum::{CurriculumConfig, Observation, Policy, build, draw};
+use dump_rl::curriculum::{Curriculum, CurriculumConfig, Mixture, Observation, draw};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -17,10 +17,12 @@ const TARGET_US: f64 = 20.0;
 fn main() {
     let mut rng = ChaCha8Rng::seed_from_u64(42);
     let groups: Vec<Observation> = (0..ARMS).map(|arm| group(arm, &mut rng)).collect();
-    let mut policy = build(&CurriculumConfig::default(), ARMS);
-    (0..WARM_UP).for_each(|_| turn(&mut *policy, &groups, &mut rng));
+    let sources = (0..ARMS).map(|arm| arm.to_string()).collect();
+    let mixture = Mixture { sources, sizes: vec![900; ARMS], max_steps: 100, batch_size: 16 };
+    let mut curriculum = Curriculum::new(&CurriculumConfig::default(), &mixture).expect("the defaults fit");
+    (0..WARM_UP).for_each(|_| turn(&mut curriculum, &groups, &mut rng));
     let start = Instant::now();
-    (0..TURNS).for_each(|_| turn(&mut *policy, &groups, &mut rng));
+    (0..TURNS).for_each(|_| turn(&mut curriculum, &groups, &mut rng));
     let mean_us = start.elapsed().as_secs_f64() * 1e6 / f64::from(TURNS);
     let ratio = mean_us / TARGET_US;
     println!(
@@ -28,12 +30,12 @@ fn main() {
     );
 }
 
-fn turn(policy: &mut dyn Policy, groups: &[Observation], rng: &mut ChaCha8Rng) {
-    let arm = draw(&policy.weights(), rng);
-    policy.observe(black_box(&groups[arm]));
+fn turn(curriculum: &mut Curriculum, groups: &[Observation], rng: &mut ChaCha8Rng) {
+    let arm = draw(&curriculum.weights(0, &[0; ARMS]), rng);
+    curriculum.observe(black_box(&groups[arm]), 0, &[0; ARMS]);
 }
 
 fn group(arm: usize, rng: &mut ChaCha8Rng) -> Observation {
     let mut draw = || (0..GROUP).map(|_| rng.random_range(-1.5_f32..1.5)).collect();
-    Observation { arm, rewards: draw(), advantages: draw() }
+    Observation::new(arm, draw(), draw())
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::commands::data::parse_people;
 use crate::config::run::{DataConfig, DataKind, RunConfig};
+use crate::curriculum::Mixture;
 use crate::error::InputError;
 use crate::task::{Grader, Row, kk, rows};
 use crate::tokenizer::ChatTokenizer;
@@ -85,14 +86,20 @@ pub fn load_rows(config: &RunConfig) -> Result<(Vec<Row>, Vec<Row>), InputError>
     Ok((train, evaluated.collect()))
 }
 
-/// The names of a configuration's distributions, in the order of the arms, without making every prompt.
+/// What a configuration's curriculum draws from, without making every prompt.
 ///
 /// # Errors
 /// As [`load_rows`].
-pub fn source_names(config: &RunConfig) -> Result<Vec<String>, InputError> {
-    if config.data.kind == DataKind::Kk {
-        let people = parse_people(&config.data.people).map_err(|e| InputError::new("data.people", e))?;
-        return Ok(people.map(kk::source_name).collect());
-    }
-    Ok(rows::group_by_source(load_rows(config)?.0).into_iter().map(|(name, _)| name).collect())
+pub fn mixture(config: &RunConfig) -> Result<Mixture, InputError> {
+    let (sources, sizes) = match config.data.kind {
+        DataKind::Kk => {
+            let people = parse_people(&config.data.people).map_err(|e| InputError::new("data.people", e))?;
+            people.map(|people| (kk::source_name(people), config.data.train)).unzip()
+        }
+        DataKind::Files => {
+            let rows = rows::group_by_source(load_rows(config)?.0);
+            rows.into_iter().map(|(name, rows)| (name, rows.len())).unzip()
+        }
+    };
+    Ok(Mixture { sources, sizes, max_steps: config.max_steps, batch_size: config.batch_size })
 }

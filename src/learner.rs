@@ -136,18 +136,20 @@ impl<E: Engine> Learner<E> {
 
         let mut line = metrics::Line::new(step + 1);
         let sources = self.train_data.names();
-        {
+        let history = {
             let mut scheduler = self.shared.scheduler();
             scheduler.trained(&batch.iter().map(|group| group.job.id).collect::<Vec<_>>());
-            line.curriculum(&sources, &scheduler);
-        }
+            line.curriculum(&scheduler);
+            scheduler.take_history()
+        };
         line.batch(&batch);
         line.values(output.stats.metrics());
         line.values(canary.map(|difference| ("rollout_corr/canary_max_diff", difference)));
         line.times(&times, self.shared.clock.take(), self.shared.take_waited(), &batch);
         println!("{}", progress::step_line(self.max_steps, &line, &sources));
         self.run.rollouts(step + 1, metrics::rollout_lines(step + 1, &batch, &sources))?;
-        self.run.observations(&metrics::observations(step + 1, &batch, &sources))?;
+        self.run.observations(&metrics::observations(step + 1, &history.observed, &sources))?;
+        self.run.decisions(&metrics::decisions(step + 1, &history.ended, &sources))?;
 
         let scores = self.evaluate_at(step + 1, &mut line).await?;
         self.run.metrics(&line.into_map())?;
@@ -267,7 +269,7 @@ impl<E: Engine> Learner<E> {
 
     async fn checkpoint(&self) -> Result<std::path::PathBuf> {
         let trainer = self.trainer.state().await?;
-        let scheduler = self.shared.scheduler().state(&self.train_data.names());
+        let scheduler = self.shared.scheduler().state();
         let checkpoint = Checkpoint { trainer, scheduler, first_eval: self.first_eval.clone() };
         checkpoint.save(self.run.path(), self.ckpt.keep_last).context("saving a checkpoint")
     }

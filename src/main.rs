@@ -226,8 +226,8 @@ fn run(command: Command) -> Result<()> {
         Command::Grade { data, completions } => to_stdout(|out| commands::grade::run(&data, &completions, out)),
         Command::Curriculum(Curriculum::Replay { config, sets, events }) => {
             let config: RunConfig = config::load(&config, &sets.sets)?;
-            let sources = dump_rl::dataset::source_names(&config)?;
-            to_stdout(|out| commands::replay::run(&config.curriculum, &sources, &events, out))
+            let mixture = dump_rl::dataset::mixture(&config)?;
+            to_stdout(|out| commands::replay::run(&config.curriculum, &mixture, &events, out))
         }
     }
 }

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use crate::curriculum::Observation;
 use crate::eval::SourceScore;
-use crate::scheduler::Scheduler;
+use crate::scheduler::{DropReason, Ended, Scheduler};
 use crate::types::ScoredGroup;
 
 /// Where the time of a step went.
@@ -71,18 +72,26 @@ impl Line {
         ]);
     }
 
-    /// The curriculum's view: the weights that this step's jobs were drawn with, its scores, and the ledger.
-    pub fn curriculum(&mut self, sources: &[String], scheduler: &Scheduler) {
+    /// The curriculum's view: the weights that the latest job was drawn with, its scores, and the ledger.
+    pub fn curriculum(&mut self, scheduler: &Scheduler) {
         let ledger = scheduler.ledger();
-        let dropped: u64 = ledger.dropped.values().sum();
-        self.values([("off_policy/dropped", dropped as f64), ("off_policy/in_flight", scheduler.in_flight() as f64)]);
-        for (arm, (source, score)) in sources.iter().zip(scheduler.scores()).enumerate() {
+        self.values([
+            ("off_policy/dropped", ledger.dropped_for(DropReason::Stale) as f64),
+            ("off_policy/in_flight", scheduler.in_flight() as f64),
+            ("groups/dropped", ledger.dropped.values().sum::<u64>() as f64),
+            ("groups/failed", ledger.dropped_for(DropReason::Failed) as f64),
+            ("groups/filtered_solved_all", ledger.dropped_for(DropReason::SolvedAll) as f64),
+            ("groups/filtered_solved_none", ledger.dropped_for(DropReason::SolvedNone) as f64),
+            ("perf/total_tokens", ledger.tokens as f64),
+        ]);
+        let (scores, counts) = (scheduler.scores(), scheduler.counts());
+        for (arm, source) in scheduler.sources().iter().enumerate() {
             let name = |what: &str| format!("curriculum/{source}/{what}");
             self.values([
                 (name("weight"), scheduler.weights()[arm]),
-                (name("learnability"), score.learnability),
-                (name("bonus"), score.bonus),
-                (name("n"), score.n as f64),
+                (name("learnability"), scores[arm].value),
+                (name("bonus"), scores[arm].bonus),
+                (name("n"), counts[arm] as f64),
                 (name("dispatched"), ledger.dispatched[arm] as f64),
                 (name("trained"), ledger.trained[arm] as f64),
             ]);
@@ -192,8 +201,23 @@ pub fn batch_lines(batch: &[ScoredGroup], sources: &[String]) -> impl Iterator<I
     })
 }
 
-/// A step's groups as `curriculum replay` reads them.
-pub fn observations(step: u64, batch: &[ScoredGroup], sources: &[String]) -> Value {
-    let one = |g: &ScoredGroup| json!({"source": sources[g.job.arm], "rewards": g.rewards, "advantages": g.advantages});
-    json!({"step": step, "observations": batch.iter().map(one).collect::<Vec<_>>()})
+/// The groups that the curriculum saw during a step, in that order, as `curriculum replay` reads them.
+pub fn observations(step: u64, groups: &[Observation], sources: &[String]) -> Value {
+    let one = |group: &Observation| {
+        json!({"source": sources[group.arm], "rewards": group.rewards, "advantages": group.advantages,
+            "tokens": group.tokens, "probability": group.probability})
+    };
+    json!({"step": step, "observations": groups.iter().map(one).collect::<Vec<_>>()})
+}
+
+/// The jobs that ended during a step: what they were drawn from, by which weights and scores (one an arm), and what became
+/// of them.
+pub fn decisions(step: u64, ended: &[Ended], sources: &[String]) -> Value {
+    let one = |Ended { job, decision, dropped }: &Ended| {
+        let (values, bonuses): (Vec<f64>, Vec<f64>) = decision.scores.iter().map(|s| (s.value, s.bonus)).unzip();
+        json!({"job": job.id, "drawn_at_step": decision.step, "source": sources[job.arm], "row": job.row,
+            "outcome": dropped.map_or(json!("trained"), |reason| json!(reason)),
+            "weights": decision.weights, "values": values, "bonuses": bonuses})
+    };
+    json!({"step": step, "sources": sources, "decisions": ended.iter().map(one).collect::<Vec<_>>()})
 }

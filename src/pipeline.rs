@@ -14,6 +14,7 @@ use engine::{Engine, Sampling};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::config::run::FilterConfig;
 use crate::dataset::Dataset;
 use crate::learner::{End, Learner};
 use crate::reward::{self, RewardSettings};
@@ -66,6 +67,7 @@ pub struct Stages<E> {
     pub group_size: usize,
     /// η.
     pub max_off_policy_steps: u64,
+    pub filter: FilterConfig,
     /// Requests in flight.
     pub workers: usize,
 }
@@ -104,8 +106,12 @@ pub async fn run<E: Engine>(
     }
     drop((jobs, groups_in));
     tasks.spawn(none(score_groups(shared.clone(), stages.data, stages.tokenizer, stages.reward, groups, scored_in)));
-    let batcher =
-        Batcher { shared: shared.clone(), size: stages.batch_size, max_off_policy_steps: stages.max_off_policy_steps };
+    let batcher = Batcher {
+        shared: shared.clone(),
+        size: stages.batch_size,
+        max_off_policy_steps: stages.max_off_policy_steps,
+        filter: stages.filter,
+    };
     tasks.spawn(none(batcher.work(scored, batches_in)));
     tasks.spawn(async move { learner.work(batches, stop).await.map(Some) });
     join(tasks).await
@@ -170,7 +176,8 @@ async fn score_groups(
             }
         };
         let group = reward::score(group, &data, &tokenizer, &settings)?;
-        shared.scheduler().observe(group.job.id, group.rewards.clone(), group.advantages.clone());
+        let (rewards, advantages) = (group.rewards.clone(), group.advantages.clone());
+        shared.scheduler().observe(group.job.id, rewards, advantages, group.tokens() as u64);
         if scored.send((group, slot)).await.is_err() {
             break;
         }
@@ -178,11 +185,12 @@ async fn score_groups(
     Ok(())
 }
 
-/// Fills batches, leaving out groups that have become too old.
+/// Fills batches, leaving out groups that have become too old or that nothing can be learnt from.
 struct Batcher {
     shared: Arc<Shared>,
     size: usize,
     max_off_policy_steps: u64,
+    filter: FilterConfig,
 }
 
 impl Batcher {
@@ -191,11 +199,10 @@ impl Batcher {
         let mut step = self.shared.scheduler().step();
         let mut batch = Vec::with_capacity(self.size);
         while let Ok((group, slot)) = scored.recv().await {
-            let stale = step.saturating_sub(group.policy_step()) > self.max_off_policy_steps;
-            let outcome = if stale { Outcome::Dropped(DropReason::Stale) } else { Outcome::Accepted };
+            let outcome = self.outcome(&group, step);
             self.shared.change(|scheduler| scheduler.settle(group.job.id, outcome));
             drop(slot);
-            if !stale {
+            if outcome == Outcome::Accepted {
                 batch.push(group);
             }
             if batch.len() == self.size {
@@ -207,5 +214,19 @@ impl Batcher {
             }
         }
         Ok(())
+    }
+
+    /// What becomes of a group whose batch will train the policy of `step`.
+    fn outcome(&self, group: &ScoredGroup, step: u64) -> Outcome {
+        if step.saturating_sub(group.policy_step()) > self.max_off_policy_steps {
+            return Outcome::Dropped(DropReason::Stale);
+        }
+        let filtered =
+            self.filter.zero_variance && group.job.refills < self.filter.max_refills && group.has_no_variance();
+        match filtered {
+            true if group.grades.iter().all(|grade| grade.is_right()) => Outcome::Dropped(DropReason::SolvedAll),
+            true => Outcome::Dropped(DropReason::SolvedNone),
+            false => Outcome::Accepted,
+        }
     }
 }

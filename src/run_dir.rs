@@ -14,7 +14,7 @@ use crate::error::InputError;
 use crate::files;
 
 /// Files with one JSON object for each step, with its number under "step".
-const STEP_LOGS: [&str; 2] = ["metrics.jsonl", "curriculum.jsonl"];
+const STEP_LOGS: [&str; 3] = ["metrics.jsonl", "curriculum.jsonl", "decisions.jsonl"];
 
 /// A folder with any of these belongs to a run.
 const RUN_FILES: [&str; 4] = ["config.toml", "metrics.jsonl", "curriculum.jsonl", "checkpoints"];
@@ -83,6 +83,11 @@ impl RunDir {
     /// Appends a step's observations to curriculum.jsonl, in the form that `curriculum replay` reads.
     pub fn observations(&self, event: &impl Serialize) -> Result<()> {
         self.append(STEP_LOGS[1], event)
+    }
+
+    /// Appends the jobs that ended in a step to decisions.jsonl.
+    pub fn decisions(&self, decisions: &impl Serialize) -> Result<()> {
+        self.append(STEP_LOGS[2], decisions)
     }
 
     fn append(&self, name: &str, value: &impl Serialize) -> Result<()> {

@@ -13,7 +13,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::curriculum::{self, ArmScore, CurriculumConfig, Observation, Policy};
+use crate::curriculum::{self, Curriculum, CurriculumConfig, CurriculumState, Mixture, Observation, Score};
 use crate::types::Job;
 
 /// The fixed numbers of a run.
@@ -46,6 +46,10 @@ pub enum DropReason {
     Stale,
     /// The engine could not answer.
     Failed,
+    /// All completions are right, so none has an advantage; another group is drawn in its place.
+    SolvedAll,
+    /// All completions have the same reward and are not right.
+    SolvedNone,
 }
 
 /// What became of a finished group.
@@ -56,23 +60,60 @@ pub enum Outcome {
     Dropped(DropReason),
 }
 
+/// Why a job was drawn, and what became of it: what stands in decisions.jsonl.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Decision {
+    /// Policy steps that were made when it was drawn.
+    pub step: u64,
+    /// Probabilities and scores of all arms, as the draw saw them.
+    pub weights: Vec<f64>,
+    pub scores: Vec<Score>,
+}
+
+/// A job that has ended; none as the reason: it was trained on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ended {
+    pub job: Job,
+    pub decision: Decision,
+    pub dropped: Option<DropReason>,
+}
+
+/// What happened since the last step, for the run's logs.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct History {
+    /// Groups in the order in which the curriculum saw them.
+    pub observed: Vec<Observation>,
+    /// Jobs in the order in which they ended.
+    pub ended: Vec<Ended>,
+}
+
 /// A job in flight, with what has happened to it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Flight {
     job: Job,
+    decision: Decision,
     /// The curriculum has seen its rewards.
     observed: bool,
-    /// It stands in a batch that is not trained yet.
+    /// It stands in a batch that is not trained yet, or is dropped when its round is over.
     #[serde(skip)]
-    accepted: bool,
+    settled: Option<Outcome>,
 }
 
-/// Counts of jobs since the start, in all and by distribution.
+/// Counts since the start: of jobs, in all or by distribution, and of tokens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
     pub dispatched: Vec<u64>,
     pub trained: Vec<u64>,
     pub dropped: BTreeMap<DropReason, u64>,
+    /// Tokens of all completions that were observed, also of groups that were dropped later.
+    pub tokens: u64,
+}
+
+impl Ledger {
+    /// Groups that ended for this reason.
+    pub fn dropped_for(&self, reason: DropReason) -> u64 {
+        self.dropped.get(&reason).copied().unwrap_or(0)
+    }
 }
 
 /// What a checkpoint keeps.
@@ -83,52 +124,64 @@ pub struct SchedulerState {
     pub step: u64,
     next_id: u64,
     rng: ChaCha8Rng,
-    curriculum: serde_json::Value,
+    curriculum: CurriculumState,
     flights: Vec<Flight>,
     ledger: Ledger,
     weights: Vec<f64>,
+    filtered: u64,
+    history: History,
 }
 
 /// See the module.
 pub struct Scheduler {
     config: SchedulerConfig,
-    /// Rows of each distribution.
-    sizes: Vec<usize>,
-    policy: Box<dyn Policy>,
+    mixture: Mixture,
+    curriculum: Curriculum,
     rng: ChaCha8Rng,
     step: u64,
     next_id: u64,
     closed: bool,
-    /// Drawn, not yet dispatched.
-    queue: VecDeque<Job>,
+    /// Those of the flights that are still to be handed out.
+    queue: VecDeque<u64>,
     flights: BTreeMap<u64, Flight>,
+    /// Flights of each arm that are not observed.
+    in_flight: Vec<u64>,
     /// Observations of the present round, by dispatch order (η = 0).
     pending: BTreeMap<u64, Observation>,
     ledger: Ledger,
     /// The weights of the latest draw.
     weights: Vec<f64>,
+    /// Groups without variance that were dropped since the last step.
+    filtered: u64,
+    history: History,
 }
 
 impl Scheduler {
-    /// `sizes[d]` is the number of rows of distribution d; none may be empty.
-    pub fn new(config: SchedulerConfig, sizes: Vec<usize>) -> Self {
-        let arms = sizes.len();
-        let policy = curriculum::build(&config.curriculum, arms);
-        let weights = policy.weights();
-        Self {
+    /// Over a mixture none of whose distributions is empty.
+    ///
+    /// # Errors
+    /// The key inside `[curriculum]` that does not fit the mixture, and what would.
+    pub fn new(config: SchedulerConfig, mixture: Mixture) -> Result<Self, (String, String)> {
+        let zeros = vec![0; mixture.arms()];
+        let curriculum = Curriculum::new(&config.curriculum, &mixture)?;
+        let (dispatched, trained) = (zeros.clone(), zeros.clone());
+        Ok(Self {
             rng: ChaCha8Rng::seed_from_u64(config.seed),
-            ledger: Ledger { dispatched: vec![0; arms], trained: vec![0; arms], dropped: BTreeMap::new() },
+            ledger: Ledger { dispatched, trained, dropped: BTreeMap::new(), tokens: 0 },
+            weights: curriculum.weights(0, &zeros),
             config,
-            sizes,
-            policy,
+            mixture,
+            curriculum,
             step: 0,
             next_id: 0,
             closed: false,
             queue: VecDeque::new(),
             flights: BTreeMap::new(),
+            in_flight: zeros,
             pending: BTreeMap::new(),
-            weights,
-        }
+            filtered: 0,
+            history: History::default(),
+        })
     }
 
     /// What to do with a free slot.
@@ -139,16 +192,8 @@ impl Scheduler {
         if self.queue.is_empty() {
             self.draw_jobs();
         }
-        match self.queue.pop_front() {
-            Some(job) => {
-                self.ledger.dispatched[job.arm] += u64::from(!self.flights.contains_key(&job.id));
-                self.flights.entry(job.id).or_insert_with(|| Flight {
-                    job: job.clone(),
-                    observed: false,
-                    accepted: false,
-                });
-                Next::Dispatch(job)
-            }
+        match self.queue.pop_front().and_then(|id| self.flights.get(&id)) {
+            Some(flight) => Next::Dispatch(flight.job.clone()),
             None => Next::Wait,
         }
     }
@@ -162,14 +207,24 @@ impl Scheduler {
         if room == 0 || synchronous && self.running() > 0 {
             return;
         }
-        self.weights = self.policy.weights();
         for _ in 0..if synchronous { room } else { 1 } {
-            let arm = curriculum::draw(&self.weights, &mut self.rng);
-            let row = self.rng.random_range(0..self.sizes[arm]);
-            let seed = engine::sampler::mix_seed(self.config.seed, self.next_id);
-            self.queue.push_back(Job { id: self.next_id, arm, row, seed });
-            self.next_id += 1;
+            self.draw_job();
         }
+    }
+
+    fn draw_job(&mut self) {
+        self.weights = self.curriculum.weights(self.step, &self.in_flight);
+        let arm = curriculum::draw(&self.weights, &mut self.rng);
+        let row = self.rng.random_range(0..self.mixture.sizes[arm]);
+        let seed = engine::sampler::mix_seed(self.config.seed, self.next_id);
+        let job = Job { id: self.next_id, arm, row, seed, refills: self.filtered / self.config.batch_size as u64 };
+        let scores = self.curriculum.scores(self.step, &self.in_flight);
+        let decision = Decision { step: self.step, weights: self.weights.clone(), scores };
+        self.queue.push_back(job.id);
+        self.flights.insert(job.id, Flight { job, decision, observed: false, settled: None });
+        self.in_flight[arm] += 1;
+        self.ledger.dispatched[arm] += 1;
+        self.next_id += 1;
     }
 
     fn is_synchronous(&self) -> bool {
@@ -178,60 +233,78 @@ impl Scheduler {
 
     /// Jobs dispatched or about to be, and not settled.
     fn running(&self) -> usize {
-        self.flights.values().filter(|flight| !flight.accepted).count()
+        self.flights.values().filter(|flight| flight.settled.is_none()).count()
     }
 
-    /// Tells the curriculum of a finished group, whatever becomes of it later.
-    pub fn observe(&mut self, id: u64, rewards: Vec<f32>, advantages: Vec<f32>) {
-        let Some(flight) = self.flights.get_mut(&id) else { return };
-        if flight.observed {
-            return;
-        }
-        let observation = Observation { arm: flight.job.arm, rewards, advantages };
-        if self.config.max_off_policy_steps == 0 {
+    /// Tells the curriculum of a finished group with so many tokens, whatever becomes of it later.
+    pub fn observe(&mut self, id: u64, rewards: Vec<f32>, advantages: Vec<f32>, tokens: u64) {
+        let Some(flight) = self.flights.get(&id).filter(|flight| !flight.observed) else { return };
+        let arm = flight.job.arm;
+        let observation = Observation { arm, rewards, advantages, tokens, probability: flight.decision.weights[arm] };
+        if self.is_synchronous() {
             self.pending.insert(id, observation);
         } else {
+            self.apply(id, observation);
+        }
+    }
+
+    fn apply(&mut self, id: u64, observation: Observation) {
+        self.in_flight[observation.arm] -= 1;
+        if let Some(flight) = self.flights.get_mut(&id) {
             flight.observed = true;
-            self.policy.observe(&observation);
         }
+        self.ledger.tokens += observation.tokens;
+        self.curriculum.observe(&observation, self.step, &self.in_flight);
+        self.history.observed.push(observation);
     }
 
-    /// Enters what became of a finished group.
+    /// Enters what became of a finished group. A round (η = 0) ends as a whole: stopped before, all of it is done again.
     pub fn settle(&mut self, id: u64, outcome: Outcome) {
-        match outcome {
-            Outcome::Accepted => {
-                if let Some(flight) = self.flights.get_mut(&id) {
-                    flight.accepted = true;
-                }
-            }
-            Outcome::Dropped(reason) => {
-                if self.flights.remove(&id).is_some() {
-                    *self.ledger.dropped.entry(reason).or_default() += 1;
-                }
-            }
+        if let Some(flight) = self.flights.get_mut(&id) {
+            flight.settled = Some(outcome);
         }
-        if self.is_synchronous() && self.queue.is_empty() && self.running() == 0 {
-            self.apply_pending();
+        if !self.is_synchronous() {
+            self.end_if_dropped(id);
+        } else if self.queue.is_empty() && self.running() == 0 {
+            for (id, observation) in std::mem::take(&mut self.pending) {
+                self.apply(id, observation);
+            }
+            self.flights.keys().copied().collect::<Vec<_>>().into_iter().for_each(|id| self.end_if_dropped(id));
         }
     }
 
-    fn apply_pending(&mut self) {
-        for (id, observation) in std::mem::take(&mut self.pending) {
-            self.policy.observe(&observation);
-            if let Some(flight) = self.flights.get_mut(&id) {
-                flight.observed = true;
-            }
+    fn end_if_dropped(&mut self, id: u64) {
+        let settled = self.flights.get(&id).and_then(|flight| flight.settled);
+        if let Some(Outcome::Dropped(reason)) = settled {
+            *self.ledger.dropped.entry(reason).or_default() += 1;
+            self.filtered += u64::from(matches!(reason, DropReason::SolvedAll | DropReason::SolvedNone));
+            self.end(id, Some(reason));
+        }
+    }
+
+    /// Takes a job out of the flights. One that the engine failed to answer was never observed.
+    fn end(&mut self, id: u64, dropped: Option<DropReason>) {
+        if let Some(Flight { job, decision, observed, .. }) = self.flights.remove(&id) {
+            self.in_flight[job.arm] -= u64::from(!observed);
+            self.history.ended.push(Ended { job, decision, dropped });
         }
     }
 
     /// A batch was trained on and its policy published: the step goes up by one.
     pub fn trained(&mut self, ids: &[u64]) {
         for id in ids {
-            if let Some(flight) = self.flights.remove(id) {
+            if let Some(flight) = self.flights.get(id) {
                 self.ledger.trained[flight.job.arm] += 1;
+                self.end(*id, None);
             }
         }
+        self.filtered = 0;
         self.step += 1;
+    }
+
+    /// What happened since the last call.
+    pub fn take_history(&mut self) -> History {
+        std::mem::take(&mut self.history)
     }
 
     /// Dispatches nothing more.
@@ -249,9 +322,19 @@ impl Scheduler {
         &self.weights
     }
 
-    /// Learnability, bonus and count of each distribution.
-    pub fn scores(&self) -> Vec<ArmScore> {
-        self.policy.scores()
+    /// What the curriculum thinks of each distribution now.
+    pub fn scores(&self) -> Vec<Score> {
+        self.curriculum.scores(self.step, &self.in_flight)
+    }
+
+    /// n_d: what was observed of each distribution, in the unit of `curriculum.count`.
+    pub fn counts(&self) -> Vec<u64> {
+        self.curriculum.arms().as_slice().iter().map(|arm| arm.n).collect()
+    }
+
+    /// The names of the distributions, in the order of the arms.
+    pub fn sources(&self) -> &[String] {
+        &self.mixture.sources
     }
 
     pub fn ledger(&self) -> &Ledger {
@@ -264,20 +347,18 @@ impl Scheduler {
     }
 
     /// What a checkpoint keeps. Jobs in flight are kept as jobs: they are dispatched again.
-    pub fn state(&self, sources: &[String]) -> SchedulerState {
-        let queued = self.queue.iter().filter(|job| !self.flights.contains_key(&job.id));
-        let queued = queued.map(|job| Flight { job: job.clone(), observed: false, accepted: false });
-        let mut ledger = self.ledger.clone();
-        queued.clone().for_each(|flight| ledger.dispatched[flight.job.arm] += 1);
+    pub fn state(&self) -> SchedulerState {
         SchedulerState {
-            sources: sources.to_vec(),
+            sources: self.mixture.sources.clone(),
             step: self.step,
             next_id: self.next_id,
             rng: self.rng.clone(),
-            curriculum: self.policy.save(),
-            flights: self.flights.values().cloned().chain(queued).collect(),
-            ledger,
+            curriculum: self.curriculum.save(&self.config.curriculum),
+            flights: self.flights.values().cloned().collect(),
+            ledger: self.ledger.clone(),
             weights: self.weights.clone(),
+            filtered: self.filtered,
+            history: self.history.clone(),
         }
     }
 
@@ -285,14 +366,18 @@ impl Scheduler {
     ///
     /// # Errors
     /// If the distributions differ or the curriculum's state does not fit its settings.
-    pub fn restore(&mut self, state: SchedulerState, sources: &[String]) -> Result<(), String> {
-        if state.sources != sources {
+    pub fn restore(&mut self, state: SchedulerState) -> Result<(), String> {
+        let sources = &self.mixture.sources;
+        if state.sources != *sources {
             return Err(format!("the checkpoint's distributions are {:?}, the data's {sources:?}", state.sources));
         }
-        self.policy.load(state.curriculum)?;
+        self.curriculum.load(&self.config.curriculum, state.curriculum)?;
         (self.step, self.next_id, self.rng, self.ledger) = (state.step, state.next_id, state.rng, state.ledger);
-        self.weights = state.weights;
-        self.queue = state.flights.iter().map(|flight| flight.job.clone()).collect();
+        (self.weights, self.filtered, self.history) = (state.weights, state.filtered, state.history);
+        self.queue = state.flights.iter().map(|flight| flight.job.id).collect();
+        self.in_flight = vec![0; sources.len()];
+        let waiting = state.flights.iter().filter(|flight| !flight.observed);
+        waiting.for_each(|flight| self.in_flight[flight.job.arm] += 1);
         self.flights = state.flights.into_iter().map(|flight| (flight.job.id, flight)).collect();
         Ok(())
     }
@@ -306,7 +391,8 @@ mod tests {
     fn scheduler(eta: u64, batch_size: usize, max_steps: u64) -> Scheduler {
         let curriculum = CurriculumConfig::default();
         let config = SchedulerConfig { batch_size, max_off_policy_steps: eta, max_steps, seed: 5, curriculum };
-        Scheduler::new(config, vec![10, 20, 30])
+        let sources = ["a", "b", "c"].map(String::from).to_vec();
+        Scheduler::new(config, Mixture { sources, sizes: vec![10, 20, 30], max_steps, batch_size }).unwrap()
     }
 
     fn dispatch_all(scheduler: &mut Scheduler) -> Vec<Job> {
@@ -319,7 +405,7 @@ mod tests {
 
     fn finish(scheduler: &mut Scheduler, job: &Job, outcome: Outcome) {
         let reward = job.arm as f32;
-        scheduler.observe(job.id, vec![reward, -reward], vec![reward, -reward]);
+        scheduler.observe(job.id, vec![reward, -reward], vec![reward, -reward], 7);
         scheduler.settle(job.id, outcome);
     }
 
@@ -363,7 +449,7 @@ mod tests {
                 scheduler.trained(&jobs.iter().map(|job| job.id).collect::<Vec<_>>());
                 all.extend(jobs);
             }
-            (all, scheduler.policy.weights())
+            (all, scheduler.curriculum.weights(5, &[0; 3]))
         };
         assert_eq!(run(false), run(true));
     }
@@ -371,7 +457,6 @@ mod tests {
     /// A checkpoint in the middle of a round, as text, and the run goes on as if it had never stopped.
     #[test]
     fn a_resumed_run_draws_the_same_jobs() {
-        let sources = ["a", "b", "c"].map(String::from);
         let run = |stop_at: Option<usize>| {
             let (mut scheduler, mut trained, mut finished) = (scheduler(0, 4, 6), Vec::new(), 0);
             while scheduler.step() < 6 {
@@ -379,9 +464,9 @@ mod tests {
                 while let Next::Dispatch(job) = scheduler.next_job() {
                     finished += 1;
                     if Some(finished) == stop_at {
-                        let text = serde_json::to_string(&scheduler.state(&sources)).unwrap();
+                        let text = serde_json::to_string(&scheduler.state()).unwrap();
                         scheduler = self::scheduler(0, 4, 6);
-                        scheduler.restore(serde_json::from_str(&text).unwrap(), &sources).unwrap();
+                        scheduler.restore(serde_json::from_str(&text).unwrap()).unwrap();
                         batch.clear();
                         continue;
                     }

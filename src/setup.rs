@@ -10,6 +10,7 @@ use engine::native::{Native, NativeSettings};
 use engine::{Adapter, Engine, LoraConfig, Precision, Sampling};
 
 use crate::config::run::{DeviceKind, EngineKind, RunConfig};
+use crate::curriculum::Mixture;
 use crate::dataset::{self, Dataset};
 use crate::error::InputError;
 use crate::eval::EvalSettings;
@@ -93,6 +94,12 @@ impl Setup {
             seed: self.config.seed,
             curriculum: self.config.curriculum.clone(),
         }
+    }
+
+    /// What the curriculum draws from.
+    pub fn mixture(&self) -> Mixture {
+        let (sources, sizes) = (self.train.names(), self.train.sizes());
+        Mixture { sources, sizes, max_steps: self.config.max_steps, batch_size: self.config.batch_size }
     }
 
     /// A trainer with a fresh adapter.

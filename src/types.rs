@@ -16,6 +16,8 @@ pub struct Job {
     pub row: usize,
     /// Seed of the group's completions.
     pub seed: u64,
+    /// How often as many groups as a batch has had been left out for want of variance, since the last step, when it was drawn.
+    pub refills: u64,
 }
 
 /// All completions of one job.
@@ -38,6 +40,16 @@ pub struct ScoredGroup {
 }
 
 impl ScoredGroup {
+    /// Whether no completion has an advantage, because all have the same reward.
+    pub fn has_no_variance(&self) -> bool {
+        self.rewards.iter().all(|reward| *reward == self.rewards[0])
+    }
+
+    /// Tokens of all completions.
+    pub fn tokens(&self) -> usize {
+        self.completions.iter().map(|completion| completion.tokens.len()).sum()
+    }
+
     /// The oldest policy among the completions.
     pub fn policy_step(&self) -> u64 {
         self.completions.iter().map(|c| c.policy.step).min().unwrap_or(0)

@@ -129,7 +129,7 @@ impl Bench {
         let config: RunConfig = config::load(Path::new(&self.good_config()), &[]).expect("a good configuration");
         RunDir::create(&out, &config).expect("a folder");
         let setup = Setup::load(config).expect("a good configuration");
-        let scheduler = Scheduler::new(setup.scheduler_config(), setup.train.sizes()).state(&setup.train.names());
+        let scheduler = Scheduler::new(setup.scheduler_config(), setup.mixture()).expect("settings that fit").state();
         let trainer = setup.trainer().and_then(|trainer| Ok(trainer.state()?)).expect("a trainer");
         Checkpoint { trainer, scheduler, first_eval: None }.save(&out, 2).expect("a checkpoint")
     }
@@ -167,7 +167,7 @@ fn wrong_settings_are_named_with_file_line_and_key() {
     bench.train_refused(
         &format!("{HEAD}{DATA}[curriculum]\npolicy = \"dmup\"\n"),
         &[],
-        &["c.toml:12", "curriculum.policy", "`dmup`", "`dump`", "`uniform`"],
+        &["c.toml:12", "curriculum.policy", "\"dmup\"", "dump", "uniform"],
     );
     bench.train_refused(
         &format!("{HEAD}[data]\npeople = \"3-40\"\n"),
@@ -570,7 +570,7 @@ fn every_shipped_configuration_resolves() {
         let config: RunConfig = config::load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
         let is_id = config::is_hub_id(&config.model.to_string_lossy());
         assert!(is_id || config.model.starts_with(root()), "{name}: {:?}", config.model);
-        let sources = dump_rl::dataset::source_names(&config).unwrap_or_else(|error| panic!("{error}"));
+        let sources = dump_rl::dataset::mixture(&config).unwrap_or_else(|error| panic!("{error}")).sources;
         assert!(!sources.is_empty(), "{name}");
     }
 }

@@ -128,11 +128,11 @@ async fn train<E: Engine>(config: &RunConfig, out: &Path, engine: Arc<E>, stop: 
     let setup = Setup::load(config.clone())?;
     let checkpoint = out.join("config.toml").exists().then(|| Checkpoint::load_latest(out)).transpose()?;
     let (mut trainer, mut scheduler) =
-        (setup.trainer()?, Scheduler::new(setup.scheduler_config(), setup.train.sizes()));
+        (setup.trainer()?, Scheduler::new(setup.scheduler_config(), setup.mixture()).expect("settings that fit"));
     let run = match &checkpoint {
         Some(checkpoint) => {
             trainer = trainer.restore(&checkpoint.trainer)?;
-            scheduler.restore(checkpoint.scheduler.clone(), &setup.train.names()).map_err(anyhow::Error::msg)?;
+            scheduler.restore(checkpoint.scheduler.clone()).map_err(anyhow::Error::msg)?;
             RunDir::resume(out, config, checkpoint.step())?
         }
         None => RunDir::create(out, config)?,
@@ -150,6 +150,7 @@ async fn train<E: Engine>(config: &RunConfig, out: &Path, engine: Arc<E>, stop: 
         batch_size: config.batch_size,
         group_size: config.group_size,
         max_off_policy_steps: config.pipeline.max_off_policy_steps,
+        filter: config.filter,
         workers: engine.concurrency(config.group_size),
     };
     let learner = Learner {
@@ -278,8 +279,7 @@ fn check_ledger(out: &Path) -> u64 {
     assert_eq!(lines.iter().map(|line| number(line, "step") as u64).collect::<Vec<_>>(), Vec::from_iter(1..=STEPS));
     let mut trained = BTreeSet::new();
     for (step, line) in (1..).zip(&lines) {
-        let accounted =
-            total(line, "trained") + number(line, "off_policy/dropped") + number(line, "off_policy/in_flight");
+        let accounted = total(line, "trained") + number(line, "groups/dropped") + number(line, "off_policy/in_flight");
         assert_eq!(total(line, "dispatched"), accounted, "step {step}");
         assert_eq!(total(line, "trained"), (step * B) as f64);
         let text = fs::read_to_string(out.join(format!("rollouts/step_{step}.jsonl"))).expect("rollouts");
@@ -291,7 +291,7 @@ fn check_ledger(out: &Path) -> u64 {
     }
     let end = lines.last().expect("a line");
     assert_eq!(number(end, "off_policy/in_flight"), 0.0);
-    number(end, "off_policy/dropped") as u64
+    number(end, "groups/dropped") as u64
 }
 
 /// What a [`Bent`] engine does that a good one does not.

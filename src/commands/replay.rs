@@ -1,7 +1,9 @@
 //! `dump-rl curriculum replay`: a recorded run's groups, seen by another curriculum.
 //!
-//! Reads JSON Lines `{"step": t, "observations": [{"source": …, "rewards": […], "advantages": […]}]}` and writes after
-//! each `{"step": t, "weights": {source: weight, …}}`. Pure but for the file that it reads.
+//! Reads JSON Lines `{"step": t, "observations": [{"source": …, "rewards": […], "advantages": […]}]}`, as a run's
+//! `curriculum.jsonl` holds them, and writes after each `{"step": t, "weights": {source: weight, …}}`. Where the
+//! observations also name the probability that their source was drawn with, each line has an [`Importance`].
+//! Pure but for the file that it reads.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -9,7 +11,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::curriculum::{self, CurriculumConfig, Observation};
+use crate::curriculum::{Curriculum, CurriculumConfig, Mixture, Observation};
 use crate::error::InputError;
 
 #[derive(Deserialize)]
@@ -25,6 +27,12 @@ struct Group {
     source: String,
     rewards: Vec<f32>,
     advantages: Vec<f32>,
+    /// Tokens of all its completions.
+    #[serde(default)]
+    tokens: u64,
+    /// The probability that the recorded run's curriculum gave its source when it was drawn.
+    #[serde(default)]
+    probability: f64,
 }
 
 #[derive(Serialize)]
@@ -32,31 +40,103 @@ struct Decision<'a> {
     step: u64,
     #[serde(serialize_with = "as_map")]
     weights: (&'a [String], Vec<f64>),
+    #[serde(skip_serializing_if = "Option::is_none")]
+    importance: Option<Importance>,
+}
+
+/// What the replayed curriculum would have seen on average up to here, estimated from the groups that the recorded one drew.
+///
+/// A group that was drawn with probability p, and would have been with q, weighs q/p; means are self-normalised
+/// (Σ w·x / Σ w), and (Σ w)² / Σ w² tells how many groups they rest on. The model is that of the recorded run: what another
+/// mix would have made of it cannot be known from a record.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Importance {
+    groups: u64,
+    effective_sample_size: f64,
+    /// Mean |Â|.
+    learnability: f64,
+    reward: f64,
+}
+
+/// Sums over the groups whose probability is known.
+#[derive(Default)]
+struct Sums {
+    groups: u64,
+    weight: f64,
+    squares: f64,
+    learnability: f64,
+    reward: f64,
+}
+
+impl Sums {
+    /// Takes in a group that the replayed curriculum would have drawn with this probability.
+    fn add(&mut self, group: &Observation, probability: f64) {
+        let (Some(learnability), Some(reward)) = (group.mean_abs_advantage(), group.mean_reward()) else { return };
+        if group.probability > 0.0 {
+            let weight = probability / group.probability;
+            self.groups += 1;
+            self.weight += weight;
+            self.squares += weight * weight;
+            self.learnability += weight * learnability;
+            self.reward += weight * reward;
+        }
+    }
+
+    fn importance(&self) -> Option<Importance> {
+        (self.weight > 0.0).then(|| Importance {
+            groups: self.groups,
+            effective_sample_size: self.weight * self.weight / self.squares,
+            learnability: self.learnability / self.weight,
+            reward: self.reward / self.weight,
+        })
+    }
 }
 
 /// Replays the events at `events` under `config` and writes the weights after each line to `out`, in full precision.
 ///
-/// The arms are `known_sources` and then the file's own sources, in the order of first appearance; every line names all
-/// of them, also those that appear only later. Blank lines are skipped. Wrong input names its `file:line:column`.
-pub fn run(
-    config: &CurriculumConfig,
-    known_sources: &[String],
-    events: &Path,
-    out: &mut impl Write,
-) -> Result<(), InputError> {
-    config.validate().map_err(|(key, problem)| InputError::new(format_args!("curriculum.{key}"), problem))?;
+/// The arms are those of `known` and then the file's own sources, in the order of first appearance; every line names all
+/// of them, also those that appear only later. A source that only the file has counts as one row. Blank lines are
+/// skipped. Wrong input names its `file:line:column`.
+pub fn run(config: &CurriculumConfig, known: &Mixture, events: &Path, out: &mut impl Write) -> Result<(), InputError> {
     let events = read(events)?;
     let recorded = events.iter().flat_map(|event| &event.observations).map(|group| &group.source);
-    let (names, arms) = index(known_sources.iter().chain(recorded));
-    let mut policy = curriculum::build(config, names.len());
+    let (names, arms) = index(known.sources.iter().chain(recorded));
+    let mut mixture = Mixture { sources: names.clone(), ..known.clone() };
+    mixture.sizes.resize(names.len(), 1);
+    let mut curriculum = Curriculum::new(config, &mixture)
+        .map_err(|(key, problem)| InputError::new(format_args!("curriculum.{key}"), problem))?;
+    let mut sums = Sums::default();
     for Event { step, observations } in events {
-        for Group { source, rewards, advantages } in observations {
-            policy.observe(&Observation { arm: arms[&source], rewards, advantages });
-        }
-        let decision = Decision { step, weights: (&names, policy.weights()) };
+        // A line is written after its step: its groups were drawn before.
+        replay(&mut curriculum, step.saturating_sub(1), observations, &arms, &mut sums);
+        let weights = curriculum.weights(step, &vec![0; names.len()]);
+        let decision = Decision { step, weights: (&names, weights), importance: sums.importance() };
         write_line(&decision, out).map_err(|error| InputError::new("output", error))?;
     }
     Ok(())
+}
+
+/// The groups of one step: all drawn, one after the other, and then observed in that order.
+fn replay(curriculum: &mut Curriculum, step: u64, groups: Vec<Group>, arms: &HashMap<String, usize>, sums: &mut Sums) {
+    let mut in_flight = vec![0; arms.len()];
+    let groups: Vec<Observation> = groups.into_iter().map(|group| group.observation(arms)).collect();
+    for group in &groups {
+        if group.probability > 0.0 {
+            sums.add(group, curriculum.weights(step, &in_flight)[group.arm]);
+        }
+        in_flight[group.arm] += 1;
+    }
+    for group in &groups {
+        in_flight[group.arm] -= 1;
+        curriculum.observe(group, step, &in_flight);
+    }
+}
+
+impl Group {
+    fn observation(self, arms: &HashMap<String, usize>) -> Observation {
+        let Self { source, rewards, advantages, tokens, probability } = self;
+        Observation { arm: arms[&source], rewards, advantages, tokens, probability }
+    }
 }
 
 /// The distinct names in the order of first appearance, and the place of each.
@@ -81,7 +161,7 @@ fn read(path: &Path) -> Result<Vec<Event>, InputError> {
 /// One line as an event; an error is its column, where known, and the problem.
 fn parse(line: &str) -> Result<Event, (Option<usize>, String)> {
     let event: Event = serde_json::from_str(line).map_err(|error| (Some(error.column()), without_place(&error)))?;
-    for Group { source, rewards, advantages } in &event.observations {
+    for Group { source, rewards, advantages, .. } in &event.observations {
         let (rewards, advantages) = (rewards.len(), advantages.len());
         if rewards != advantages {
             return Err((None, format!("{source:?} has {rewards} rewards but {advantages} advantages")));
@@ -115,15 +195,19 @@ fn as_map<S: Serializer>((names, weights): &(&[String], Vec<f64>), serializer: S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::curriculum::{CountUnit, PolicyKind};
+    use crate::curriculum::CountUnit;
+
+    fn mixture(known: &[&str]) -> Mixture {
+        let sources: Vec<String> = known.iter().map(ToString::to_string).collect();
+        Mixture { sizes: vec![1; sources.len()], sources, max_steps: 10, batch_size: 4 }
+    }
 
     fn replay(config: &CurriculumConfig, known: &[&str], events: &str) -> Result<String, InputError> {
         let folder = temp_dir::TempDir::new().unwrap();
         let file = folder.child("events.jsonl");
         std::fs::write(&file, events).unwrap();
-        let known: Vec<String> = known.iter().map(ToString::to_string).collect();
         let mut out = Vec::new();
-        let result = run(config, &known, &file, &mut out);
+        let result = run(config, &mixture(known), &file, &mut out);
         let name = format!("{}:", file.display());
         result.map_err(|error| InputError { place: error.place.replace(&name, "events:"), ..error })?;
         Ok(String::from_utf8(out).unwrap())
@@ -134,7 +218,7 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
         let config = CurriculumConfig { window: 40, count, ..CurriculumConfig::default() };
         let mut out = Vec::new();
-        run(&config, &[], &folder.join("curriculum_events.jsonl"), &mut out).unwrap();
+        run(&config, &mixture(&[]), &folder.join("curriculum_events.jsonl"), &mut out).unwrap();
         let expected = std::fs::read_to_string(folder.join(name)).unwrap();
         let got = String::from_utf8(out).unwrap();
         assert_eq!((got.lines().count(), expected.lines().count()), (60, 60));
@@ -161,7 +245,7 @@ mod tests {
 
     #[test]
     fn names_stand_in_the_order_of_first_appearance() {
-        let config = CurriculumConfig { policy: PolicyKind::Uniform, ..CurriculumConfig::default() };
+        let config = CurriculumConfig { policy: "uniform".into(), ..CurriculumConfig::default() };
         let line = |step: u64, source: &str| {
             let group = format!("{{\"source\": \"{source}\", \"rewards\": [1], \"advantages\": [1]}}");
             format!("{{\"step\": {step}, \"observations\": [{group}]}}\n\n")
@@ -169,7 +253,7 @@ mod tests {
         let events = [line(3, "b"), line(4, "z"), line(4, "a")].concat();
         let weights = r#""weights":{"z":0.25,"c":0.25,"b":0.25,"a":0.25}}"#;
         let expected = format!("{{\"step\":3,{weights}\n{{\"step\":4,{weights}\n{{\"step\":4,{weights}\n");
-        assert_eq!(replay(&config, &["z", "c", "z"], &events).unwrap(), expected);
+        assert_eq!(replay(&config, &["z", "c"], &events).unwrap(), expected);
         assert_eq!(replay(&config, &[], "").unwrap(), "");
     }
 
@@ -193,7 +277,7 @@ mod tests {
     fn a_missing_file_and_a_bad_config_are_wrong_input() {
         let mut out = Vec::new();
         let missing = Path::new("no/such/events.jsonl");
-        let error = run(&CurriculumConfig::default(), &[], missing, &mut out).unwrap_err();
+        let error = run(&CurriculumConfig::default(), &mixture(&[]), missing, &mut out).unwrap_err();
         assert_eq!(error.place, "no/such/events.jsonl");
         let config = CurriculumConfig { temperature: 0.0, ..CurriculumConfig::default() };
         assert_eq!(replay(&config, &[], "").unwrap_err().place, "curriculum.temperature");

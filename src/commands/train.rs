@@ -58,9 +58,10 @@ fn restore(trainer: Trainer, checkpoint: &Checkpoint, out: &Path) -> Result<Trai
 }
 
 fn scheduler(setup: &Setup, checkpoint: Option<&Checkpoint>, out: &Path) -> Result<Scheduler> {
-    let mut scheduler = Scheduler::new(setup.scheduler_config(), setup.train.sizes());
+    let mut scheduler = Scheduler::new(setup.scheduler_config(), setup.mixture())
+        .map_err(|(key, problem)| InputError::new(format_args!("curriculum.{key}"), problem))?;
     if let Some(checkpoint) = checkpoint {
-        let restored = scheduler.restore(checkpoint.scheduler.clone(), &setup.train.names());
+        let restored = scheduler.restore(checkpoint.scheduler.clone());
         restored.map_err(|problem| InputError::new(out.display(), problem))?;
     }
     Ok(scheduler)
@@ -112,6 +113,7 @@ impl WithEngine for Start {
             batch_size: config.batch_size,
             group_size: config.group_size,
             max_off_policy_steps: config.pipeline.max_off_policy_steps,
+            filter: config.filter,
             workers,
         };
         let learner = Learner {
@@ -145,7 +147,7 @@ pub(super) fn describe(setup: &Setup, out: &Path) -> String {
     let rows: usize = setup.train.sizes().iter().sum();
     format!(
         "model    {} ({:.2} M parameters; LoRA rank {} on {:.2} M)\ndata     {rows} rows in {} distributions\n\
-         run      {} steps of {} prompts × {} completions, curriculum {:?}, at most {} off-policy steps\n\
+         run      {} steps of {} prompts × {} completions, curriculum {}, at most {} off-policy steps\n\
          engine   {:?} ({:?}) in {:?} on {:?}, up to {} sequences at a time\nout      {}",
         config.model.display(),
         setup.decoder.parameters() as f64 / 1e6,

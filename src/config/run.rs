@@ -34,6 +34,7 @@ pub struct RunConfig {
     pub engine: EngineConfig,
     pub curriculum: CurriculumConfig,
     pub advantage: AdvantageConfig,
+    pub filter: FilterConfig,
     pub pipeline: PipelineConfig,
     pub eval: EvalConfig,
     pub ckpt: CkptConfig,
@@ -122,6 +123,24 @@ pub struct EngineConfig {
 #[serde(default)]
 pub struct AdvantageConfig {
     pub scale: AdvantageScale,
+}
+
+/// Groups that nothing can be learnt from (DAPO's dynamic sampling, arXiv 2503.14476).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FilterConfig {
+    /// Groups whose completions all have the same reward are left out, and others are drawn in their place. The curriculum
+    /// observes them all the same.
+    pub zero_variance: bool,
+    /// After so many batches' worth of groups were left out within one step, any group is taken: a model that solves all
+    /// or nothing could never fill a batch.
+    pub max_refills: u64,
+}
+
+impl Default for FilterConfig {
+    fn default() -> Self {
+        Self { zero_variance: false, max_refills: 10 }
+    }
 }
 
 /// What is taken off a completion's grade.
@@ -216,6 +235,7 @@ impl Default for RunConfig {
             engine: EngineConfig::default(),
             curriculum: CurriculumConfig::default(),
             advantage: AdvantageConfig::default(),
+            filter: FilterConfig::default(),
             pipeline: PipelineConfig::default(),
             eval: EvalConfig::default(),
             ckpt: CkptConfig::default(),

@@ -4,39 +4,60 @@
 //! the arms into sampling weights; [`draw`] turns weights into an arm. Every policy observes every finished training
 //! group, also one that is dropped later, and never a validation group.
 //!
-//! - [`dump`]: learnability plus exploration bonus, softmax (arXiv 2504.09710)
-//! - [`uniform`]: the baseline
-//! - [`window`]: what is remembered of each arm
+//! - [`policies`]: the policies, one a file, and the list of them
+//! - [`observation`]: what a finished group says · [`window`]: what is remembered of each arm
 //!
-//! A new policy is one file that implements [`Policy`], a [`PolicyKind`] and its line in [`build`].
+//! `docs/curriculum.md` has the theory, and how to add a policy.
 
-pub mod dump;
-pub mod uniform;
+pub mod observation;
+pub mod policies;
 pub mod window;
 
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-/// One finished group: G completions of one prompt of one arm.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Observation {
-    /// Index of the arm that the prompt came from; below the number of arms that the policy was built with.
-    pub arm: usize,
-    /// Total reward of each of the G completions.
-    pub rewards: Vec<f32>,
-    /// Advantage of each of the G completions, in the same order.
-    pub advantages: Vec<f32>,
+pub use observation::Observation;
+pub use policies::CurriculumConfig;
+use window::Arms;
+
+/// What is drawn from, known before the first step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mixture {
+    /// The name of each distribution, in the order of the arms; by convention from easy to hard.
+    pub sources: Vec<String>,
+    /// Rows of each distribution.
+    pub sizes: Vec<usize>,
+    /// Policy steps of the whole run.
+    pub max_steps: u64,
+    /// Groups that are trained on in one policy step.
+    pub batch_size: usize,
+}
+
+impl Mixture {
+    /// K.
+    pub fn arms(&self) -> usize {
+        self.sources.len()
+    }
+}
+
+/// What a policy is told when it decides, beside what it has learnt by itself.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// Policy steps that are made.
+    pub step: u64,
+    /// The past of each arm.
+    pub arms: &'a Arms,
+    /// Groups of each arm that were drawn and are not observed yet.
+    pub in_flight: &'a [u64],
 }
 
 /// What a policy thinks of one arm, for metrics and reports.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct ArmScore {
-    /// L(d): the mean |Â| over the window, in the advantages' unit; 0 before the first observation.
-    pub learnability: f64,
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// What an arm is worth, in the policy's own unit; for DUMP the learnability L(d).
+    pub value: f64,
     /// The exploration bonus that is added to it; 0 for a policy that has none.
     pub bonus: f64,
-    /// Rollouts or groups seen since the start, as [`CurriculumConfig::count`] says.
-    pub n: u64,
 }
 
 /// Decides how often each arm is drawn.
@@ -45,26 +66,25 @@ pub struct ArmScore {
 /// saving and loading changes no bit of any later weight, also when the state is written as JSON text in between.
 pub trait Policy: Send {
     /// The probability of each arm for the next draw.
-    fn weights(&self) -> Vec<f64>;
-    /// Learns from one group. Advantages that are not finite are ignored.
-    fn observe(&mut self, group: &Observation);
-    /// One score an arm.
-    fn scores(&self) -> Vec<ArmScore>;
-    /// Everything learnt, for a checkpoint.
-    fn save(&self) -> serde_json::Value;
-    /// Takes back what [`save`](Self::save) gave; on an error, which says what does not fit, nothing has changed.
-    fn load(&mut self, state: serde_json::Value) -> Result<(), String>;
-}
+    fn weights(&self, view: View) -> Vec<f64>;
 
-/// The policies that a config can name.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PolicyKind {
-    /// [`dump::Dump`]
-    #[default]
-    Dump,
-    /// [`uniform::Uniform`]
-    Uniform,
+    /// One score an arm. A policy that has no opinion reports the learnability that DUMP would see.
+    fn scores(&self, view: View) -> Vec<Score> {
+        view.arms.as_slice().iter().map(|arm| Score { value: arm.window.mean(), bonus: 0.0 }).collect()
+    }
+
+    /// Learns from one group; `view.arms` has taken it in already. Numbers that are not finite are to be ignored.
+    fn observe(&mut self, _group: &Observation, _view: View) {}
+
+    /// Everything learnt, for a checkpoint; what `view` holds is kept elsewhere.
+    fn save(&self) -> serde_json::Value {
+        serde_json::Value::Null
+    }
+
+    /// Takes back what [`save`](Self::save) gave; on an error, which says what does not fit, nothing has changed.
+    fn load(&mut self, state: serde_json::Value) -> Result<(), String> {
+        if state.is_null() { Ok(()) } else { Err("the policy in the configuration keeps no state".into()) }
+    }
 }
 
 /// What n_d and N of the exploration bonus count.
@@ -78,46 +98,69 @@ pub enum CountUnit {
     Groups,
 }
 
-/// The `[curriculum]` table of a config.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct CurriculumConfig {
-    /// Which policy decides.
-    pub policy: PolicyKind,
-    /// τ of the softmax, in the advantages' unit; > 0. Lower is greedier.
-    pub temperature: f64,
-    /// k: how many rollouts of an arm its learnability is the mean of; ≥ 1.
-    pub window: usize,
-    /// What the bonus counts.
-    pub count: CountUnit,
+/// A policy and the past of the arms, which is kept in the same way for every policy.
+pub struct Curriculum {
+    policy: Box<dyn Policy>,
+    arms: Arms,
 }
 
-impl Default for CurriculumConfig {
-    /// The values of the DUMP paper, arXiv 2504.09710: τ = 0.1, k = 300, counting rollouts.
-    fn default() -> Self {
-        Self { policy: PolicyKind::Dump, temperature: 0.1, window: 300, count: CountUnit::Rollouts }
+/// What a checkpoint keeps of a curriculum.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CurriculumState {
+    policy: String,
+    learnt: serde_json::Value,
+    arms: Arms,
+}
+
+impl Curriculum {
+    /// The policy that `config` names, of which nothing is known yet.
+    ///
+    /// # Errors
+    /// The key inside `[curriculum]` that does not fit, and what would.
+    pub fn new(config: &CurriculumConfig, mixture: &Mixture) -> Result<Self, (String, String)> {
+        config.validate()?;
+        let policy = config.entry()?.build(config, mixture)?;
+        Ok(Self { policy, arms: Arms::new(mixture.arms(), config.window, config.count) })
     }
-}
 
-impl CurriculumConfig {
-    /// Checks the numbers; an error is the key inside the table, and what is wrong with what would be right.
-    pub fn validate(&self) -> Result<(), (&'static str, String)> {
-        if !(self.temperature.is_finite() && self.temperature > 0.0) {
-            return Err(("temperature", format!("must be a finite number above 0, got {}", self.temperature)));
+    /// The probability of each arm for the next draw, after `step` policy steps and with so many groups in flight.
+    pub fn weights(&self, step: u64, in_flight: &[u64]) -> Vec<f64> {
+        self.policy.weights(View { step, arms: &self.arms, in_flight })
+    }
+
+    /// One score an arm.
+    pub fn scores(&self, step: u64, in_flight: &[u64]) -> Vec<Score> {
+        self.policy.scores(View { step, arms: &self.arms, in_flight })
+    }
+
+    /// Learns from one group.
+    pub fn observe(&mut self, group: &Observation, step: u64, in_flight: &[u64]) {
+        self.arms.observe(group);
+        self.policy.observe(group, View { step, arms: &self.arms, in_flight });
+    }
+
+    /// The past of the arms.
+    pub fn arms(&self) -> &Arms {
+        &self.arms
+    }
+
+    /// Everything learnt; `config` is the one it was made with.
+    pub fn save(&self, config: &CurriculumConfig) -> CurriculumState {
+        CurriculumState { policy: config.policy.clone(), learnt: self.policy.save(), arms: self.arms.clone() }
+    }
+
+    /// Goes on from what [`save`](Self::save) gave.
+    ///
+    /// # Errors
+    /// Says what does not fit; nothing has changed then.
+    pub fn load(&mut self, config: &CurriculumConfig, state: CurriculumState) -> Result<(), String> {
+        if state.policy != config.policy {
+            return Err(format!("curriculum.policy was {:?} when saved and is {:?} now", state.policy, config.policy));
         }
-        if self.window == 0 {
-            return Err(("window", "must be at least 1 rollout, got 0".to_string()));
-        }
+        self.arms.fits(&state.arms)?;
+        self.policy.load(state.learnt)?;
+        self.arms = state.arms;
         Ok(())
-    }
-}
-
-/// A fresh policy over `arms` arms. The config must be [valid](CurriculumConfig::validate).
-pub fn build(config: &CurriculumConfig, arms: usize) -> Box<dyn Policy> {
-    let arms = window::Arms::new(arms, config.window, config.count);
-    match config.policy {
-        PolicyKind::Dump => Box::new(dump::Dump::new(arms, config.temperature)),
-        PolicyKind::Uniform => Box::new(uniform::Uniform::new(arms)),
     }
 }
 
@@ -144,25 +187,6 @@ mod tests {
     use super::*;
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
-
-    #[test]
-    fn config_has_the_papers_defaults_and_refuses_unknown_keys() {
-        assert_eq!(toml::from_str::<CurriculumConfig>("").unwrap(), CurriculumConfig::default());
-        let config: CurriculumConfig = toml::from_str("policy = \"uniform\"\ncount = \"groups\"").unwrap();
-        assert_eq!((config.policy, config.count), (PolicyKind::Uniform, CountUnit::Groups));
-        assert!(toml::from_str::<CurriculumConfig>("tau = 0.1").is_err());
-    }
-
-    #[test]
-    fn validate_names_the_key() {
-        let default = CurriculumConfig::default();
-        assert_eq!(default.validate(), Ok(()));
-        for temperature in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-            let config = CurriculumConfig { temperature, ..default.clone() };
-            assert_eq!(config.validate().unwrap_err().0, "temperature");
-        }
-        assert_eq!(CurriculumConfig { window: 0, ..default }.validate().unwrap_err().0, "window");
-    }
 
     #[test]
     fn draws_follow_the_weights() {

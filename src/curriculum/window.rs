@@ -142,20 +142,16 @@ impl Arms {
         self.arms.iter().map(|arm| arm.n).sum::<u64>().max(1)
     }
 
-    /// The state as JSON, for [`Policy::save`](super::Policy::save).
-    pub fn save(&self) -> serde_json::Value {
-        serde_json::to_value(self).expect("this is a bug: numbers and lists always serialise")
-    }
-
-    /// Replaces everything by a saved state, which must have the same arms, window and count; else changes nothing.
-    pub fn load(&mut self, state: serde_json::Value) -> Result<(), String> {
-        let saved: Self = serde_json::from_value(state).map_err(|error| format!("not a curriculum state: {error}"))?;
+    /// Checks that `saved` has the same arms, window and count.
+    ///
+    /// # Errors
+    /// Says what differs.
+    pub fn fits(&self, saved: &Self) -> Result<(), String> {
         same("the number of sources", saved.arms.len(), self.arms.len())?;
         same("curriculum.count", saved.count, self.count)?;
         for (saved, own) in saved.arms.iter().zip(&self.arms) {
             same("curriculum.window", saved.window.capacity, own.window.capacity)?;
         }
-        *self = saved;
         Ok(())
     }
 }
@@ -186,11 +182,7 @@ mod tests {
 
     #[test]
     fn only_finite_advantages_count() {
-        let group = |advantages: &[f32]| Observation {
-            arm: 0,
-            rewards: vec![0.0; advantages.len()],
-            advantages: advantages.to_vec(),
-        };
+        let group = |advantages: &[f32]| Observation::new(0, vec![0.0; advantages.len()], advantages.to_vec());
         for (count, expected) in [(CountUnit::Rollouts, 2), (CountUnit::Groups, 1)] {
             let mut arms = Arms::new(1, 10, count);
             arms.observe(&group(&[f32::NAN, f32::INFINITY]));
@@ -203,7 +195,7 @@ mod tests {
     #[test]
     fn a_state_that_does_not_fit_is_refused() {
         let refuse = |other: Arms, word: &str| {
-            let problem = Arms::new(2, 3, CountUnit::Rollouts).load(other.save()).unwrap_err();
+            let problem = Arms::new(2, 3, CountUnit::Rollouts).fits(&other).unwrap_err();
             assert!(problem.contains(word), "{problem}");
         };
         refuse(Arms::new(3, 3, CountUnit::Rollouts), "sources");

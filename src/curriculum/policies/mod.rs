@@ -1,0 +1,146 @@
+//! The policies: one a file, each with its formula and source, and the list of them.
+//!
+//! A new policy is one file here and its name in the list below. The file has a `Settings` type, the table
+//! `[curriculum.<file name>]` of a configuration, and a function `build`. `docs/curriculum.md` shows one.
+
+use serde::{Deserialize, Serialize};
+
+use super::{CountUnit, Mixture, Policy};
+
+/// Makes a policy over a mixture; an error is the key inside `[curriculum]` that does not fit, and what would.
+type Build = fn(&CurriculumConfig, &Mixture) -> Result<Box<dyn Policy>, (String, String)>;
+
+/// A policy as a configuration names it.
+pub struct Entry {
+    pub name: &'static str,
+    build: Build,
+}
+
+impl Entry {
+    /// The policy over this mixture.
+    ///
+    /// # Errors
+    /// The key inside `[curriculum]` that does not fit, and what would.
+    pub fn build(&self, config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Policy>, (String, String)> {
+        (self.build)(config, mixture)
+    }
+}
+
+macro_rules! policies {
+    ($($name:ident)*) => {
+        $(pub mod $name;)*
+
+        /// Every policy that a configuration can name.
+        pub const POLICIES: &[Entry] = &[$(Entry { name: stringify!($name), build: $name::build }),*];
+
+        /// The `[curriculum]` table of a configuration.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct CurriculumConfig {
+            /// Which policy decides; see [`POLICIES`].
+            pub policy: String,
+            /// τ of DUMP's softmax, in the advantages' unit; > 0. Lower is greedier.
+            pub temperature: f64,
+            /// k: how many rollouts of an arm its learnability is the mean of; ≥ 1.
+            pub window: usize,
+            /// What n_d counts.
+            pub count: CountUnit,
+            /// A completion is a success if its reward is above this, for policies that count successes.
+            pub success_above: f64,
+            $(pub $name: $name::Settings,)*
+        }
+
+        impl Default for CurriculumConfig {
+            /// The values of the DUMP paper, arXiv 2504.09710: τ = 0.1, k = 300, counting rollouts.
+            fn default() -> Self {
+                Self {
+                    policy: "dump".into(),
+                    temperature: 0.1,
+                    window: 300,
+                    count: CountUnit::Rollouts,
+                    success_above: 0.0,
+                    $($name: $name::Settings::default(),)*
+                }
+            }
+        }
+    };
+}
+
+policies!(uniform dump);
+
+impl CurriculumConfig {
+    /// The policy that is named; `dump+` is another name of `dump_plus`.
+    ///
+    /// # Errors
+    /// The key, and the names that there are.
+    pub fn entry(&self) -> Result<&'static Entry, (String, String)> {
+        let name = self.policy.replace('+', "_plus");
+        POLICIES.iter().find(|entry| entry.name == name).ok_or_else(|| {
+            let known: Vec<&str> = POLICIES.iter().map(|entry| entry.name).collect();
+            ("policy".into(), format!("there is no policy {:?}; known: {}", self.policy, known.join(", ")))
+        })
+    }
+
+    /// Checks what does not depend on the data; an error is the key inside the table, and what would be right.
+    pub fn validate(&self) -> Result<(), (String, String)> {
+        self.entry()?;
+        above_zero("temperature", self.temperature)?;
+        if self.window == 0 {
+            return Err(("window".into(), "must be at least 1 rollout, got 0".into()));
+        }
+        Ok(())
+    }
+}
+
+/// The settings of a policy that has none.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoSettings {}
+
+/// Refuses a number that is not finite and above 0.
+fn above_zero(key: &str, value: f64) -> Result<(), (String, String)> {
+    match value.is_finite() && value > 0.0 {
+        true => Ok(()),
+        false => Err((key.into(), format!("must be a finite number above 0, got {value}"))),
+    }
+}
+
+/// Refuses a number that is not from `low` to `high`.
+fn within(key: &str, value: f64, low: f64, high: f64) -> Result<(), (String, String)> {
+    match (low..=high).contains(&value) {
+        true => Ok(()),
+        false => Err((key.into(), format!("must be from {low} to {high}, got {value}"))),
+    }
+}
+
+/// exp(x/τ) / Σ exp(x/τ). The maximum is subtracted before the division: no exponent is above 0, so nothing overflows,
+/// and the sum is at least 1.
+fn softmax(scores: &[f64], temperature: f64) -> Vec<f64> {
+    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    normalised(scores.iter().map(|score| ((score - max) / temperature).exp()).collect())
+}
+
+/// The weights over their sum; all the same where the sum is 0.
+fn normalised(mut weights: Vec<f64>) -> Vec<f64> {
+    let sum: f64 = weights.iter().sum();
+    let equal = 1.0 / weights.len().max(1) as f64;
+    weights.iter_mut().for_each(|weight| *weight = if sum > 0.0 { *weight / sum } else { equal });
+    weights
+}
+
+/// A policy's state as JSON, for [`Policy::save`].
+fn to_json(state: &impl Serialize) -> serde_json::Value {
+    serde_json::to_value(state).expect("this is a bug: numbers and lists always serialise")
+}
+
+/// A list with one entry an arm out of a saved state.
+fn from_json<T: serde::de::DeserializeOwned>(state: serde_json::Value, arms: usize) -> Result<Vec<T>, String> {
+    let saved: Vec<T> = serde_json::from_value(state).map_err(|error| format!("not this policy's state: {error}"))?;
+    if saved.len() != arms {
+        return Err(format!("the state is of {} distributions, the data has {arms}", saved.len()));
+    }
+    Ok(saved)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+//! What must hold of every policy in the list, whatever it is.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::super::{CountUnit, Curriculum, Mixture, Observation};
+use super::*;
+
+pub fn mixture(arms: usize) -> Mixture {
+    let sources = (0..arms).map(|arm| format!("source_{arm}")).collect();
+    Mixture { sources, sizes: (1..=arms).map(|arm| 10 * arm).collect(), max_steps: 20, batch_size: 4 }
+}
+
+/// A curriculum over five arms with a short window.
+fn curriculum(entry: &Entry, count: CountUnit) -> Curriculum {
+    let config = CurriculumConfig { policy: entry.name.into(), window: 30, count, ..CurriculumConfig::default() };
+    Curriculum::new(&config, &mixture(5)).unwrap()
+}
+
+/// Any arms, rewards and advantages (also NaN and infinities), tokens, and groups in flight.
+fn any_groups() -> impl Strategy<Value = Vec<(Observation, Vec<u64>)>> {
+    let number = || prop_oneof![4 => -3.0_f32..3.0, 1 => proptest::num::f32::ANY];
+    let completions = vec((number(), number()), 0..20);
+    let group =
+        (0_usize..5, completions, 0_u64..5000, 0.0_f64..=1.0).prop_map(|(arm, completions, tokens, probability)| {
+            let (rewards, advantages) = completions.into_iter().unzip();
+            Observation { arm, rewards, advantages, tokens, probability }
+        });
+    vec((group, vec(0_u64..20, 5)), 0..40)
+}
+
+fn bits(weights: &[f64]) -> Vec<u64> {
+    weights.iter().map(|weight| weight.to_bits()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn weights_are_a_distribution_and_scores_are_finite(groups in any_groups()) {
+        for entry in POLICIES {
+            for count in [CountUnit::Rollouts, CountUnit::Groups] {
+                let mut curriculum = curriculum(entry, count);
+                for (step, (group, in_flight)) in groups.iter().enumerate() {
+                    let step = step as u64;
+                    curriculum.observe(group, step, in_flight);
+                    let weights = curriculum.weights(step, in_flight);
+                    prop_assert_eq!(weights.len(), 5);
+                    let proper = weights.iter().all(|weight| weight.is_finite() && *weight >= 0.0);
+                    prop_assert!(proper, "{}: {weights:?}", entry.name);
+                    prop_assert!((weights.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{}: {weights:?}", entry.name);
+                    let scores = curriculum.scores(step, in_flight);
+                    prop_assert_eq!(scores.len(), 5);
+                    let finite = scores.iter().all(|score| score.value.is_finite() && score.bonus.is_finite());
+                    prop_assert!(finite, "{}: {scores:?}", entry.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_resumed_policy_gives_the_same_bits(before in any_groups(), after in any_groups()) {
+        for entry in POLICIES {
+            let config = CurriculumConfig { policy: entry.name.into(), window: 30, ..CurriculumConfig::default() };
+            let mut curriculum = curriculum(entry, CountUnit::Rollouts);
+            before.iter().for_each(|(group, in_flight)| curriculum.observe(group, 1, in_flight));
+            let mut resumed = self::curriculum(entry, CountUnit::Rollouts);
+            let text = serde_json::to_string(&curriculum.save(&config)).unwrap();
+            resumed.load(&config, serde_json::from_str(&text).unwrap()).unwrap();
+            for (group, in_flight) in &after {
+                let (one, other) = (curriculum.weights(2, in_flight), resumed.weights(2, in_flight));
+                prop_assert_eq!(bits(&one), bits(&other), "{}", entry.name);
+                curriculum.observe(group, 2, in_flight);
+                resumed.observe(group, 2, in_flight);
+            }
+        }
+    }
+}
+
+/// A state of another policy, or of other arms, is refused and changes nothing.
+#[test]
+fn a_state_that_does_not_fit_is_refused() {
+    for entry in POLICIES {
+        let config = CurriculumConfig { policy: entry.name.into(), window: 30, ..CurriculumConfig::default() };
+        let mut curriculum = curriculum(entry, CountUnit::Rollouts);
+        let before = bits(&curriculum.weights(0, &[0; 5]));
+        let fewer = Curriculum::new(&config, &mixture(4)).unwrap().save(&config);
+        assert!(curriculum.load(&config, fewer).is_err(), "{}", entry.name);
+        let mut broken = serde_json::to_value(curriculum.save(&config)).unwrap();
+        broken["learnt"] = json!("nonsense");
+        assert!(curriculum.load(&config, serde_json::from_value(broken).unwrap()).is_err(), "{}", entry.name);
+        assert_eq!(bits(&curriculum.weights(0, &[0; 5])), before, "{}", entry.name);
+    }
+}
+
+#[test]
+fn config_has_the_papers_defaults_and_refuses_what_it_does_not_know() {
+    assert_eq!(toml::from_str::<CurriculumConfig>("").unwrap(), CurriculumConfig::default());
+    let config: CurriculumConfig = toml::from_str("policy = \"uniform\"\ncount = \"groups\"").unwrap();
+    assert_eq!((config.policy.as_str(), config.count), ("uniform", CountUnit::Groups));
+    assert!(toml::from_str::<CurriculumConfig>("tau = 0.1").is_err());
+    let (key, problem) = CurriculumConfig { policy: "dumb".into(), ..config }.validate().unwrap_err();
+    assert!(key == "policy" && problem.contains("uniform, dump"), "{problem}");
+}
+
+#[test]
+fn validate_names_the_key() {
+    let default = CurriculumConfig::default();
+    assert_eq!(default.validate(), Ok(()));
+    for temperature in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        let config = CurriculumConfig { temperature, ..default.clone() };
+        assert_eq!(config.validate().unwrap_err().0, "temperature");
+    }
+    assert_eq!(CurriculumConfig { window: 0, ..default }.validate().unwrap_err().0, "window");
+}
+
+#[test]
+fn softmax_survives_any_scale() {
+    assert_eq!(softmax(&[1e308, 0.0], 1e-300), [1.0, 0.0]);
+    assert_eq!(softmax(&[0.0, 0.0], f64::MIN_POSITIVE), [0.5, 0.5]);
+    assert_eq!(softmax(&[], 0.1), [0.0; 0]);
+}

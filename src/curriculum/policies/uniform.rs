@@ -1,0 +1,20 @@
+//! The baseline: every arm equally often, whatever happens.
+
+use super::super::{Mixture, Policy, View};
+use super::{CurriculumConfig, NoSettings};
+
+pub type Settings = NoSettings;
+
+/// P(d) = 1/K.
+struct Uniform;
+
+pub fn build(_config: &CurriculumConfig, _mixture: &Mixture) -> Result<Box<dyn Policy>, (String, String)> {
+    Ok(Box::new(Uniform))
+}
+
+impl Policy for Uniform {
+    fn weights(&self, view: View) -> Vec<f64> {
+        let arms = view.arms.as_slice().len();
+        vec![1.0 / arms as f64; arms]
+    }
+}
