@@ -25,6 +25,8 @@ pub mod eval;
 #[cfg(feature = "train")]
 pub mod hub;
 #[cfg(feature = "train")]
+pub mod lab;
+#[cfg(feature = "train")]
 pub mod learner;
 #[cfg(feature = "train")]
 pub mod metrics;

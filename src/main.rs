@@ -142,6 +142,31 @@ enum Data {
 
 #[derive(Subcommand)]
 enum Curriculum {
+    /// Compare policies over seeds on one configuration: curves, what it takes to reach a reward, confidence intervals.
+    Bench {
+        config: PathBuf,
+        #[command(flatten)]
+        sets: Sets,
+        /// Policies, separated by commas; settings in brackets: uniform,dump,dump_plus[floor=0,filter.zero_variance=true].
+        /// The others are compared with the first.
+        #[arg(long, default_value = "uniform,dump,dump_plus")]
+        policies: String,
+        /// Runs of each policy, with seeds from 0.
+        #[arg(long, default_value_t = 3)]
+        seeds: u64,
+        /// Mean answer rewards to reach, separated by commas (default: half-way to, and at, the end of the first policy).
+        #[arg(long, value_delimiter = ',', allow_negative_numbers = true)]
+        targets: Vec<f64>,
+        /// Folder of the runs and of bench.json; what is finished there is not run again (default: runs/bench-<configuration>).
+        #[arg(long)]
+        out: Option<PathBuf>,
+        /// Runs at a time; 0: one a core.
+        #[arg(long, default_value_t = 0)]
+        jobs: usize,
+        /// Train no model: a model of a learner stands for it (see docs/curriculum.md).
+        #[arg(long)]
+        simulate: bool,
+    },
     /// Print the sampling weights after each step of recorded observations.
     Replay {
         #[arg(long)]
@@ -224,6 +249,12 @@ fn run(command: Command) -> Result<()> {
         Command::Export { run, out, merge } => commands::export::run(&run, &out, merge),
         Command::Import { file, out } => commands::import::run(&file, &out),
         Command::Grade { data, completions } => to_stdout(|out| commands::grade::run(&data, &completions, out)),
+        Command::Curriculum(Curriculum::Bench { config, sets, policies, seeds, targets, out, jobs, simulate }) => {
+            let name = format!("bench-{}", config.file_stem().unwrap_or_default().display());
+            let out = out.unwrap_or_else(|| Path::new("runs").join(name));
+            let sets = sets.sets;
+            dump_rl::lab::Bench { config, sets, policies, seeds, targets, out, jobs, simulate }.run()
+        }
         Command::Curriculum(Curriculum::Replay { config, sets, events }) => {
             let config: RunConfig = config::load(&config, &sets.sets)?;
             let mixture = dump_rl::dataset::mixture(&config)?;

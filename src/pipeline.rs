@@ -14,7 +14,7 @@ use engine::{Engine, Sampling};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::config::run::FilterConfig;
+use crate::advantage::{AdvantageScale, group_advantages};
 use crate::dataset::Dataset;
 use crate::learner::{End, Learner};
 use crate::reward::{self, RewardSettings};
@@ -65,9 +65,6 @@ pub struct Stages<E> {
     pub reward: RewardSettings,
     pub batch_size: usize,
     pub group_size: usize,
-    /// η.
-    pub max_off_policy_steps: u64,
-    pub filter: FilterConfig,
     /// Requests in flight.
     pub workers: usize,
 }
@@ -106,12 +103,7 @@ pub async fn run<E: Engine>(
     }
     drop((jobs, groups_in));
     tasks.spawn(none(score_groups(shared.clone(), stages.data, stages.tokenizer, stages.reward, groups, scored_in)));
-    let batcher = Batcher {
-        shared: shared.clone(),
-        size: stages.batch_size,
-        max_off_policy_steps: stages.max_off_policy_steps,
-        filter: stages.filter,
-    };
+    let batcher = Batcher { shared: shared.clone(), size: stages.batch_size };
     tasks.spawn(none(batcher.work(scored, batches_in)));
     tasks.spawn(async move { learner.work(batches, stop).await.map(Some) });
     join(tasks).await
@@ -176,7 +168,8 @@ async fn score_groups(
             }
         };
         let group = reward::score(group, &data, &tokenizer, &settings)?;
-        let (rewards, advantages) = (group.rewards.clone(), group.advantages.clone());
+        // In one unit whatever the loss takes, so that the curriculum's temperature keeps its meaning.
+        let (rewards, advantages) = (group.rewards.clone(), group_advantages(&group.rewards, AdvantageScale::GroupStd));
         shared.scheduler().observe(group.job.id, rewards, advantages, group.tokens() as u64);
         if scored.send((group, slot)).await.is_err() {
             break;
@@ -189,8 +182,6 @@ async fn score_groups(
 struct Batcher {
     shared: Arc<Shared>,
     size: usize,
-    max_off_policy_steps: u64,
-    filter: FilterConfig,
 }
 
 impl Batcher {
@@ -199,8 +190,11 @@ impl Batcher {
         let mut step = self.shared.scheduler().step();
         let mut batch = Vec::with_capacity(self.size);
         while let Ok((group, slot)) = scored.recv().await {
-            let outcome = self.outcome(&group, step);
-            self.shared.change(|scheduler| scheduler.settle(group.job.id, outcome));
+            let outcome = self.shared.change(|scheduler| {
+                let outcome = scheduler.judge(&group.finished(), step);
+                scheduler.settle(group.job.id, outcome);
+                outcome
+            });
             drop(slot);
             if outcome == Outcome::Accepted {
                 batch.push(group);
@@ -214,19 +208,5 @@ impl Batcher {
             }
         }
         Ok(())
-    }
-
-    /// What becomes of a group whose batch will train the policy of `step`.
-    fn outcome(&self, group: &ScoredGroup, step: u64) -> Outcome {
-        if step.saturating_sub(group.policy_step()) > self.max_off_policy_steps {
-            return Outcome::Dropped(DropReason::Stale);
-        }
-        let filtered =
-            self.filter.zero_variance && group.job.refills < self.filter.max_refills && group.has_no_variance();
-        match filtered {
-            true if group.grades.iter().all(|grade| grade.is_right()) => Outcome::Dropped(DropReason::SolvedAll),
-            true => Outcome::Dropped(DropReason::SolvedNone),
-            false => Outcome::Accepted,
-        }
     }
 }

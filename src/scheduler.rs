@@ -13,6 +13,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use crate::config::run::{FilterConfig, RunConfig};
 use crate::curriculum::{self, Curriculum, CurriculumConfig, CurriculumState, Mixture, Observation, Score};
 use crate::types::Job;
 
@@ -26,6 +27,31 @@ pub struct SchedulerConfig {
     pub max_steps: u64,
     pub seed: u64,
     pub curriculum: CurriculumConfig,
+    pub filter: FilterConfig,
+}
+
+impl SchedulerConfig {
+    pub fn of(config: &RunConfig) -> Self {
+        Self {
+            batch_size: config.batch_size,
+            max_off_policy_steps: config.pipeline.max_off_policy_steps,
+            max_steps: config.max_steps,
+            seed: config.seed,
+            curriculum: config.curriculum.clone(),
+            filter: config.filter,
+        }
+    }
+}
+
+/// A finished group, as far as its fate depends on it.
+#[derive(Debug, Clone, Copy)]
+pub struct Finished<'a> {
+    pub job: &'a Job,
+    /// The oldest policy that any of its completions was made by.
+    pub policy_step: u64,
+    pub rewards: &'a [f32],
+    /// All completions are right.
+    pub right: bool,
 }
 
 /// The scheduler's answer to "what next?".
@@ -258,6 +284,19 @@ impl Scheduler {
         self.history.observed.push(observation);
     }
 
+    /// What is to become of a group in a batch that will train the policy of `step`: too old, nothing to learn from, or good.
+    pub fn judge(&self, group: &Finished, step: u64) -> Outcome {
+        let FilterConfig { zero_variance, max_refills } = self.config.filter;
+        let all_same = || group.rewards.windows(2).all(|pair| pair[0] == pair[1]);
+        if step.saturating_sub(group.policy_step) > self.config.max_off_policy_steps {
+            Outcome::Dropped(DropReason::Stale)
+        } else if zero_variance && group.job.refills < max_refills && all_same() {
+            Outcome::Dropped(if group.right { DropReason::SolvedAll } else { DropReason::SolvedNone })
+        } else {
+            Outcome::Accepted
+        }
+    }
+
     /// Enters what became of a finished group. A round (η = 0) ends as a whole: stopped before, all of it is done again.
     pub fn settle(&mut self, id: u64, outcome: Outcome) {
         if let Some(flight) = self.flights.get_mut(&id) {
@@ -390,7 +429,8 @@ mod tests {
 
     fn scheduler(eta: u64, batch_size: usize, max_steps: u64) -> Scheduler {
         let curriculum = CurriculumConfig::default();
-        let config = SchedulerConfig { batch_size, max_off_policy_steps: eta, max_steps, seed: 5, curriculum };
+        let filter = FilterConfig::default();
+        let config = SchedulerConfig { batch_size, max_off_policy_steps: eta, max_steps, seed: 5, curriculum, filter };
         let sources = ["a", "b", "c"].map(String::from).to_vec();
         Scheduler::new(config, Mixture { sources, sizes: vec![10, 20, 30], max_steps, batch_size }).unwrap()
     }

@@ -16,7 +16,6 @@ use crate::error::InputError;
 use crate::eval::EvalSettings;
 use crate::hub;
 use crate::reward::RewardSettings;
-use crate::scheduler::SchedulerConfig;
 use crate::tokenizer::ChatTokenizer;
 use crate::train::trainer::{Trainer, TrainerSettings};
 
@@ -83,16 +82,6 @@ impl Setup {
             max_new_tokens: self.config.engine.max_new_tokens,
             overlong_buffer: self.config.reward.overlong_buffer,
             overlong_penalty: self.config.reward.overlong_penalty,
-        }
-    }
-
-    pub fn scheduler_config(&self) -> SchedulerConfig {
-        SchedulerConfig {
-            batch_size: self.config.batch_size,
-            max_off_policy_steps: self.config.pipeline.max_off_policy_steps,
-            max_steps: self.config.max_steps,
-            seed: self.config.seed,
-            curriculum: self.config.curriculum.clone(),
         }
     }
 

@@ -3,6 +3,7 @@
 use engine::Completion;
 use serde::{Deserialize, Serialize};
 
+use crate::scheduler::Finished;
 use crate::task::Grade;
 
 /// One dispatched prompt.
@@ -40,9 +41,10 @@ pub struct ScoredGroup {
 }
 
 impl ScoredGroup {
-    /// Whether no completion has an advantage, because all have the same reward.
-    pub fn has_no_variance(&self) -> bool {
-        self.rewards.iter().all(|reward| *reward == self.rewards[0])
+    /// What its fate depends on.
+    pub fn finished(&self) -> Finished<'_> {
+        let right = self.grades.iter().all(|grade| grade.is_right());
+        Finished { job: &self.job, policy_step: self.policy_step(), rewards: &self.rewards, right }
     }
 
     /// Tokens of all completions.

@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use dump_rl::checkpoint::Checkpoint;
 use dump_rl::config::{self, run::RunConfig, sft::SftConfig};
 use dump_rl::run_dir::RunDir;
-use dump_rl::scheduler::Scheduler;
+use dump_rl::scheduler::{Scheduler, SchedulerConfig};
 use dump_rl::setup::Setup;
 use dump_rl::task::rows;
 use serde_json::{Value, json};
@@ -129,7 +129,8 @@ impl Bench {
         let config: RunConfig = config::load(Path::new(&self.good_config()), &[]).expect("a good configuration");
         RunDir::create(&out, &config).expect("a folder");
         let setup = Setup::load(config).expect("a good configuration");
-        let scheduler = Scheduler::new(setup.scheduler_config(), setup.mixture()).expect("settings that fit").state();
+        let scheduler =
+            Scheduler::new(SchedulerConfig::of(&setup.config), setup.mixture()).expect("settings that fit").state();
         let trainer = setup.trainer().and_then(|trainer| Ok(trainer.state()?)).expect("a trainer");
         Checkpoint { trainer, scheduler, first_eval: None }.save(&out, 2).expect("a checkpoint")
     }

@@ -17,7 +17,7 @@ use dump_rl::config::run::{CkptConfig, DataConfig, EngineConfig, EvalConfig, Lor
 use dump_rl::learner::{End, Learner};
 use dump_rl::pipeline::{self, Shared, Stages};
 use dump_rl::run_dir::RunDir;
-use dump_rl::scheduler::Scheduler;
+use dump_rl::scheduler::{Scheduler, SchedulerConfig};
 use dump_rl::setup::Setup;
 use dump_rl::task::Row;
 use dump_rl::train::optim::OptimConfig;
@@ -127,8 +127,10 @@ fn texts(row: &Row) -> [String; 3] {
 async fn train<E: Engine>(config: &RunConfig, out: &Path, engine: Arc<E>, stop: watch::Receiver<bool>) -> Result<End> {
     let setup = Setup::load(config.clone())?;
     let checkpoint = out.join("config.toml").exists().then(|| Checkpoint::load_latest(out)).transpose()?;
-    let (mut trainer, mut scheduler) =
-        (setup.trainer()?, Scheduler::new(setup.scheduler_config(), setup.mixture()).expect("settings that fit"));
+    let (mut trainer, mut scheduler) = (
+        setup.trainer()?,
+        Scheduler::new(SchedulerConfig::of(&setup.config), setup.mixture()).expect("settings that fit"),
+    );
     let run = match &checkpoint {
         Some(checkpoint) => {
             trainer = trainer.restore(&checkpoint.trainer)?;
@@ -149,8 +151,6 @@ async fn train<E: Engine>(config: &RunConfig, out: &Path, engine: Arc<E>, stop: 
         reward: setup.reward_settings(),
         batch_size: config.batch_size,
         group_size: config.group_size,
-        max_off_policy_steps: config.pipeline.max_off_policy_steps,
-        filter: config.filter,
         workers: engine.concurrency(config.group_size),
     };
     let learner = Learner {

@@ -17,7 +17,7 @@ use crate::pipeline::{self, Shared, Stages};
 use crate::predict;
 use crate::progress;
 use crate::run_dir::RunDir;
-use crate::scheduler::Scheduler;
+use crate::scheduler::{Scheduler, SchedulerConfig};
 use crate::setup::{Setup, WithEngine, with_engine};
 use crate::train::trainer::Trainer;
 use crate::train::worker::TrainerHandle;
@@ -58,7 +58,7 @@ fn restore(trainer: Trainer, checkpoint: &Checkpoint, out: &Path) -> Result<Trai
 }
 
 fn scheduler(setup: &Setup, checkpoint: Option<&Checkpoint>, out: &Path) -> Result<Scheduler> {
-    let mut scheduler = Scheduler::new(setup.scheduler_config(), setup.mixture())
+    let mut scheduler = Scheduler::new(SchedulerConfig::of(&setup.config), setup.mixture())
         .map_err(|(key, problem)| InputError::new(format_args!("curriculum.{key}"), problem))?;
     if let Some(checkpoint) = checkpoint {
         let restored = scheduler.restore(checkpoint.scheduler.clone());
@@ -112,8 +112,6 @@ impl WithEngine for Start {
             reward: setup.reward_settings(),
             batch_size: config.batch_size,
             group_size: config.group_size,
-            max_off_policy_steps: config.pipeline.max_off_policy_steps,
-            filter: config.filter,
             workers,
         };
         let learner = Learner {

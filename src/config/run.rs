@@ -12,6 +12,7 @@ use super::Config;
 use crate::advantage::AdvantageScale;
 use crate::commands::data::parse_people;
 use crate::curriculum::CurriculumConfig;
+use crate::lab::simulate::SimulateConfig;
 use crate::train::loss::{LossConfig, LossKind, RolloutIs};
 use crate::train::optim::OptimConfig;
 use crate::train::trainer::TrainerConfig;
@@ -44,6 +45,7 @@ pub struct RunConfig {
     pub trainer: TrainerConfig,
     pub reward: RewardConfig,
     pub bench: BenchConfig,
+    pub simulate: SimulateConfig,
 }
 
 /// Where the rows come from.
@@ -245,6 +247,7 @@ impl Default for RunConfig {
             trainer: TrainerConfig::default(),
             reward: RewardConfig::default(),
             bench: BenchConfig::default(),
+            simulate: SimulateConfig::default(),
         }
     }
 }
@@ -428,6 +431,12 @@ impl RunConfig {
             return Err(("loss.rollout_is_threshold".into(), problem));
         }
         let ranges = [
+            ("simulate.transfer", self.simulate.transfer, 0.0, 1.0),
+            ("simulate.drift", self.simulate.drift, 0.0, 1.0),
+            ("simulate.rate", self.simulate.rate, 0.0, 1e3),
+            ("simulate.spread", self.simulate.spread, 0.0, 1e3),
+            ("simulate.tokens_easiest", self.simulate.tokens_easiest, 1.0, 1e9),
+            ("simulate.tokens_slope", self.simulate.tokens_slope, 0.0, 1e9),
             ("engine.temperature", f64::from(self.engine.temperature), 1e-3, 100.0),
             ("engine.top_p", f64::from(self.engine.top_p), 1e-6, 1.0),
             ("engine.min_p", f64::from(self.engine.min_p), 0.0, 1.0),

@@ -1,0 +1,91 @@
+//! `dump-rl curriculum bench`: policies × seeds on one configuration, trained or simulated, and what came of them.
+//!
+//! - [`variant`]: what `--policies` names · [`runs`]: real training, one process a run, resumable
+//! - [`simulate`]: the pipeline's own scheduler over a model learner, thousands of runs a minute
+//! - [`curve`]: a run's evaluations against steps and tokens · [`summary`]: curves over seeds as tables
+
+pub mod curve;
+pub mod runs;
+pub mod simulate;
+pub mod summary;
+pub mod variant;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use rayon::prelude::*;
+
+use crate::config::{self, run::RunConfig};
+use crate::dataset;
+use crate::error::InputError;
+use crate::files;
+use curve::Curve;
+use summary::Summary;
+use variant::Variant;
+
+/// What `curriculum bench` was asked for.
+pub struct Bench {
+    pub config: PathBuf,
+    pub sets: Vec<String>,
+    /// Comma-separated variants; the first is what the others are compared with.
+    pub policies: String,
+    pub seeds: u64,
+    /// Mean answer rewards to reach; empty: half-way to, and at, the end of the first variant.
+    pub targets: Vec<f64>,
+    /// Where runs and results go.
+    pub out: PathBuf,
+    /// Runs at a time; 0: one a core.
+    pub jobs: usize,
+    pub simulate: bool,
+}
+
+/// One variant's curves, one a seed.
+pub struct Measured {
+    pub label: String,
+    pub curves: Vec<Curve>,
+}
+
+impl Bench {
+    /// Runs what is not there yet, prints the tables, and writes `bench.json` into the folder.
+    ///
+    /// # Errors
+    /// Wrong input, before anything runs; the first run that fails, with the place of its log.
+    pub fn run(&self) -> Result<()> {
+        if self.seeds == 0 {
+            return Err(InputError::new("--seeds", "must be at least 1").into());
+        }
+        let variants = variant::parse(&self.policies)?;
+        // Every combination has to resolve before the first of them costs time.
+        let configs = variants.iter().map(|variant| self.resolve(variant)).collect::<Result<Vec<_>>>()?;
+        std::fs::create_dir_all(&self.out).map_err(|e| InputError::new(self.out.display(), e))?;
+        let measured = match self.simulate {
+            true => self.simulated(&variants, &configs)?,
+            false => runs::measure(self, &variants, &configs)?,
+        };
+        let summary = Summary::new(&measured, &self.targets, self.simulate);
+        println!("{summary}");
+        let path = self.out.join(if self.simulate { "simulation.json" } else { "bench.json" });
+        files::write_atomic(&path, (serde_json::to_string_pretty(&summary)? + "\n").as_bytes())?;
+        println!("all of it, with every curve, is in {}", path.display());
+        Ok(())
+    }
+
+    fn resolve(&self, variant: &Variant) -> Result<RunConfig> {
+        let config: RunConfig = config::load(&self.config, &[self.sets.as_slice(), &variant.sets].concat())?;
+        if config.eval.interval == 0 && !self.simulate {
+            return Err(InputError::new("eval.interval", "must be above 0: curves are made of evaluations").into());
+        }
+        Ok(config)
+    }
+
+    fn simulated(&self, variants: &[Variant], configs: &[RunConfig]) -> Result<Vec<Measured>> {
+        let of_variant = |(variant, config): (&Variant, &RunConfig)| -> Result<Measured> {
+            let mixture = dataset::mixture(config)?;
+            let one = |seed| simulate::run(config, &mixture, seed);
+            let curves: Result<_, _> = (0..self.seeds).into_par_iter().map(one).collect();
+            let wrong = |(key, problem)| InputError::new(format!("curriculum.{key}"), problem);
+            Ok(Measured { label: variant.label.clone(), curves: curves.map_err(wrong)? })
+        };
+        variants.iter().zip(configs).map(of_variant).collect()
+    }
+}

@@ -1,0 +1,111 @@
+//! What `--policies` names: policies, each with settings of its own where it is to differ from the configuration.
+
+use toml::Value;
+
+use crate::curriculum::CurriculumConfig;
+use crate::error::InputError;
+
+/// A policy as it is compared: `dump`, or `dump_plus[floor=0,filter.zero_variance=true]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Variant {
+    /// As it was written.
+    pub label: String,
+    /// `KEY=VALUE` for the configuration.
+    pub sets: Vec<String>,
+}
+
+impl Variant {
+    /// The label as the name of a folder.
+    pub fn folder(&self) -> String {
+        let plain = |c: char| if c.is_ascii_alphanumeric() || "._=-+".contains(c) { c } else { '_' };
+        self.label.chars().map(plain).collect::<String>().trim_end_matches('_').to_string()
+    }
+}
+
+/// The variants of a comma-separated list. In brackets stand settings: of the policy's own table, of `[curriculum]`, or, with
+/// a dot, of the whole configuration.
+///
+/// # Errors
+/// An empty name, one that is given twice, a bracket that does not close, or a setting without a value.
+pub fn parse(list: &str) -> Result<Vec<Variant>, InputError> {
+    let wrong = |problem: String| InputError::new("--policies", problem);
+    let mut variants: Vec<Variant> = Vec::new();
+    for label in split(list) {
+        let variant = one(label.trim()).map_err(&wrong)?;
+        if variants.iter().any(|other| other.folder() == variant.folder()) {
+            return Err(wrong(format!("{:?} is there twice", variant.label)));
+        }
+        variants.push(variant);
+    }
+    Ok(variants)
+}
+
+/// The parts between commas that stand outside brackets.
+fn split(list: &str) -> Vec<&str> {
+    let mut depth = 0_usize;
+    list.split(|c: char| {
+        match c {
+            '[' => depth += 1,
+            ']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        c == ',' && depth == 0
+    })
+    .collect()
+}
+
+fn one(label: &str) -> Result<Variant, String> {
+    let (policy, settings) = match label.split_once('[') {
+        None => (label, ""),
+        Some((policy, rest)) => {
+            (policy, rest.strip_suffix(']').ok_or_else(|| format!("{label:?} needs a ] at its end"))?)
+        }
+    };
+    if policy.is_empty() || policy.contains(']') {
+        return Err(format!("{label:?} names no policy"));
+    }
+    let mut sets = vec![format!("curriculum.policy={policy}")];
+    for setting in settings.split(',').map(str::trim).filter(|setting| !setting.is_empty()) {
+        let (key, value) = setting.split_once('=').ok_or_else(|| format!("{setting:?} should be KEY=VALUE"))?;
+        sets.push(format!("{}={value}", full_key(policy, key.trim())));
+    }
+    Ok(Variant { label: label.to_string(), sets })
+}
+
+fn full_key(policy: &str, key: &str) -> String {
+    let shared = Value::try_from(CurriculumConfig::default()).ok();
+    let shared = shared.and_then(|table| table.get(key).cloned()).is_some_and(|value| !value.is_table());
+    match (key.contains('.'), shared) {
+        (true, _) => key.to_string(),
+        (false, true) => format!("curriculum.{key}"),
+        (false, false) => format!("curriculum.{}.{key}", policy.replace('+', "_plus")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_go_where_they_belong() {
+        let variants = parse("uniform, dump[count=groups,filter.zero_variance=true],dump+[floor=0]").unwrap();
+        assert_eq!(variants[0].sets, ["curriculum.policy=uniform"]);
+        let dump = ["curriculum.policy=dump", "curriculum.count=groups", "filter.zero_variance=true"];
+        assert_eq!(variants[1].sets, dump);
+        assert_eq!(variants[2].sets, ["curriculum.policy=dump+", "curriculum.dump_plus.floor=0"]);
+        assert_eq!(variants[1].folder(), "dump_count=groups_filter.zero_variance=true");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        for (list, word) in [
+            ("dump,,uniform", "names no policy"),
+            ("dump[a=1", "needs a ]"),
+            ("dump[a]", "KEY=VALUE"),
+            ("a,a", "twice"),
+        ] {
+            let error = parse(list).unwrap_err();
+            assert!(error.place == "--policies" && error.problem.contains(word), "{error}");
+        }
+    }
+}
