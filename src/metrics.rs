@@ -214,10 +214,9 @@ pub fn observations(step: u64, groups: &[Observation], sources: &[String]) -> Va
 /// of them.
 pub fn decisions(step: u64, ended: &[Ended], sources: &[String]) -> Value {
     let one = |Ended { job, decision, dropped }: &Ended| {
-        let (values, bonuses): (Vec<f64>, Vec<f64>) = decision.scores.iter().map(|s| (s.value, s.bonus)).unzip();
         json!({"job": job.id, "drawn_at_step": decision.step, "source": sources[job.arm], "row": job.row,
             "outcome": dropped.map_or(json!("trained"), |reason| json!(reason)),
-            "weights": decision.weights, "values": values, "bonuses": bonuses})
+            "weights": decision.weights, "values": decision.values, "bonuses": decision.bonuses})
     };
     json!({"step": step, "sources": sources, "decisions": ended.iter().map(one).collect::<Vec<_>>()})
 }

@@ -91,9 +91,10 @@ pub enum Outcome {
 pub struct Decision {
     /// Policy steps that were made when it was drawn.
     pub step: u64,
-    /// Probabilities and scores of all arms, as the draw saw them.
-    pub weights: Vec<f64>,
-    pub scores: Vec<Score>,
+    /// The probability, value and bonus of each arm, as the draw saw them; in f32, which survives JSON text exactly.
+    pub weights: Vec<f32>,
+    pub values: Vec<f32>,
+    pub bonuses: Vec<f32>,
 }
 
 /// A job that has ended; none as the reason: it was trained on.
@@ -245,7 +246,12 @@ impl Scheduler {
         let seed = engine::sampler::mix_seed(self.config.seed, self.next_id);
         let job = Job { id: self.next_id, arm, row, seed, refills: self.filtered / self.config.batch_size as u64 };
         let scores = self.curriculum.scores(self.step, &self.in_flight);
-        let decision = Decision { step: self.step, weights: self.weights.clone(), scores };
+        let decision = Decision {
+            step: self.step,
+            weights: self.weights.iter().map(|weight| *weight as f32).collect(),
+            values: scores.iter().map(|score| score.value as f32).collect(),
+            bonuses: scores.iter().map(|score| score.bonus as f32).collect(),
+        };
         self.queue.push_back(job.id);
         self.flights.insert(job.id, Flight { job, decision, observed: false, settled: None });
         self.in_flight[arm] += 1;

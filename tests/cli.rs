@@ -575,3 +575,50 @@ fn every_shipped_configuration_resolves() {
         assert!(!sources.is_empty(), "{name}");
     }
 }
+
+#[test]
+fn policies_are_compared_and_what_is_done_stays_done() {
+    let bench = Bench::new();
+    let config = bench.good_config();
+    let out = bench.path("bench").display().to_string();
+    let compare = |policies: &str| {
+        let args = ["curriculum", "bench", &config, "--policies", policies, "--seeds", "2", "--out", &out];
+        printed(&[&args[..], &["--set", "eval.interval=1"]].concat())
+    };
+    let said = compare("uniform,dump[count=groups]");
+    assert_eq!(said.matches("took").count(), 4, "{said}");
+    let json = || parse(&fs::read_to_string(bench.path("bench/bench.json")).expect("results"));
+    let curve = json()["rows"][1]["curves"][1].clone();
+    assert_eq!(curve["points"].as_array().map(Vec::len), Some(3));
+    // Cut off before its first checkpoint: made again, and the same. The others are only read.
+    let cut = bench.path("bench/dump_count=groups/seed_1");
+    fs::remove_dir_all(cut.join("checkpoints")).expect("checkpoints");
+    fs::write(cut.join("metrics.jsonl"), "").expect("metrics");
+    let said = compare("uniform,dump[count=groups]");
+    assert_eq!(said.matches("took").count(), 1, "{said}");
+    let rewards = |curve: &Value| -> Vec<Value> {
+        curve["points"].as_array().expect("points").iter().map(|point| point["reward"].clone()).collect()
+    };
+    assert_eq!(rewards(&json()["rows"][1]["curves"][1]), rewards(&curve));
+
+    let refused = |policies: &str, words: &[&str]| {
+        bench.refused(&["curriculum", "bench", &config, "--policies", policies, "--out", &out], words);
+    };
+    refused("uniform,dmup", &["curriculum.policy", "dump"]);
+    refused("dump[tau=1]", &["curriculum.dump.tau"]);
+    let other = ["curriculum", "bench", &config, "--policies", "uniform", "--out", &out, "--set", "optim.lr=0.5"];
+    bench.refused(&other, &["optim.lr was"]);
+}
+
+#[test]
+fn a_simulation_says_that_it_is_one() {
+    let bench = Bench::new();
+    let (config, out) = (bench.good_config(), bench.path("bench").display().to_string());
+    let said = printed(&["curriculum", "bench", &config, "--simulate", "--seeds", "20", "--out", &out]);
+    assert!(said.starts_with("SIMULATION"), "{said}");
+    let json = parse(&fs::read_to_string(bench.path("bench/simulation.json")).expect("results"));
+    assert_eq!(
+        (json["simulated"].clone(), json["rows"][0]["curves"].as_array().map(Vec::len)),
+        (true.into(), Some(20))
+    );
+}

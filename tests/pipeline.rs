@@ -73,6 +73,16 @@ impl World {
         self.engine_that(|_| ())
     }
 
+    /// An engine that gives every other group G times the same answer, right or wrong.
+    fn often_equal(&self) -> Scripted {
+        let answers = self.answers.clone();
+        Scripted::new(move |request: &Request, index: usize, _: &PolicyVersion| {
+            let kind = if request.seed % 2 == 0 { request.seed / 2 } else { mix_seed(request.seed, index as u64) };
+            answers[&request.prompt][(kind % 2) as usize].clone()
+        })
+        .with_concurrency(B)
+    }
+
     /// The same; `answered` sees each request when it is answered.
     fn engine_that(&self, answered: impl Fn(&Request) + Send + Sync + 'static) -> Scripted {
         let answers = self.answers.clone();
@@ -212,10 +222,10 @@ fn run_until<E: Engine>(config: &RunConfig, out: &Path, engine: E, kill: &Notify
 }
 
 /// A run that is asked to stop when the request for its group number `at`, from 0, arrives; that one is never answered.
-fn stop_at(world: &World, config: &RunConfig, out: &Path, at: usize) -> End {
+fn stop_at(engine: Scripted, config: &RunConfig, out: &Path, at: usize) -> End {
     let (stop, stopped) = watch::channel(false);
     let calls = AtomicUsize::new(0);
-    let engine = world.engine().with_latency(move |request| {
+    let engine = engine.with_latency(move |request| {
         if request.group_size != G || calls.fetch_add(1, Ordering::SeqCst) != at {
             return Duration::ZERO;
         }
@@ -263,8 +273,10 @@ fn assert_same(a: &Path, b: &Path) {
         let read = |out: &Path| fs::read(out.join(format!("rollouts/step_{step}.jsonl"))).expect("rollouts");
         assert!(read(a) == read(b), "the completions of step {step} differ");
     }
-    let read = |out: &Path| fs::read_to_string(out.join("curriculum.jsonl")).expect("observations");
-    assert_eq!(read(a), read(b));
+    for name in ["curriculum.jsonl", "decisions.jsonl"] {
+        let read = |out: &Path| fs::read_to_string(out.join(name)).expect(name);
+        assert!(read(a) == read(b), "{name} differs");
+    }
     let [first, second] = [a, b].map(last);
     assert_eq!(first.trainer.adapter.hash, second.trainer.adapter.hash);
     assert!(first.trainer.adapter.bytes == second.trainer.adapter.bytes, "the adapters differ");
@@ -421,7 +433,7 @@ fn a_run_that_was_stopped_goes_on_as_if_it_had_not() {
     // In the first round, in the first and the last request of a later one.
     for at in [1, 2 * B, 3 * B - 1] {
         let out = world.out(&format!("stopped at {at}"));
-        assert_eq!(stop_at(&world, &config, &out, at), End::Stopped);
+        assert_eq!(stop_at(world.engine(), &config, &out, at), End::Stopped);
         assert_eq!(Checkpoint::load_latest(&out).expect("a checkpoint").step(), (at / B) as u64);
         finish(&config, &out, world.engine());
         assert_same(&straight, &out);
@@ -433,7 +445,7 @@ fn a_run_that_is_stopped_again_and_again_is_still_the_same() {
     let world = World::new();
     let (config, straight, out) = (world.config(), world.out("straight"), world.out("stopped"));
     finish(&config, &straight, world.engine());
-    let sessions = (0..20).take_while(|_| stop_at(&world, &config, &out, B + 1) == End::Stopped).count();
+    let sessions = (0..20).take_while(|_| stop_at(world.engine(), &config, &out, B + 1) == End::Stopped).count();
     assert_eq!(sessions as u64, STEPS - 1);
     assert_same(&straight, &out);
 }
@@ -556,7 +568,7 @@ fn a_group_that_is_too_old_is_dropped_but_observed() {
 fn an_overlapping_run_goes_on_after_a_stop() {
     let world = World::new();
     let (config, out) = (world.off_policy(1), world.out("a"));
-    assert_eq!(stop_at(&world, &config, &out, 4 * B), End::Stopped);
+    assert_eq!(stop_at(world.engine(), &config, &out, 4 * B), End::Stopped);
     assert!(Checkpoint::load_latest(&out).expect("a checkpoint").step() < STEPS);
     finish(&config, &out, world.engine());
     assert_eq!(check_ledger(&out), 0);
@@ -602,6 +614,68 @@ fn a_run_with_a_failure_is_the_same_after_a_stop() {
 }
 
 /// An engine whose log-probabilities are no numbers: three steps are left out, then the run ends and leaves the batch.
+/// Groups by what became of them, as decisions.jsonl has them.
+fn outcomes(out: &Path) -> BTreeMap<String, u64> {
+    let mut outcomes = BTreeMap::new();
+    for line in fs::read_to_string(out.join("decisions.jsonl")).expect("decisions").lines() {
+        let line: Value = serde_json::from_str(line).expect("JSON");
+        for decision in line["decisions"].as_array().expect("a list") {
+            let sum: f64 = decision["weights"].as_array().expect("weights").iter().filter_map(Value::as_f64).sum();
+            assert!((sum - 1.0).abs() < 1e-6, "{decision}");
+            *outcomes.entry(decision["outcome"].as_str().expect("an outcome").to_string()).or_default() += 1;
+        }
+    }
+    outcomes
+}
+
+#[test]
+fn groups_without_variance_are_left_out_replaced_and_observed() {
+    let world = World::new();
+    for eta in [0, 1] {
+        let mut config = world.off_policy(eta);
+        config.filter.zero_variance = true;
+        let out = world.out(&format!("eta_{eta}"));
+        finish(&config, &out, world.often_equal());
+        assert!(check_ledger(&out) > 0, "nothing was left out");
+        let (end, outcomes) = (metrics(&out).pop().expect("a line"), outcomes(&out));
+        assert!(metrics(&out).iter().all(|line| number(line, "frac_reward_zero_std") == 0.0));
+        for reason in ["solved_all", "solved_none"] {
+            assert_eq!(number(&end, &format!("groups/filtered_{reason}")), outcomes[reason] as f64);
+        }
+        assert_eq!(outcomes["trained"], STEPS * B as u64);
+        let text = fs::read_to_string(out.join("curriculum.jsonl")).expect("observations");
+        let groups =
+            |line: &str| serde_json::from_str::<Value>(line).expect("JSON")["observations"].as_array().unwrap().len();
+        assert_eq!(text.lines().map(groups).sum::<usize>() as u64, outcomes.values().sum::<u64>());
+    }
+}
+
+#[test]
+fn a_model_that_solves_everything_still_gets_through_its_steps() {
+    let world = World::new();
+    let mut config = world.config();
+    (config.filter.zero_variance, config.filter.max_refills) = (true, 2);
+    let answers = world.answers.clone();
+    let engine = Scripted::new(move |request: &Request, _, _: &PolicyVersion| answers[&request.prompt][0].clone());
+    finish(&config, &world.out("run"), engine.with_concurrency(B));
+    assert_eq!(outcomes(&world.out("run"))["solved_all"], 2 * STEPS * B as u64);
+}
+
+#[test]
+fn a_run_with_refills_is_the_same_after_a_stop() {
+    let world = World::new();
+    let mut config = world.config();
+    config.filter.zero_variance = true;
+    let straight = world.out("straight");
+    finish(&config, &straight, world.often_equal());
+    for at in [1, 4, 5, 9, 13] {
+        let out = world.out(&format!("stopped_{at}"));
+        assert_eq!(stop_at(world.often_equal(), &config, &out, at), End::Stopped);
+        finish(&config, &out, world.often_equal());
+        assert_same(&straight, &out);
+    }
+}
+
 #[test]
 fn three_spoilt_steps_in_a_row_end_the_run_and_leave_the_batch() {
     let world = World::new();

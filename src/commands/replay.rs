@@ -32,7 +32,7 @@ struct Group {
     tokens: u64,
     /// The probability that the recorded run's curriculum gave its source when it was drawn.
     #[serde(default)]
-    probability: f64,
+    probability: f32,
 }
 
 #[derive(Serialize)]
@@ -73,7 +73,7 @@ impl Sums {
     fn add(&mut self, group: &Observation, probability: f64) {
         let (Some(learnability), Some(reward)) = (group.mean_abs_advantage(), group.mean_reward()) else { return };
         if group.probability > 0.0 {
-            let weight = probability / group.probability;
+            let weight = probability / f64::from(group.probability);
             self.groups += 1;
             self.weight += weight;
             self.squares += weight * weight;

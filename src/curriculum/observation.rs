@@ -14,7 +14,7 @@ pub struct Observation {
     /// Tokens of all completions together; 0 where that is not known.
     pub tokens: u64,
     /// The probability that the arm had when the prompt was drawn; 0 where that is not known.
-    pub probability: f64,
+    pub probability: f32,
 }
 
 impl Observation {

@@ -31,8 +31,7 @@ impl Policy for Dump {
 
     fn scores(&self, view: View) -> Vec<Score> {
         let evidence = 2.0 * ((view.arms.total() + 1) as f64).ln();
-        let score =
-            |arm: &Arm| Score { value: arm.window.mean(), bonus: (evidence / (arm.n + 1) as f64).sqrt() };
+        let score = |arm: &Arm| Score { value: arm.window.mean(), bonus: (evidence / (arm.n + 1) as f64).sqrt() };
         view.arms.as_slice().iter().map(score).collect()
     }
 }
