@@ -21,9 +21,12 @@ const RUNS_DARK: [&str; RUN_COLOURS] =
 const PARTS_LIGHT: [&str; 5] = ["#0072b2", "#e69f00", "#009e73", "#9aa4ae", "#cc79a7"];
 const PARTS_DARK: [&str; 5] = ["#3d9ad8", "#e9ad2f", "#22b58a", "#6d7884", "#d88fb8"];
 
-/// Points of viridis without its ends, which white and black would swallow.
-const ARMS_LIGHT: [[u8; 3]; 5] = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [72, 175, 90], [196, 170, 0]];
-const ARMS_DARK: [[u8; 3]; 5] = [[150, 110, 210], [88, 130, 210], [45, 178, 172], [110, 206, 88], [253, 231, 37]];
+/// From easy to hard: dark to light, in the order of viridis, without the ends that white or black would swallow.
+type Ramp = [[u8; 3]; 6];
+
+const ARMS_LIGHT: Ramp = [[98, 0, 128], [66, 64, 190], [16, 124, 164], [34, 160, 112], [140, 176, 24], [228, 158, 0]];
+const ARMS_DARK: Ramp =
+    [[190, 110, 225], [118, 128, 245], [56, 168, 214], [52, 198, 146], [168, 212, 60], [255, 214, 64]];
 
 /// A section of the page.
 pub struct Section {
@@ -71,7 +74,7 @@ fn colours(arms: usize) -> String {
     )
 }
 
-fn palette(runs: &[&str], parts: &[&str], ramp: &[[u8; 3]; 5], arms: usize) -> String {
+fn palette(runs: &[&str], parts: &[&str], ramp: &Ramp, arms: usize) -> String {
     let runs = runs.iter().enumerate().map(|(i, colour)| format!("--run{i}:{colour};"));
     let parts = parts.iter().enumerate().map(|(i, colour)| format!("--part{i}:{colour};"));
     let arms = (0..arms).map(|i| {
@@ -82,9 +85,9 @@ fn palette(runs: &[&str], parts: &[&str], ramp: &[[u8; 3]; 5], arms: usize) -> S
 }
 
 /// The colour at 0 to 1 of a ramp.
-fn mixed(ramp: &[[u8; 3]; 5], at: f64) -> [u8; 3] {
-    let at = at.clamp(0.0, 1.0) * 4.0;
-    let from = (at.floor() as usize).min(3);
+fn mixed(ramp: &Ramp, at: f64) -> [u8; 3] {
+    let at = at.clamp(0.0, 1.0) * 5.0;
+    let from = (at.floor() as usize).min(4);
     let part = at - from as f64;
     std::array::from_fn(|c| {
         (f64::from(ramp[from][c]) * (1.0 - part) + f64::from(ramp[from + 1][c]) * part).round() as u8
@@ -105,7 +108,10 @@ pub fn grid(wide: bool, panels: impl IntoIterator<Item = (String, String)>) -> S
     let panels: String = panels
         .into_iter()
         .filter(|(_, chart)| !chart.is_empty())
-        .map(|(title, chart)| format!("<div class=\"panel\"><h4>{}</h4>{chart}</div>\n", escape(&title)))
+        .map(|(title, chart)| {
+            let title = if title.is_empty() { title } else { format!("<h4>{}</h4>", escape(&title)) };
+            format!("<div class=\"panel\">{title}{chart}</div>\n")
+        })
         .collect();
     let class = if wide { "grid half" } else { "grid" };
     if panels.is_empty() { panels } else { format!("<div class=\"{class}\">\n{panels}</div>\n") }

@@ -84,7 +84,7 @@ impl Rollouts {
     pub fn read(folder: &Path, most: usize, sources: usize) -> Result<Self, InputError> {
         let all = step_files(folder);
         let chosen = spread(&all, MOST_FILES);
-        let parts = (most / (2 * sources.max(1))).clamp(1, chosen.len().max(1));
+        let parts = most.div_ceil(2 * sources.max(1)).clamp(1, chosen.len().max(1));
         let fifth = chosen.len().div_ceil(5);
         let mut kept: BTreeMap<(usize, String, bool), (u64, Sample)> = BTreeMap::new();
         let mut rollouts = Self { files: (chosen.len(), all.len()), ..Self::default() };

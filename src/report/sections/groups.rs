@@ -1,6 +1,7 @@
 //! What became of groups, and what completions were like.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use super::Report;
 use crate::report::html;
@@ -18,66 +19,48 @@ pub fn body(report: &Report) -> String {
     [solved(report), filtered(report), outcomes(report), histograms(report), completions(report)].concat()
 }
 
-/// Means of several metrics over parts of a cohort's steps, as percentages.
-fn stacks(cohort: &Cohort, metrics: &[&str]) -> Vec<Stack> {
-    let curves: Vec<Vec<Point>> = metrics.iter().map(|metric| cohort.curve(metric)).collect();
+/// Means of curves over parts of the steps, on each other.
+fn stacks(curves: &[Vec<Point>]) -> Vec<Stack> {
     let length = curves.iter().map(Vec::len).min().unwrap_or(0);
-    let one = |range: std::ops::Range<usize>| Stack {
+    let mean = |points: &[Point]| points.iter().map(|p| p.y).sum::<f64>() / points.len() as f64;
+    let one = |range: Range<usize>| Stack {
         steps: (curves[0][range.start].x as u64, curves[0][range.end - 1].x as u64),
-        parts: curves
-            .iter()
-            .map(|c| 100.0 * c[range.clone()].iter().map(|p| p.y).sum::<f64>() / range.len() as f64)
-            .collect(),
+        parts: curves.iter().map(|curve| mean(&curve[range.clone()])).collect(),
     };
     bins(length, BARS).map(one).collect()
 }
 
 fn solved(report: &Report) -> String {
-    const LABELS: [&str; 3] = ["all right", "some right", "none right"];
-    const METRICS: [&str; 3] = ["groups/solved_all", "groups/solved_some", "groups/solved_none"];
-    let charts = report
-        .each(|cohort| bars::stacked("solved groups, %", Size::HALF, Some(100.0), &LABELS, &stacks(cohort, &METRICS)));
-    let grid = html::grid(true, charts);
-    let caption = "Groups trained on, in percent, by how many of their completions are right. Only groups with some right and some \
-        wrong answers have a reward that differs by the answer.";
-    parts_figure("Solved and unsolved groups", caption, &LABELS, grid)
+    let parts =
+        [("all right", Colour::Part(2)), ("some right, some wrong", Colour::Part(0)), ("none right", Colour::Part(3))];
+    let metrics = ["groups/solved_all", "groups/solved_some", "groups/solved_none"];
+    let caption = "Groups trained on, in percent. Where all completions are right, or all are equally wrong, there is nothing to \
+        learn.";
+    let stacks = |cohort: &Cohort| stacks(&metrics.map(|metric| percentages(cohort.curve(metric))));
+    super::stacked_figure(report, "Solved and unsolved groups", caption, &parts, Some(100.0), stacks)
 }
 
-/// A figure whose colours are parts of a whole.
-fn parts_figure(title: &str, caption: &str, labels: &[&str], grid: String) -> String {
-    if grid.is_empty() {
-        return grid;
-    }
-    let legend = html::legend(labels.iter().enumerate().map(|(i, label)| (*label, Colour::Part(i))));
-    html::figure(title, caption, &(legend + &grid))
+fn percentages(points: Vec<Point>) -> Vec<Point> {
+    points.into_iter().map(|p| Point::new(p.x, 100.0 * p.y)).collect()
 }
 
 /// Groups left out in each step, by reason; nothing where none was.
 fn filtered(report: &Report) -> String {
-    const LABELS: [&str; 4] = ["all right", "all equally wrong", "too old", "failed"];
-    const METRICS: [&str; 4] =
-        ["groups/filtered_solved_all", "groups/filtered_solved_none", "off_policy/dropped", "groups/failed"];
-    let charts = report.each(|cohort| {
-        let gained = |metric: &&str| -> Vec<(u64, f64)> {
-            let points = cohort.curve_of(|run| {
-                gains(run.metrics.get(metric)).into_iter().map(|(step, gain)| (step, step as f64, gain)).collect()
-            });
-            points.into_iter().map(|p| (p.x as u64, p.y)).collect()
-        };
-        let gained: Vec<Vec<(u64, f64)>> = METRICS.iter().map(gained).collect();
-        let length = gained.iter().map(Vec::len).min().unwrap_or(0);
-        let one = |range: std::ops::Range<usize>| Stack {
-            steps: (gained[0][range.start].0, gained[0][range.end - 1].0),
-            parts: gained
-                .iter()
-                .map(|g| g[range.clone()].iter().map(|(_, n)| n).sum::<f64>() / range.len() as f64)
-                .collect(),
-        };
-        let stacks: Vec<Stack> = bins(length, BARS).map(one).collect();
-        bars::stacked("groups left out in a step", Size::HALF, None, &LABELS, &stacks)
-    });
-    let caption = "Groups left out in each step, by reason; others were drawn in their place.";
-    parts_figure("Groups left out", caption, &LABELS, html::grid(true, charts))
+    let parts = [
+        ("all right", Colour::Part(2)),
+        ("all equally wrong", Colour::Part(3)),
+        ("too old", Colour::Part(1)),
+        ("failed", Colour::Part(4)),
+    ];
+    let metrics = ["groups/filtered_solved_all", "groups/filtered_solved_none", "off_policy/dropped", "groups/failed"];
+    let gained = |cohort: &Cohort, metric: &str| {
+        cohort.curve_of(|run| {
+            gains(run.metrics.get(metric)).into_iter().map(|(step, n)| (step, step as f64, n)).collect()
+        })
+    };
+    let stacks = |cohort: &Cohort| stacks(&metrics.map(|metric| gained(cohort, metric)));
+    let caption = "Mean number of groups left out in a step, by reason; others were drawn in their place.";
+    super::stacked_figure(report, "Groups left out", caption, &parts, None, stacks)
 }
 
 /// A table of what became of every drawn group; nothing where all were trained on.
@@ -101,7 +84,7 @@ fn outcomes(report: &Report) -> String {
         let head: Vec<String> = ["distribution", "drawn"].map(String::from).into_iter().chain(kinds).collect();
         html::table(&head, &report.sources.iter().map(row).collect::<Vec<_>>())
     };
-    let tables = html::grid(true, report.each(table));
+    let tables = html::grid(true, report.titles().zip(report.cohorts.iter().map(table)));
     html::figure("What became of the drawn groups", "Groups whose fate is known, by distribution.", &tables)
 }
 
@@ -116,22 +99,25 @@ fn histograms(report: &Report) -> String {
         let sets = [("first fifth".to_string(), early.as_slice()), ("last fifth".to_string(), late.as_slice())];
         bars::histogram(name, Size::SMALL, &sets)
     };
-    let named = |what: &str, charts: Vec<(String, String)>| -> Vec<(String, String)> {
-        charts
-            .into_iter()
-            .map(|(run, chart)| (if run.is_empty() { what.into() } else { format!("{what}, {run}") }, chart))
-            .collect()
+    let panels = |what: &str, of: fn(&Drawn) -> &Vec<f64>| {
+        let titles =
+            report.titles().map(|run| if run.is_empty() { what.to_string() } else { format!("{what}, {run}") });
+        titles.zip(report.cohorts.iter().map(|cohort| chart(cohort, what, of))).collect::<Vec<_>>()
     };
-    let rewards = named("reward", report.each(|cohort| chart(cohort, "reward", |drawn| &drawn.rewards)));
-    let lengths = named("tokens", report.each(|cohort| chart(cohort, "tokens", |drawn| &drawn.lengths)));
-    let grids = html::grid(false, rewards) + &html::grid(false, lengths);
+    let (rewards, lengths) = (panels("reward", |drawn| &drawn.rewards), panels("tokens", |drawn| &drawn.lengths));
+    let grids = if report.cohorts.len() > 1 {
+        html::grid(false, rewards) + &html::grid(false, lengths)
+    } else {
+        html::grid(false, rewards.into_iter().chain(lengths))
+    };
     let read: (usize, usize) =
         report.runs.iter().fold((0, 0), |sum, run| (sum.0 + run.rollouts.files.0, sum.1 + run.rollouts.files.1));
     let part =
         if read.0 < read.1 { format!(", of at most {MOST_FILES} evenly spread steps a run") } else { String::new() };
     let caption =
         format!("Share of the completions trained on, in percent: the first and the last fifth of the steps{part}.");
-    parts_figure("Rewards and lengths of completions", &caption, &["first fifth of the steps", "last fifth"], grids)
+    let parts = [("first fifth of the steps", Colour::Part(0)), ("last fifth", Colour::Part(1))];
+    super::parts_figure("Rewards and lengths of completions", &caption, &parts, grids)
 }
 
 /// Curves of what each batch was like.

@@ -5,8 +5,7 @@ use crate::report::html;
 use crate::report::series::{Mix, Point, thin};
 use crate::report::settings::Cohort;
 use crate::report::svg::heat::{self, Column, Map};
-use crate::report::svg::line::{self, Line};
-use crate::report::svg::{Colour, Size, number, percent};
+use crate::report::svg::{Size, number, percent};
 
 /// Columns of a heat map at most.
 const COLUMNS: usize = 50;
@@ -42,27 +41,15 @@ fn window(report: &Report) -> usize {
 
 fn curves(report: &Report) -> String {
     let window = window(report);
-    let charts = report.each(|cohort| {
-        let Some(mix) = Mix::of(&cohort.runs, &report.sources, "trained") else { return String::new() };
+    let points = |cohort: &Cohort, arm: usize| {
+        let Some(mix) = Mix::of(&cohort.runs, &report.sources, "trained") else { return Vec::new() };
         let shares = mix.shares(window);
-        let line = |arm: usize| {
-            let points = mix.steps.iter().zip(&shares).filter_map(|(step, shares)| {
-                shares.as_ref().map(|shares| Point::new(*step as f64, 100.0 * shares[arm]))
-            });
-            Line { label: report.sources[arm].clone(), colour: Colour::Arm(arm), points: thin(points.collect()) }
-        };
-        let lines: Vec<Line> = (0..report.sources.len()).map(line).collect();
-        line::chart("share of the groups trained on, %", "step", Size::HALF, None, &lines)
-    });
+        let shares = mix.steps.iter().zip(&shares).filter_map(|(step, shares)| Some((*step, shares.as_ref()?[arm])));
+        thin(shares.map(|(step, share)| Point::new(step as f64, 100.0 * share)).collect())
+    };
     let smoothed = if window > 1 { format!(", smoothed over {window} steps") } else { String::new() };
     let caption = format!("Share of the groups trained on, in percent{smoothed}.");
-    with_sources(report, "Figure 2a. Samples of each distribution over time", &caption, html::grid(true, charts))
-}
-
-/// A figure whose lines are distributions.
-fn with_sources(report: &Report, title: &str, caption: &str, grid: String) -> String {
-    let legend = if grid.is_empty() { String::new() } else { report.source_legend() };
-    html::figure(title, caption, &(legend + &grid))
+    super::arms_figure(report, "Figure 2a. Samples of each distribution over time", &caption, points)
 }
 
 fn map_of(report: &Report, what: &str, title: &str, caption: &str) -> String {
@@ -93,8 +80,7 @@ fn maps(
     let width = Size::HALF.width;
     let rows = &report.sources;
     let draw = |columns: &Vec<Column>| Map { name: title, width, rows, columns, range, show }.draw();
-    let titles = report.each(|_| String::new()).into_iter().map(|(title, _)| title);
-    let grid = html::grid(true, titles.zip(all.iter().map(draw)));
+    let grid = html::grid(true, report.titles().zip(all.iter().map(draw)));
     html::figure(title, caption, &(html::scale(&show(range.0), &show(range.1)) + &grid))
 }
 
@@ -117,17 +103,9 @@ fn dispatched(report: &Report) -> String {
 
 /// `curriculum/<source>/<what>` of every distribution; nothing where it is 0 throughout.
 fn scores(report: &Report, what: &str, title: &str, caption: &str) -> String {
-    let charts = report.each(|cohort| {
-        let line = |(arm, source): (usize, &String)| Line {
-            label: source.clone(),
-            colour: Colour::Arm(arm),
-            points: middle(cohort.curve(&format!("curriculum/{source}/{what}"))),
-        };
-        let lines: Vec<Line> = report.sources.iter().enumerate().map(line).collect();
-        let zero = lines.iter().flat_map(|line| &line.points).all(|p| p.y == 0.0);
-        if zero { String::new() } else { line::chart(title, "step", Size::HALF, None, &lines) }
-    });
-    with_sources(report, title, caption, html::grid(true, charts))
+    let points =
+        |cohort: &Cohort, arm: usize| middle(cohort.curve(&format!("curriculum/{}/{what}", report.sources[arm])));
+    super::arms_figure(report, title, caption, points)
 }
 
 /// The same line without its band: many distributions would hide each other.
@@ -146,7 +124,7 @@ fn rewards(report: &Report) -> String {
             .collect()
     };
     let caption =
-        "Mean reward of all observed completions, also of groups that were left out. Empty cells: none was drawn.";
+        "Mean reward of all observed completions, also of groups that were left out. Blank cells: none was drawn.";
     maps(report, "Training reward of each distribution over time", caption, false, columns, number)
 }
 

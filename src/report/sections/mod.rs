@@ -12,6 +12,7 @@ use super::html::{self, Section};
 use super::load::Run;
 use super::series::Point;
 use super::settings::{Cohort, cohorts};
+use super::svg::bars::{self, Part, Stack};
 use super::svg::line::{self, Line};
 use super::svg::{Colour, Size};
 
@@ -72,10 +73,9 @@ impl Report<'_> {
         html::legend(self.sources.iter().enumerate().map(|(i, source)| (source.as_str(), Colour::Arm(i))))
     }
 
-    /// A chart for each cohort, titled by its label; by nothing where there is one.
-    fn each(&self, chart: impl Fn(&Cohort) -> String) -> Vec<(String, String)> {
-        let title = |cohort: &Cohort| if self.cohorts.len() > 1 { cohort.label.clone() } else { String::new() };
-        self.cohorts.iter().map(|cohort| (title(cohort), chart(cohort))).collect()
+    /// A title for each cohort; empty where there is one.
+    fn titles(&self) -> impl Iterator<Item = String> + '_ {
+        self.cohorts.iter().map(|c| if self.cohorts.len() > 1 { c.label.clone() } else { String::new() })
     }
 
     /// How lines of several runs are to be read.
@@ -86,6 +86,50 @@ impl Report<'_> {
             ""
         }
     }
+}
+
+/// A chart for each cohort with a line for each distribution, all on one scale; `points` of a cohort and a distribution.
+fn arms_figure(report: &Report, title: &str, caption: &str, points: impl Fn(&Cohort, usize) -> Vec<Point>) -> String {
+    let line = |cohort: &Cohort, arm: usize| Line {
+        label: report.sources[arm].clone(),
+        colour: Colour::Arm(arm),
+        points: points(cohort, arm),
+    };
+    let lines = |cohort: &Cohort| (0..report.sources.len()).map(|arm| line(cohort, arm)).collect::<Vec<Line>>();
+    let all: Vec<Vec<Line>> = report.cohorts.iter().map(lines).collect();
+    if all.iter().flatten().flat_map(|line| &line.points).all(|p| p.y == 0.0) {
+        return String::new();
+    }
+    let range = Some(line::y_range(all.iter().flatten()));
+    let charts = all.iter().map(|lines| {
+        let zero = lines.iter().flat_map(|line| &line.points).all(|p| p.y == 0.0);
+        if zero { String::new() } else { line::chart(title, "step", Size::HALF, range, lines) }
+    });
+    html::figure(title, caption, &(report.source_legend() + &html::grid(true, report.titles().zip(charts))))
+}
+
+/// A chart for each cohort of bars over steps, all on one scale: up to `top`, or to the highest bar.
+fn stacked_figure(
+    report: &Report,
+    title: &str,
+    caption: &str,
+    parts: &[Part],
+    top: Option<f64>,
+    stacks: impl Fn(&Cohort) -> Vec<Stack>,
+) -> String {
+    let all: Vec<Vec<Stack>> = report.cohorts.iter().map(stacks).collect();
+    let highest = all.iter().flatten().map(Stack::height).fold(0.0, f64::max);
+    let top = top.unwrap_or(1.04 * highest);
+    let charts = all.iter().map(|stacks| bars::stacked(title, Size::HALF, top, parts, stacks));
+    parts_figure(title, caption, parts, html::grid(true, report.titles().zip(charts)))
+}
+
+/// A figure whose colours are parts of a whole.
+fn parts_figure(title: &str, caption: &str, parts: &[Part], grid: String) -> String {
+    if grid.is_empty() {
+        return grid;
+    }
+    html::figure(title, caption, &(html::legend(parts.iter().copied()) + &grid))
 }
 
 /// A figure of small charts with the legend of the cohorts.

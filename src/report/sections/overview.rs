@@ -54,7 +54,7 @@ pub fn body(report: &Report) -> String {
         "steps",
         "tokens",
         "time",
-        "in evaluations",
+        "evaluating",
         "tokens/s",
         "peak memory",
         "answer reward",
@@ -63,7 +63,8 @@ pub fn body(report: &Report) -> String {
     let rows: Vec<Vec<String>> = report.runs.iter().map(row).collect();
     let note = "<p class=\"muted\">B groups (prompts) a step, G completions each; η: how many steps old a completion's policy \
         may be. Tokens: generated for training, also those of groups that were dropped. Answer reward and right answers: means \
-        over the distributions in the last evaluation.</p>\n";
+        over the distributions in the last evaluation. In every chart the horizontal axis is the policy step unless its title says \
+        otherwise.</p>\n";
     html::table(&head.map(String::from), &rows) + note + &difference_table(report)
 }
 

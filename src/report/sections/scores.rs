@@ -3,7 +3,6 @@
 use super::Report;
 use crate::report::html;
 use crate::report::load::Run;
-use crate::report::series::Point;
 use crate::report::settings::Cohort;
 use crate::report::svg::line;
 use crate::report::svg::{Size, escape, percent};
@@ -47,11 +46,20 @@ impl Kind {
     }
 
     fn show_change(self, change: f64) -> String {
-        let sign = if change > 0.0 { "+" } else { "" };
-        match self {
-            Self::AnswerReward => format!("{sign}{}", self.show(change)),
-            Self::Right => format!("{sign}{}", format!("{:.1}", 100.0 * change).replace('-', "−")),
-        }
+        let text = match self {
+            Self::AnswerReward => format!("{change:+.2}"),
+            Self::Right => format!("{:+.1}", 100.0 * change),
+        };
+        let zero = text.chars().all(|c| !c.is_ascii_digit() || c == '0');
+        let class = if zero {
+            ""
+        } else if change > 0.0 {
+            "up"
+        } else {
+            "down"
+        };
+        let text = if zero { text.replace(['+', '-'], "") } else { text.replace('-', "−") };
+        format!("<small class=\"{class}\">{text}</small>")
     }
 }
 
@@ -87,14 +95,12 @@ fn row(report: &Report, kind: Kind, label: &str, source: &str) -> Option<Vec<Str
     let best = ends.iter().flatten().map(|(_, last)| *last).reduce(f64::max)?;
     let cell = |pair: &Option<(f64, f64)>| {
         let Some((first, last)) = *pair else { return "–".to_string() };
-        let change = last - first;
-        let class = if change >= 0.0 { "up" } else { "down" };
         let bold = if ends.len() > 1 && last == best { " class=\"best\"" } else { "" };
         format!(
-            "<small>{} →</small> <span{bold}>{}</span> <small class=\"{class}\">{}</small>",
+            "<small>{} →</small> <span{bold}>{}</span> {}",
             kind.show(first),
             kind.show(last),
-            kind.show_change(change)
+            kind.show_change(last - first)
         )
     };
     Some(std::iter::once(escape(label)).chain(ends.iter().map(cell)).collect())
@@ -116,20 +122,15 @@ fn by_source(report: &Report) -> String {
 
 /// The mean over the distributions, against steps and against tokens.
 fn means(report: &Report) -> String {
-    let against_steps = report.lines(|cohort| cohort.curve("eval/mean/answer_reward"));
-    let against_tokens = report.lines(|cohort| against_tokens(cohort, "eval/mean/answer_reward"));
-    let right = report.lines(|cohort| {
-        cohort.curve_of(|run| {
-            let values = run.metrics.at_k("mean", "avg").map_or(&[][..], |name| run.metrics.get(name));
-            values.iter().map(|&(step, y)| (step, step as f64, y)).collect()
-        })
-    });
+    let reward = |run: &Run| Kind::AnswerReward.values(run, "mean").to_vec();
+    let right =
+        |run: &Run| Kind::Right.values(run, "mean").iter().map(|&(step, share)| (step, 100.0 * share)).collect();
     let panels = [
-        ("answer reward against steps", "step", against_steps),
-        ("answer reward against generated tokens", "tokens", against_tokens),
-        ("right answers against steps", "step", right),
+        against_steps(report, "answer reward against steps", &reward),
+        against_tokens(report, "answer reward against generated tokens", &reward),
+        against_steps(report, "right answers, %, against steps", &right),
+        against_tokens(report, "right answers, %, against generated tokens", &right),
     ];
-    let panels = panels.map(|(title, x, lines)| (title.to_string(), line::chart(title, x, Size::HALF, None, &lines)));
     let grid = html::grid(true, panels);
     let legend = if grid.is_empty() { String::new() } else { report.legend() };
     let caption = format!(
@@ -139,19 +140,27 @@ fn means(report: &Report) -> String {
     html::figure("Mean test score against steps and against generated tokens", &caption, &(legend + &grid))
 }
 
-/// A metric against the tokens generated until then.
-fn against_tokens(cohort: &Cohort, metric: &str) -> Vec<Point> {
-    cohort.curve_of(|run| {
+type Values<'a> = &'a dyn Fn(&Run) -> Vec<(u64, f64)>;
+
+fn against_steps(report: &Report, title: &str, values: Values) -> (String, String) {
+    let points = |run: &Run| values(run).into_iter().map(|(step, y)| (step, step as f64, y)).collect();
+    let lines = report.lines(|cohort| cohort.curve_of(points));
+    (title.to_string(), line::chart(title, "step", Size::HALF, None, &lines))
+}
+
+/// Against the tokens that were generated until the evaluation.
+fn against_tokens(report: &Report, title: &str, values: Values) -> (String, String) {
+    let points = |run: &Run| {
         let tokens = run.metrics.get("perf/total_tokens");
-        if tokens.is_empty() {
-            return Vec::new();
-        }
         let until = |step: u64| match tokens.partition_point(|(at, _)| *at <= step) {
             0 => 0.0,
             n => tokens[n - 1].1,
         };
-        run.metrics.get(metric).iter().map(|&(step, y)| (step, until(step), y)).collect()
-    })
+        let values = if tokens.is_empty() { Vec::new() } else { values(run) };
+        values.into_iter().map(|(step, y)| (step, until(step), y)).collect()
+    };
+    let lines = report.lines(|cohort| cohort.curve_of(points));
+    (title.to_string(), line::chart(title, "tokens", Size::HALF, None, &lines))
 }
 
 #[cfg(test)]
@@ -160,8 +169,9 @@ mod tests {
 
     #[test]
     fn scores_are_shown_with_their_sign() {
-        assert_eq!(Kind::AnswerReward.show_change(0.4), "+0.40");
-        assert_eq!(Kind::AnswerReward.show_change(-1.256), "−1.26");
-        assert_eq!((Kind::Right.show(0.125), Kind::Right.show_change(0.125)), ("12 %".into(), "+12.5".into()));
+        assert_eq!(Kind::AnswerReward.show_change(0.4), "<small class=\"up\">+0.40</small>");
+        assert_eq!(Kind::AnswerReward.show_change(-1.256), "<small class=\"down\">−1.26</small>");
+        assert_eq!(Kind::AnswerReward.show_change(-0.001), "<small class=\"\">0.00</small>");
+        assert_eq!(Kind::Right.show(0.125), "12 %");
     }
 }

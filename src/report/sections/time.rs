@@ -6,13 +6,19 @@ use crate::report::html;
 use crate::report::load::Run;
 use crate::report::series::bins;
 use crate::report::settings::Cohort;
-use crate::report::svg::bars::{self, Stack};
-use crate::report::svg::{Colour, Size, escape, percent};
+use crate::report::svg::bars::{Part, Stack};
+use crate::report::svg::{Colour, escape, percent};
 
 const BARS: usize = 40;
 
 /// What the trainer's thread does during a step; they add up to the wall time.
-const PARTS: [&str; 5] = ["waiting for a batch", "training", "publishing", "the rest", "evaluating"];
+const PARTS: [Part; 5] = [
+    ("waiting for a batch", Colour::Part(0)),
+    ("training", Colour::Part(1)),
+    ("publishing", Colour::Part(2)),
+    ("the rest", Colour::Part(3)),
+    ("evaluating", Colour::Part(4)),
+];
 
 pub fn body(report: &Report) -> String {
     let advice: String = report.cohorts.iter().map(|cohort| sentence(report, cohort)).collect();
@@ -65,29 +71,25 @@ fn parts(run: &Run, step: u64) -> [f64; 5] {
 }
 
 fn stages(report: &Report) -> String {
-    let charts = report.each(|cohort| {
-        let steps: Vec<u64> = cohort.curve("time/step").iter().map(|p| p.x as u64).collect();
-        let one = |range: std::ops::Range<usize>| {
-            let mut sums = [0.0; 5];
-            for (step, run) in
-                steps[range.clone()].iter().flat_map(|step| cohort.runs.iter().map(move |run| (step, run)))
-            {
-                sums.iter_mut().zip(parts(run, *step)).for_each(|(sum, part)| *sum += part);
-            }
-            let n = (range.len() * cohort.runs.len()) as f64;
-            Stack { steps: (steps[range.start], steps[range.end - 1]), parts: sums.map(|sum| sum / n).to_vec() }
-        };
-        let stacks: Vec<Stack> = bins(steps.len(), BARS).map(one).collect();
-        bars::stacked("seconds of a step", Size::HALF, None, &PARTS, &stacks)
-    });
-    let grid = html::grid(true, charts);
-    if grid.is_empty() {
-        return grid;
-    }
-    let legend = html::legend(PARTS.iter().enumerate().map(|(i, label)| (*label, Colour::Part(i))));
+    let stacks = |cohort: &Cohort| {
+        // Of a cohort, the run that is least far.
+        let steps = cohort.runs.iter().map(|run| run.metrics.get("time/step")).min_by_key(|steps| steps.len());
+        let steps: Vec<u64> = steps.unwrap_or(&[]).iter().map(|(step, _)| *step).collect();
+        bins(steps.len(), BARS).map(|range| stack(cohort, &steps[range])).collect()
+    };
     let caption =
-        "Seconds of wall time a step, as the trainer sees it. While it waits for a batch, the engine generates.";
-    html::figure("Where a step's time goes", caption, &(legend + &grid))
+        "Mean seconds of wall time a step, as the trainer sees it. While it waits for a batch, the engine generates.";
+    super::stacked_figure(report, "Where a step's time goes", caption, &PARTS, None, stacks)
+}
+
+/// Means over `steps` and the runs of a cohort.
+fn stack(cohort: &Cohort, steps: &[u64]) -> Stack {
+    let mut sums = [0.0; 5];
+    for (step, run) in steps.iter().flat_map(|step| cohort.runs.iter().map(move |run| (step, run))) {
+        sums.iter_mut().zip(parts(run, *step)).for_each(|(sum, part)| *sum += part);
+    }
+    let n = (steps.len() * cohort.runs.len()) as f64;
+    Stack { steps: (steps[0], steps[steps.len() - 1]), parts: sums.map(|sum| sum / n).to_vec() }
 }
 
 fn shares(report: &Report) -> String {

@@ -12,22 +12,28 @@ pub struct Stack {
     pub parts: Vec<f64>,
 }
 
-/// Bars over steps, each of the parts `labels`; `top` of the axis, or the highest bar. Empty without bars.
-pub fn stacked(name: &str, size: Size, top: Option<f64>, labels: &[&str], stacks: &[Stack]) -> String {
+/// A part of a whole: its name and its colour.
+pub type Part = (&'static str, Colour);
+
+impl Stack {
+    /// All parts together.
+    pub fn height(&self) -> f64 {
+        self.parts.iter().sum()
+    }
+}
+
+/// Bars over steps, each of `parts`, on an axis up to `top`. Empty without bars of any height.
+pub fn stacked(name: &str, size: Size, top: f64, parts: &[Part], stacks: &[Stack]) -> String {
     let (Some(first), Some(last)) = (stacks.first(), stacks.last()) else { return String::new() };
-    let highest = stacks.iter().map(|stack| stack.parts.iter().sum::<f64>()).fold(0.0, f64::max);
-    if highest <= 0.0 {
+    if stacks.iter().all(|stack| stack.height() <= 0.0) {
         return String::new();
     }
-    let x = (first.steps.0 as f64 - 0.5, last.steps.1 as f64 + 0.5);
-    let frame = Frame::new(size, x, (0.0, top.unwrap_or(1.04 * highest)));
+    let frame = Frame::new(size, (first.steps.0 as f64 - 0.5, last.steps.1 as f64 + 0.5), (0.0, top));
     let mut body = String::new();
-    for (part, label) in labels.iter().enumerate() {
-        let _ = write!(body, r#"<g class="bars" {}>"#, Colour::Part(part).attributes());
-        stacks
-            .iter()
-            .filter(|stack| stack.parts[part] > 0.0)
-            .for_each(|stack| bar(&mut body, &frame, stack, part, label));
+    for (part, (label, colour)) in parts.iter().enumerate() {
+        let _ = write!(body, r#"<g class="bars" {}>"#, colour.attributes());
+        let shown = stacks.iter().filter(|stack| stack.parts[part] > 0.0);
+        shown.for_each(|stack| bar(&mut body, &frame, stack, part, label));
         body += "</g>";
     }
     frame.draw(name, &body)
@@ -151,12 +157,14 @@ mod tests {
 
     #[test]
     fn stacked_parts_stand_on_each_other() {
+        let parts = [("a", Colour::Part(2)), ("b", Colour::Part(0))];
         let stacks = [Stack { steps: (1, 2), parts: vec![1.0, 3.0] }];
-        let svg = stacked("n", Size { width: 100.0, height: 130.0 }, Some(4.0), &["a", "b"], &stacks);
+        let svg = stacked("n", Size { width: 100.0, height: 130.0 }, 4.0, &parts, &stacks);
         // 100 units of height for 4: a takes 25 at the bottom, b 75 above it.
         assert!(svg.contains(r#"y="83" width="69" height="25"><title>steps 1 to 2, a: 1<"#), "{svg}");
         assert!(svg.contains(r#"y="8" width="69" height="75"><title>steps 1 to 2, b: 3<"#), "{svg}");
-        assert_eq!(stacked("n", Size::SMALL, None, &["a"], &[Stack { steps: (1, 1), parts: vec![0.0] }]), "");
+        let nothing = [Stack { steps: (1, 1), parts: vec![0.0, 0.0] }];
+        assert_eq!(stacked("n", Size::SMALL, 4.0, &parts, &nothing), "");
     }
 
     #[test]

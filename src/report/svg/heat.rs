@@ -81,9 +81,11 @@ impl Map<'_> {
             let Some(value) = column.values[index] else { continue };
             let (from, to) = (self.px(column.steps.0 as f64 - 0.5), self.px(column.steps.1 as f64 + 0.5));
             let strength = ((value - self.range.0) / (self.range.1 - self.range.0).max(1e-12)).clamp(0.0, 1.0);
+            // A value is told from none even at the lower end.
+            let opacity = 0.08 + 0.92 * strength;
             let _ = write!(
                 out,
-                r#"<rect x="{}" y="{y}" width="{}" height="{}" fill-opacity="{strength:.2}"><title>{}, {}: {}</title></rect>"#,
+                r#"<rect x="{}" y="{y}" width="{}" height="{}" fill-opacity="{opacity:.2}"><title>{}, {}: {}</title></rect>"#,
                 short(from),
                 short(to - from + 0.15),
                 ROW - 1.0,
@@ -133,7 +135,7 @@ mod tests {
         ];
         let show = super::super::percent;
         let svg = Map { name: "n", width: 300.0, rows: &rows, columns: &columns, range: (0.0, 0.5), show }.draw();
-        assert!(svg.contains(r#"fill-opacity="0.50"><title>a &amp; b, steps 1 to 2: 25 %"#), "{svg}");
+        assert!(svg.contains(r#"fill-opacity="0.54"><title>a &amp; b, steps 1 to 2: 25 %"#), "{svg}");
         assert!(svg.contains(r#"fill-opacity="1.00""#) && svg.matches("<rect").count() == 3, "{svg}");
         assert!(svg.contains(&format!(">…{}<", "x".repeat(LONGEST - 1))));
         assert_eq!(range(&columns), Some((0.0, 0.5)));

@@ -22,12 +22,16 @@ pub fn chart(name: &str, x: &str, size: Size, range: Option<(f64, f64)>, lines: 
     if lines.is_empty() {
         return String::new();
     }
-    let points = || lines.iter().flat_map(|line| &line.points);
-    let y = range.unwrap_or_else(|| padded(span(points().flat_map(|p| [p.low, p.high]))));
-    let frame = Frame::new(size, span(points().map(|p| p.x)), y);
+    let xs = lines.iter().flat_map(|line| &line.points).map(|p| p.x);
+    let frame = Frame::new(size, span(xs), range.unwrap_or_else(|| y_range(lines.iter().copied())));
     let bands: String = lines.iter().map(|line| band(&frame, line)).collect();
     let paths: String = lines.iter().map(|line| path(&frame, line, x)).collect();
     frame.draw(name, &(bands + &paths))
+}
+
+/// The axis of y that lines need: what they and their bands span and a little more.
+pub fn y_range<'a>(lines: impl IntoIterator<Item = &'a Line>) -> (f64, f64) {
+    padded(span(lines.into_iter().flat_map(|line| &line.points).flat_map(|p| [p.low, p.high])))
 }
 
 fn span(values: impl Iterator<Item = f64>) -> (f64, f64) {

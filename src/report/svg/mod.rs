@@ -91,7 +91,7 @@ pub fn ticks(low: f64, high: f64, count: usize) -> Vec<f64> {
         return vec![low];
     }
     let power = 10_f64.powf(rough.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|step| *step >= rough * 0.999);
+    let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|step| *step >= rough * 0.75);
     let step = step.unwrap_or(10.0 * power);
     let first = (low / step - 1e-9).ceil();
     (0..=2 * count + 2).map(|i| (first + i as f64) * step).take_while(|tick| *tick <= high + 1e-9 * step).collect()
@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn ticks_are_round_and_inside() {
         assert_eq!(ticks(0.0, 200.0, 5), [0.0, 50.0, 100.0, 150.0, 200.0]);
-        assert_eq!(ticks(-1.93, 0.4, 4), [-1.0, 0.0]);
+        assert_eq!(ticks(-1.93, 0.4, 4), [-1.5, -1.0, -0.5, 0.0]);
         assert_eq!(ticks(3.0, 3.0, 4), [3.0]);
         assert_eq!(tick_labels(&[-0.5, 0.0, 0.5]), ["−0.5", "0", "0.5"]);
         assert_eq!(tick_labels(&[0.0, 500_000.0, 1e6]), ["0", "0.5M", "1.0M"]);
