@@ -12,6 +12,7 @@ pub mod commands;
 pub mod curriculum;
 pub mod error;
 pub mod files;
+pub mod report;
 pub mod task;
 
 #[cfg(feature = "train")]

@@ -72,6 +72,15 @@ enum Command {
         #[arg(long)]
         completions: PathBuf,
     },
+    /// Draw one or several runs as one HTML file.
+    Report {
+        /// The runs' folders.
+        #[arg(required = true, value_name = "RUN_DIR")]
+        runs: Vec<PathBuf>,
+        /// The file to write.
+        #[arg(long, value_name = "FILE.html")]
+        out: PathBuf,
+    },
     /// Write a run's newest policy as a PEFT adapter, or merged into its base model.
     Export {
         /// The run's folder.
@@ -244,6 +253,11 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Data(Data::Inspect { file }) => {
             print!("{}", commands::data::inspect(&file)?);
+            Ok(())
+        }
+        Command::Report { runs, out } => {
+            let bytes = dump_rl::report::run(&runs, &out)?;
+            println!("{}: {:.1} MB", out.display(), bytes as f64 / 1e6);
             Ok(())
         }
         Command::Export { run, out, merge } => commands::export::run(&run, &out, merge),

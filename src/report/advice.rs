@@ -1,0 +1,128 @@
+//! Which stage limits a run, and what to change. Pure: seconds in, a sentence out.
+
+use super::svg::{number, percent};
+
+/// Seconds of a whole run.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Times {
+    /// All steps, without evaluations.
+    pub steps: f64,
+    pub generate: f64,
+    pub train: f64,
+    pub eval: f64,
+    /// η.
+    pub max_off_policy_steps: f64,
+}
+
+/// More of the time than this is too much for evaluations.
+const MUCH_EVAL: f64 = 0.35;
+
+/// Idle shares that differ by less than this are balanced.
+const BALANCED: f64 = 0.15;
+
+impl Times {
+    /// The share of the time in which the trainer had nothing to do, evaluations left out.
+    pub fn trainer_idle(&self) -> f64 {
+        (1.0 - self.train / self.steps).max(0.0)
+    }
+
+    /// The same of the engine.
+    pub fn engine_idle(&self) -> f64 {
+        (1.0 - self.generate / self.steps).max(0.0)
+    }
+
+    /// Names the bottleneck and what to change; none without times.
+    pub fn sentence(&self) -> Option<String> {
+        if self.steps <= 0.0 {
+            return None;
+        }
+        let eval = self.eval / (self.steps + self.eval);
+        if eval > MUCH_EVAL {
+            let problem = format!("Evaluations take {} of the wall time", percent(eval));
+            return Some(problem + ": raise eval.interval, or lower eval.prompts or eval.samples.");
+        }
+        Some(if self.max_off_policy_steps == 0.0 { self.synchronous() } else { self.overlapped() })
+    }
+
+    fn synchronous(&self) -> String {
+        let (generate, train) = (self.generate / self.steps, self.train / self.steps);
+        let (slow, share, change) = if generate >= train {
+            ("Generation", generate, FASTER_GENERATION)
+        } else {
+            ("Training", train, FASTER_TRAINING)
+        };
+        let saved = percent(generate.min(train));
+        format!(
+            "{slow} is the bottleneck with {} of a step's time, and the stages wait for each other \
+             (pipeline.max_off_policy_steps = 0): 1 would let them overlap and save at most {saved} where they do not share \
+             cores; else {change}.",
+            percent(share)
+        )
+    }
+
+    fn overlapped(&self) -> String {
+        let (trainer, engine) = (self.trainer_idle(), self.engine_idle());
+        let idle = |what: &str, share| format!("the {what} is idle {} of the time", percent(share));
+        if (trainer - engine).abs() < BALANCED {
+            let both = format!("{} and {}", idle("trainer", trainer), idle("engine", engine));
+            let advice = if trainer.min(engine) > 0.3 {
+                "both wait: raise pipeline.max_off_policy_steps"
+            } else {
+                "the stages are balanced; only faster ones of both kinds would help"
+            };
+            return format!("No stage alone is the bottleneck: {both}; {advice}.");
+        }
+        if trainer > engine {
+            return format!("Generation is the bottleneck: {}; {FASTER_GENERATION}.", idle("trainer", trainer));
+        }
+        format!("Training is the bottleneck: {}; {FASTER_TRAINING}.", idle("engine", engine))
+    }
+}
+
+const FASTER_GENERATION: &str =
+    "to generate faster, raise engine.max_sequences, try engine.dtype = \"bf16\", or lower engine.max_new_tokens";
+const FASTER_TRAINING: &str = "to train faster, raise trainer.micro_batch_tokens, switch trainer.recompute off if memory allows, or lower lora.rank";
+
+/// A second sentence about groups that taught nothing; none where they are few. `share` of the trained groups.
+pub fn wasted(share: f64, filtered: bool) -> Option<String> {
+    let much = share > 0.25 && !filtered;
+    much.then(|| {
+        format!(
+            "{} of the groups that were trained on had the same reward throughout, so no advantage: filter.zero_variance = \
+             true draws others in their place (and costs as many more completions).",
+            percent(share)
+        )
+    })
+}
+
+/// Seconds for people: "48 s", "3.5 min", "2.1 h".
+pub fn duration(seconds: f64) -> String {
+    match seconds {
+        7200.0.. => format!("{} h", number(seconds / 3600.0)),
+        120.0.. => format!("{} min", number(seconds / 60.0)),
+        _ => format!("{} s", number(seconds)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(times: Times, words: &[&str]) {
+        let sentence = times.sentence().unwrap_or_default();
+        assert!(words.iter().all(|word| sentence.contains(word)), "{sentence}");
+    }
+
+    #[test]
+    fn the_stage_that_limits_is_named() {
+        let times = Times { steps: 100.0, generate: 60.0, train: 35.0, eval: 10.0, max_off_policy_steps: 0.0 };
+        check(times, &["Generation is the bottleneck with 60 %", "save at most 35 %", "engine.max_sequences"]);
+        check(Times { generate: 20.0, train: 75.0, ..times }, &["Training", "75 %", "trainer.micro_batch_tokens"]);
+        check(Times { eval: 100.0, ..times }, &["Evaluations take 50 %", "eval.interval"]);
+        let overlapped = Times { max_off_policy_steps: 1.0, ..times };
+        check(Times { generate: 99.0, ..overlapped }, &["Generation", "the trainer is idle 65 %"]);
+        check(Times { generate: 40.0, train: 98.0, ..overlapped }, &["Training", "the engine is idle 60 %"]);
+        check(Times { generate: 95.0, train: 92.0, ..overlapped }, &["No stage alone", "balanced"]);
+        assert_eq!(Times::default().sentence(), None);
+    }
+}

@@ -1,0 +1,213 @@
+//! A run's folder, read: only what the report draws is kept, line by line, so that long runs need little memory.
+//!
+//! A run that still goes on is read as far as it is written: files may be missing and a last line may be torn (it has no
+//! line break yet). Anything else that is no JSON of the expected form is an error with its file and line.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{BufRead, BufReader, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::rollouts::Rollouts;
+use super::settings::Settings;
+use crate::error::InputError;
+
+/// Everything that the report knows of one run.
+pub struct Run {
+    /// The folder's name.
+    pub name: String,
+    pub settings: Settings,
+    /// The distributions, in the order of first appearance: by convention from easy to hard.
+    pub sources: Vec<String>,
+    pub metrics: Metrics,
+    /// Drawn groups by distribution and by what became of them (`trained`, or why they were dropped).
+    pub outcomes: BTreeMap<(String, String), u64>,
+    /// What the curriculum saw, by step and distribution.
+    pub observed: BTreeMap<(u64, String), Observed>,
+    pub rollouts: Rollouts,
+}
+
+/// Sums over the completions of one distribution that were observed in one step.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Observed {
+    pub completions: u64,
+    pub reward: f64,
+    pub tokens: u64,
+}
+
+/// metrics.jsonl by column.
+#[derive(Default)]
+pub struct Metrics {
+    /// Every step that has a line.
+    pub steps: Vec<u64>,
+    /// Names in the order of first appearance.
+    pub names: Vec<String>,
+    columns: HashMap<String, Vec<(u64, f64)>>,
+}
+
+impl Metrics {
+    /// Steps and values of one metric; empty if it was never logged. Values that were not finite are left out.
+    pub fn get(&self, name: &str) -> &[(u64, f64)] {
+        self.columns.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// The newest value.
+    pub fn last(&self, name: &str) -> Option<f64> {
+        self.get(name).last().map(|(_, value)| *value)
+    }
+
+    /// The sum over all steps; 0 if it was never logged.
+    pub fn sum(&self, name: &str) -> f64 {
+        self.get(name).iter().map(|(_, value)| value).sum()
+    }
+
+    /// The name of `eval/<source>/<what>@k`, whatever k is.
+    pub fn at_k(&self, source: &str, what: &str) -> Option<&str> {
+        let start = format!("eval/{source}/{what}@");
+        self.names.iter().find(|name| name.starts_with(&start)).map(String::as_str)
+    }
+
+    fn add(&mut self, line: &Map<String, Value>) -> Result<(), String> {
+        let step = line.get("step").and_then(Value::as_u64).ok_or(r#"expected a whole number under "step""#)?;
+        self.steps.push(step);
+        for (name, value) in line.iter().filter(|(name, _)| *name != "step") {
+            let Some(value) = value.as_f64() else { continue };
+            if !self.columns.contains_key(name) {
+                self.names.push(name.clone());
+            }
+            self.columns.entry(name.clone()).or_default().push((step, value));
+        }
+        Ok(())
+    }
+
+    /// The distributions of `curriculum/<source>/…` and `eval/<source>/…`. A name may have slashes of its own.
+    fn sources(&self) -> Vec<String> {
+        let mut sources: Vec<String> = Vec::new();
+        for name in &self.names {
+            let rest = name.strip_prefix("curriculum/").or_else(|| name.strip_prefix("eval/"));
+            let Some((source, _)) = rest.and_then(|rest| rest.rsplit_once('/')) else { continue };
+            if source != "mean" && !sources.iter().any(|known| known == source) {
+                sources.push(source.to_string());
+            }
+        }
+        sources
+    }
+}
+
+#[derive(Deserialize)]
+struct DecisionLine {
+    decisions: Vec<Decided>,
+}
+
+#[derive(Deserialize)]
+struct Decided {
+    source: String,
+    outcome: String,
+}
+
+#[derive(Deserialize)]
+struct ObservationLine {
+    step: u64,
+    observations: Vec<ObservedGroup>,
+}
+
+#[derive(Deserialize)]
+struct ObservedGroup {
+    source: String,
+    rewards: Vec<Option<f64>>,
+    #[serde(default)]
+    tokens: u64,
+}
+
+/// Reads the run in `path`, with at most `samples` sample completions.
+///
+/// # Errors
+/// A folder that holds no run; a file that cannot be read; a line that is not what it should be, as `file:line`.
+pub fn run(path: &Path, samples: usize) -> Result<Run, InputError> {
+    if !["metrics.jsonl", "config.toml"].iter().any(|name| path.join(name).is_file()) {
+        let problem = "holds no run: expected a folder that `dump-rl train` wrote, with config.toml and metrics.jsonl";
+        return Err(InputError::new(path.display(), problem));
+    }
+    let settings = Settings::read(&path.join("config.toml"))?;
+    let mut metrics = Metrics::default();
+    json_lines(&path.join("metrics.jsonl"), |line: Map<String, Value>| metrics.add(&line))?;
+    let sources = metrics.sources();
+    Ok(Run {
+        name: name_of(path),
+        settings,
+        outcomes: outcomes(&path.join("decisions.jsonl"))?,
+        observed: observed(&path.join("curriculum.jsonl"))?,
+        rollouts: Rollouts::read(&path.join("rollouts"), samples, sources.len())?,
+        sources,
+        metrics,
+    })
+}
+
+fn name_of(path: &Path) -> String {
+    let whole: PathBuf = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    whole.file_name().map_or_else(|| whole.display().to_string(), |name| name.to_string_lossy().into_owned())
+}
+
+fn outcomes(path: &Path) -> Result<BTreeMap<(String, String), u64>, InputError> {
+    let mut outcomes = BTreeMap::new();
+    json_lines(path, |line: DecisionLine| {
+        for decided in line.decisions {
+            *outcomes.entry((decided.source, decided.outcome)).or_default() += 1;
+        }
+        Ok(())
+    })?;
+    Ok(outcomes)
+}
+
+fn observed(path: &Path) -> Result<BTreeMap<(u64, String), Observed>, InputError> {
+    let mut observed: BTreeMap<(u64, String), Observed> = BTreeMap::new();
+    json_lines(path, |line: ObservationLine| {
+        for group in line.observations {
+            let sums = observed.entry((line.step, group.source)).or_default();
+            sums.tokens += group.tokens;
+            for reward in group.rewards.into_iter().flatten() {
+                sums.completions += 1;
+                sums.reward += reward;
+            }
+        }
+        Ok(())
+    })?;
+    Ok(observed)
+}
+
+/// Hands every line of a file to `take`; a file that does not exist has none, and a last line without its line break that
+/// is no JSON is still being written and left out.
+///
+/// # Errors
+/// A file that cannot be read; a line that is not what was expected, as `file:line`.
+pub fn json_lines<T>(path: &Path, mut take: impl FnMut(T) -> Result<(), String>) -> Result<(), InputError>
+where
+    T: for<'a> Deserialize<'a>,
+{
+    let unreadable = |e| InputError::new(path.display(), format!("cannot be read: {e}"));
+    let mut file = match File::open(path) {
+        Ok(file) => BufReader::with_capacity(1 << 17, file),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(unreadable(e)),
+    };
+    let mut line = Vec::new();
+    for number in 1_u64.. {
+        line.clear();
+        if file.read_until(b'\n', &mut line).map_err(unreadable)? == 0 {
+            break;
+        }
+        if line.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        }
+        let wrong = |problem: String| InputError::new(format!("{}:{number}", path.display()), problem);
+        match serde_json::from_slice(&line) {
+            Ok(value) => take(value).map_err(wrong)?,
+            Err(_) if line.last() != Some(&b'\n') => break,
+            Err(e) => return Err(wrong(format!("is not a line of this file: {e}"))),
+        }
+    }
+    Ok(())
+}

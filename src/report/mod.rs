@@ -1,0 +1,64 @@
+//! `dump-rl report`: one or several runs as one HTML file, which needs nothing else: no network, no script to be read.
+//!
+//! - [`load`] reads a run's folder, [`rollouts`] its completions, [`settings`] compares runs
+//! - [`series`] averages and thins, [`svg`] draws, [`html`] is the page
+//! - `sections` has one file for each part of the report; a plot without data is left out
+//!
+//! Pure but for the files that it reads and the one that it writes.
+
+pub mod advice;
+pub mod html;
+pub mod load;
+pub mod rollouts;
+mod sections;
+pub mod series;
+pub mod settings;
+pub mod svg;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use crate::error::InputError;
+use crate::files;
+use load::Run;
+
+/// Sample completions of all runs together.
+const MOST_SAMPLES: usize = 200;
+
+/// Writes a report over the runs in `folders` to `out`, and returns its size in bytes.
+///
+/// # Errors
+/// A folder that holds no run; a file of a run that cannot be read, or has a wrong line; an `out` that cannot be written.
+pub fn run(folders: &[PathBuf], out: &Path) -> Result<usize, InputError> {
+    let html = sections::page(&load_all(folders)?);
+    let unwritable = |e| InputError::new(out.display(), format!("cannot be written: {e}"));
+    files::write_atomic(out, html.as_bytes()).map_err(unwritable)?;
+    Ok(html.len())
+}
+
+/// Reads the runs side by side, a thread for each core.
+fn load_all(folders: &[PathBuf]) -> Result<Vec<Run>, InputError> {
+    let samples = MOST_SAMPLES / folders.len().max(1);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut runs = Vec::new();
+    for some in folders.chunks(threads) {
+        let read: Vec<Result<Run, InputError>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = some.iter().map(|folder| scope.spawn(|| load::run(folder, samples))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("reading a run does not panic")).collect()
+        });
+        runs.extend(read.into_iter().collect::<Result<Vec<Run>, InputError>>()?);
+    }
+    name_apart(&mut runs, folders);
+    Ok(runs)
+}
+
+/// Runs whose folders have the same name are called by their paths.
+fn name_apart(runs: &mut [Run], folders: &[PathBuf]) {
+    let names: Vec<String> = runs.iter().map(|run| run.name.clone()).collect();
+    for (run, folder) in runs.iter_mut().zip(folders) {
+        if names.iter().filter(|name| **name == run.name).count() > 1 {
+            run.name = folder.display().to_string();
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The completions of a run: a few to read, and the rewards and lengths of the early and the late ones.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::load::json_lines;
+use crate::error::InputError;
+
+/// At most so many steps are read of a run, evenly spread: the completions of a long run are gigabytes.
+pub const MOST_FILES: usize = 60;
+
+/// What is kept at the start and at the end of a completion that is longer than both together.
+const HEAD: usize = 2400;
+const TAIL: usize = 1600;
+
+/// A completion as rollouts/step_N.jsonl has it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Sample {
+    pub step: u64,
+    pub data_source: String,
+    pub row: usize,
+    pub completion: String,
+    // Numbers that were not finite are null.
+    pub reward: Option<f64>,
+    pub format_score: Option<f64>,
+    pub answer_score: Option<f64>,
+    pub advantage: Option<f64>,
+    pub tokens: u64,
+    #[serde(default)]
+    pub finish: String,
+    #[serde(default)]
+    pub policy_step: u64,
+    #[serde(default)]
+    pub adapter: String,
+}
+
+impl Sample {
+    /// Whether the answer is right, as the graders have it.
+    pub fn is_right(&self) -> bool {
+        self.answer_score.unwrap_or(0.0) > 0.0
+    }
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct Rollouts {
+    /// In the order of steps and distributions.
+    pub samples: Vec<Sample>,
+    /// The first fifth of the steps.
+    pub early: Drawn,
+    /// The last fifth.
+    pub late: Drawn,
+    /// Steps that were read, and steps that there are.
+    pub files: (usize, usize),
+}
+
+/// Rewards and lengths of completions.
+#[derive(Default, Clone)]
+pub struct Drawn {
+    pub rewards: Vec<f64>,
+    pub lengths: Vec<f64>,
+    /// First and last step.
+    pub steps: Option<(u64, u64)>,
+}
+
+impl Drawn {
+    fn add(&mut self, sample: &Sample) {
+        self.rewards.extend(sample.reward);
+        self.lengths.push(sample.tokens as f64);
+        let (first, last) = self.steps.unwrap_or((sample.step, sample.step));
+        self.steps = Some((first.min(sample.step), last.max(sample.step)));
+    }
+}
+
+impl Rollouts {
+    /// Reads `folder`; it may be missing. At most `most` samples are kept: of each of `sources` distributions in each part
+    /// of the run a right one and a wrong one, where there are such.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or a line that is no completion.
+    pub fn read(folder: &Path, most: usize, sources: usize) -> Result<Self, InputError> {
+        let all = step_files(folder);
+        let chosen = spread(&all, MOST_FILES);
+        let parts = most.div_ceil(2 * sources.max(1)).clamp(1, chosen.len().max(1));
+        let fifth = chosen.len().div_ceil(5);
+        let mut kept: BTreeMap<(usize, String, bool), (u64, Sample)> = BTreeMap::new();
+        let mut rollouts = Self { files: (chosen.len(), all.len()), ..Self::default() };
+        for (index, (_, path)) in chosen.iter().enumerate() {
+            json_lines(path, |sample: Sample| {
+                if index < fifth {
+                    rollouts.early.add(&sample);
+                } else if index + fifth >= chosen.len() {
+                    rollouts.late.add(&sample);
+                }
+                keep(&mut kept, index * parts / chosen.len(), sample);
+                Ok(())
+            })?;
+        }
+        let mut samples: Vec<Sample> = kept.into_values().map(|(_, sample)| sample).collect();
+        samples.sort_by_key(|sample| sample.step);
+        rollouts.samples = spread(&samples, most).into_iter().cloned().collect();
+        Ok(rollouts)
+    }
+}
+
+/// Keeps the sample with the smallest hash: any of them with the same chance, and the same one every time.
+fn keep(kept: &mut BTreeMap<(usize, String, bool), (u64, Sample)>, part: usize, mut sample: Sample) {
+    let hash = hash(&sample);
+    let key = (part, sample.data_source.clone(), sample.is_right());
+    if kept.get(&key).is_none_or(|(smallest, _)| hash < *smallest) {
+        sample.completion = shorten(&sample.completion);
+        kept.insert(key, (hash, sample));
+    }
+}
+
+/// FNV-1a over step, row and text.
+fn hash(sample: &Sample) -> u64 {
+    let numbers = [sample.step, sample.row as u64].map(u64::to_le_bytes);
+    let bytes = numbers.as_flattened().iter().chain(sample.completion.as_bytes().iter().take(512));
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Start and end of a long text; the answer stands at the end.
+fn shorten(text: &str) -> String {
+    let length = text.chars().count();
+    if length <= HEAD + TAIL {
+        return text.to_string();
+    }
+    let head: String = text.chars().take(HEAD).collect();
+    let tail: String = text.chars().skip(length - TAIL).collect();
+    format!("{head}\n[… {} characters left out …]\n{tail}", length - HEAD - TAIL)
+}
+
+/// `step_N.jsonl` by N.
+fn step_files(folder: &Path) -> Vec<(u64, PathBuf)> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut files: Vec<(u64, PathBuf)> = entries
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let step = name.strip_prefix("step_")?.strip_suffix(".jsonl")?.parse().ok()?;
+            Some((step, entry.path()))
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+/// At most `most` of `items`, evenly spread, with the first and the last.
+fn spread<T>(items: &[T], most: usize) -> Vec<&T> {
+    if items.len() <= most {
+        return items.iter().collect();
+    }
+    (0..most).map(|i| &items[i * (items.len() - 1) / (most - 1).max(1)]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_keeps_its_start_and_its_end() {
+        let text = format!("a{}é", "x".repeat(5000));
+        let short = shorten(&text);
+        assert!(short.starts_with("ax") && short.ends_with("xé") && short.contains("[… 1002 characters left out …]"));
+        assert_eq!(shorten("é"), "é");
+    }
+
+    #[test]
+    fn what_is_spread_has_both_ends() {
+        let items: Vec<usize> = (0..101).collect();
+        assert_eq!(spread(&items, 3), [&0, &50, &100]);
+        assert_eq!(spread(&items[..2], 3), [&0, &1]);
+        assert_eq!(spread(&items, 1), [&0]);
+    }
+}

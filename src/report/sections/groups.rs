@@ -1,0 +1,136 @@
+//! What became of groups, and what completions were like.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use super::Report;
+use crate::report::html;
+use crate::report::load::Run;
+use crate::report::rollouts::{Drawn, MOST_FILES};
+use crate::report::series::{Point, bins, gains};
+use crate::report::settings::Cohort;
+use crate::report::svg::bars::{self, Stack};
+use crate::report::svg::{Colour, Size, escape, number};
+
+/// Bars of a stacked chart at most.
+const BARS: usize = 40;
+
+pub fn body(report: &Report) -> String {
+    [solved(report), filtered(report), outcomes(report), histograms(report), completions(report)].concat()
+}
+
+/// Means of curves over parts of the steps, on each other.
+fn stacks(curves: &[Vec<Point>]) -> Vec<Stack> {
+    let length = curves.iter().map(Vec::len).min().unwrap_or(0);
+    let mean = |points: &[Point]| points.iter().map(|p| p.y).sum::<f64>() / points.len() as f64;
+    let one = |range: Range<usize>| Stack {
+        steps: (curves[0][range.start].x as u64, curves[0][range.end - 1].x as u64),
+        parts: curves.iter().map(|curve| mean(&curve[range.clone()])).collect(),
+    };
+    bins(length, BARS).map(one).collect()
+}
+
+fn solved(report: &Report) -> String {
+    let parts =
+        [("all right", Colour::Part(2)), ("some right, some wrong", Colour::Part(0)), ("none right", Colour::Part(3))];
+    let metrics = ["groups/solved_all", "groups/solved_some", "groups/solved_none"];
+    let caption = "Groups trained on, in percent. Where all completions are right, or all are equally wrong, there is nothing to \
+        learn.";
+    let stacks = |cohort: &Cohort| stacks(&metrics.map(|metric| percentages(cohort.curve(metric))));
+    super::stacked_figure(report, "Solved and unsolved groups", caption, &parts, Some(100.0), stacks)
+}
+
+fn percentages(points: Vec<Point>) -> Vec<Point> {
+    points.into_iter().map(|p| Point::new(p.x, 100.0 * p.y)).collect()
+}
+
+/// Groups left out in each step, by reason; nothing where none was.
+fn filtered(report: &Report) -> String {
+    let parts = [
+        ("all right", Colour::Part(2)),
+        ("all equally wrong", Colour::Part(3)),
+        ("too old", Colour::Part(1)),
+        ("failed", Colour::Part(4)),
+    ];
+    let metrics = ["groups/filtered_solved_all", "groups/filtered_solved_none", "off_policy/dropped", "groups/failed"];
+    let gained = |cohort: &Cohort, metric: &str| {
+        cohort.curve_of(|run| {
+            gains(run.metrics.get(metric)).into_iter().map(|(step, n)| (step, step as f64, n)).collect()
+        })
+    };
+    let stacks = |cohort: &Cohort| stacks(&metrics.map(|metric| gained(cohort, metric)));
+    let caption = "Mean number of groups left out in a step, by reason; others were drawn in their place.";
+    super::stacked_figure(report, "Groups left out", caption, &parts, None, stacks)
+}
+
+/// A table of what became of every drawn group; nothing where all were trained on.
+fn outcomes(report: &Report) -> String {
+    let count = |run: &Run, source: &str, outcome: &str| {
+        run.outcomes.get(&(source.to_string(), outcome.to_string())).copied().unwrap_or(0)
+    };
+    let kinds: BTreeSet<&str> =
+        report.runs.iter().flat_map(|run| run.outcomes.keys().map(|(_, kind)| kind.as_str())).collect();
+    if kinds.iter().all(|kind| *kind == "trained") {
+        return String::new();
+    }
+    let table = |cohort: &Cohort| {
+        let cell = |source: &str, kind: &str| cohort.runs.iter().map(|run| count(run, source, kind)).sum::<u64>();
+        let row = |source: &String| {
+            let counts: Vec<u64> = kinds.iter().map(|kind| cell(source, kind)).collect();
+            let all = std::iter::once(counts.iter().sum::<u64>()).chain(counts.iter().copied());
+            std::iter::once(escape(source)).chain(all.map(|n| number(n as f64))).collect()
+        };
+        let kinds = kinds.iter().map(|kind| escape(&kind.replace('_', " ")));
+        let head: Vec<String> = ["distribution", "drawn"].map(String::from).into_iter().chain(kinds).collect();
+        html::table(&head, &report.sources.iter().map(row).collect::<Vec<_>>())
+    };
+    let tables = html::grid(true, report.titles().zip(report.cohorts.iter().map(table)));
+    html::figure("What became of the drawn groups", "Groups whose fate is known, by distribution.", &tables)
+}
+
+/// Rewards and lengths of the first and the last fifth of the steps.
+fn histograms(report: &Report) -> String {
+    let pooled = |cohort: &Cohort, of: fn(&Drawn) -> &Vec<f64>| -> [Vec<f64>; 2] {
+        let all = |which: fn(&Run) -> &Drawn| cohort.runs.iter().flat_map(|run| of(which(run))).copied().collect();
+        [all(|run| &run.rollouts.early), all(|run| &run.rollouts.late)]
+    };
+    let chart = |cohort: &Cohort, name: &str, of: fn(&Drawn) -> &Vec<f64>| {
+        let [early, late] = pooled(cohort, of);
+        let sets = [("first fifth".to_string(), early.as_slice()), ("last fifth".to_string(), late.as_slice())];
+        bars::histogram(name, Size::SMALL, &sets)
+    };
+    let panels = |what: &str, of: fn(&Drawn) -> &Vec<f64>| {
+        let titles =
+            report.titles().map(|run| if run.is_empty() { what.to_string() } else { format!("{what}, {run}") });
+        titles.zip(report.cohorts.iter().map(|cohort| chart(cohort, what, of))).collect::<Vec<_>>()
+    };
+    let (rewards, lengths) = (panels("reward", |drawn| &drawn.rewards), panels("tokens", |drawn| &drawn.lengths));
+    let grids = if report.cohorts.len() > 1 {
+        html::grid(false, rewards) + &html::grid(false, lengths)
+    } else {
+        html::grid(false, rewards.into_iter().chain(lengths))
+    };
+    let read: (usize, usize) =
+        report.runs.iter().fold((0, 0), |sum, run| (sum.0 + run.rollouts.files.0, sum.1 + run.rollouts.files.1));
+    let part =
+        if read.0 < read.1 { format!(", of at most {MOST_FILES} evenly spread steps a run") } else { String::new() };
+    let caption =
+        format!("Share of the completions trained on, in percent: the first and the last fifth of the steps{part}.");
+    let parts = [("first fifth of the steps", Colour::Part(0)), ("last fifth", Colour::Part(1))];
+    super::parts_figure("Rewards and lengths of completions", &caption, &parts, grids)
+}
+
+/// Curves of what each batch was like.
+fn completions(report: &Report) -> String {
+    let panels = [
+        ("reward", "reward"),
+        ("answer part of the reward", "rewards/answer/mean"),
+        ("format part of the reward", "rewards/format/mean"),
+        ("tokens of a completion", "completions/mean_length"),
+        ("share cut off at the longest length", "completions/clipped_ratio"),
+        ("share of groups with one reward", "frac_reward_zero_std"),
+    ];
+    let panels = panels.map(|(title, metric)| report.panel(title, metric)).to_vec();
+    let caption = format!("Means over the batch of each step.{}", report.band_note());
+    super::panels_figure(report, "Batches", &caption, panels)
+}

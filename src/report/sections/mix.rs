@@ -1,0 +1,139 @@
+//! What the curriculum chose (Figure 2 of the paper), and what it thought of each distribution.
+
+use super::Report;
+use crate::report::html;
+use crate::report::series::{Mix, Point, thin};
+use crate::report::settings::Cohort;
+use crate::report::svg::heat::{self, Column, Map};
+use crate::report::svg::{Size, number, percent};
+
+/// Columns of a heat map at most.
+const COLUMNS: usize = 50;
+
+/// Shares are smoothed over this part of the run.
+const WINDOW_PART: usize = 20;
+
+pub fn body(report: &Report) -> String {
+    let figures = [
+        curves(report),
+        map_of(report, "trained", "Figure 2b. The same as a map", "Share of the groups trained on"),
+        dispatched(report),
+        scores(report, "learnability", "What each distribution is worth to the curriculum", LEARNABILITY),
+        scores(
+            report,
+            "bonus",
+            "Exploration bonus of each distribution",
+            "Added to the worth; it shrinks with what was seen.",
+        ),
+        rewards(report),
+    ];
+    figures.concat()
+}
+
+const LEARNABILITY: &str = "The policy's own score in its own unit; for DUMP the learnability, the mean |advantage| of the last \
+    rollouts. The signal is largest where about half of a group's completions are right.";
+
+/// A window for the longest run: odd, and 1 for a short one.
+fn window(report: &Report) -> usize {
+    let steps = report.runs.iter().map(|run| run.metrics.steps.len()).max().unwrap_or(0);
+    (steps / WINDOW_PART) | 1
+}
+
+fn curves(report: &Report) -> String {
+    let window = window(report);
+    let points = |cohort: &Cohort, arm: usize| {
+        let Some(mix) = Mix::of(&cohort.runs, &report.sources, "trained") else { return Vec::new() };
+        let shares = mix.shares(window);
+        let shares = mix.steps.iter().zip(&shares).filter_map(|(step, shares)| Some((*step, shares.as_ref()?[arm])));
+        thin(shares.map(|(step, share)| Point::new(step as f64, 100.0 * share)).collect())
+    };
+    let smoothed = if window > 1 { format!(", smoothed over {window} steps") } else { String::new() };
+    let caption = format!("Share of the groups trained on, in percent{smoothed}.");
+    super::arms_figure(report, "Figure 2a. Samples of each distribution over time", &caption, points)
+}
+
+fn map_of(report: &Report, what: &str, title: &str, caption: &str) -> String {
+    let columns = |cohort: &Cohort| -> Vec<Column> {
+        let binned = Mix::of(&cohort.runs, &report.sources, what).map(|mix| mix.binned(COLUMNS)).unwrap_or_default();
+        let one = |(first, last, shares): (u64, u64, Option<Vec<f64>>)| Column {
+            steps: (first, last),
+            values: shares.map_or(vec![None; report.sources.len()], |s| s.into_iter().map(Some).collect()),
+        };
+        binned.into_iter().map(one).collect()
+    };
+    maps(report, title, caption, true, columns, percent)
+}
+
+/// A heat map a cohort, all on the same scale, from 0 if `from_zero`.
+fn maps(
+    report: &Report,
+    title: &str,
+    caption: &str,
+    from_zero: bool,
+    columns: impl Fn(&Cohort) -> Vec<Column>,
+    show: fn(f64) -> String,
+) -> String {
+    let all: Vec<Vec<Column>> = report.cohorts.iter().map(columns).collect();
+    let ranges = all.iter().filter_map(|columns| heat::range(columns));
+    let Some(range) = ranges.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))) else { return String::new() };
+    let range = if from_zero { (0.0, range.1) } else { range };
+    let width = Size::HALF.width;
+    let rows = &report.sources;
+    let draw = |columns: &Vec<Column>| Map { name: title, width, rows, columns, range, show }.draw();
+    let grid = html::grid(true, report.titles().zip(all.iter().map(draw)));
+    html::figure(title, caption, &(html::scale(&show(range.0), &show(range.1)) + &grid))
+}
+
+/// What was drawn, where that is not what was trained on.
+fn dispatched(report: &Report) -> String {
+    let total = |what: &str| {
+        report
+            .cohorts
+            .iter()
+            .filter_map(|c| Mix::of(&c.runs, &report.sources, what))
+            .map(|mix| mix.total())
+            .sum::<f64>()
+    };
+    if total("dispatched") <= 1.02 * total("trained") {
+        return String::new();
+    }
+    let caption = "Share of the groups drawn, also those that were left out later: what was paid for.";
+    map_of(report, "dispatched", "Groups drawn of each distribution", caption)
+}
+
+/// `curriculum/<source>/<what>` of every distribution; nothing where it is 0 throughout.
+fn scores(report: &Report, what: &str, title: &str, caption: &str) -> String {
+    let points =
+        |cohort: &Cohort, arm: usize| middle(cohort.curve(&format!("curriculum/{}/{what}", report.sources[arm])));
+    super::arms_figure(report, title, caption, points)
+}
+
+/// The same line without its band: many distributions would hide each other.
+fn middle(points: Vec<Point>) -> Vec<Point> {
+    points.into_iter().map(|p| Point::new(p.x, p.y)).collect()
+}
+
+/// Mean reward of the completions that the curriculum observed, also of groups that were left out.
+fn rewards(report: &Report) -> String {
+    let columns = |cohort: &Cohort| -> Vec<Column> {
+        let last = cohort.runs.iter().flat_map(|run| run.observed.keys().map(|(step, _)| *step)).max().unwrap_or(0);
+        let size = (last as usize).div_ceil(COLUMNS).max(1) as u64;
+        (1..=last)
+            .step_by(size as usize)
+            .map(|first| reward_column(report, cohort, first, (first + size - 1).min(last)))
+            .collect()
+    };
+    let caption =
+        "Mean reward of all observed completions, also of groups that were left out. Blank cells: none was drawn.";
+    maps(report, "Training reward of each distribution over time", caption, false, columns, number)
+}
+
+fn reward_column(report: &Report, cohort: &Cohort, first: u64, last: u64) -> Column {
+    let mean = |source: &String| {
+        let steps = (first..=last).map(|step| (step, source.clone()));
+        let observed = steps.flat_map(|key| cohort.runs.iter().filter_map(move |run| run.observed.get(&key)));
+        let (reward, n) = observed.fold((0.0, 0), |(reward, n), o| (reward + o.reward, n + o.completions));
+        (n > 0).then(|| reward / n as f64)
+    };
+    Column { steps: (first, last), values: report.sources.iter().map(mean).collect() }
+}

@@ -1,0 +1,140 @@
+//! The parts of the report, in the order of the page.
+
+mod groups;
+mod mix;
+mod overview;
+mod samples;
+mod scores;
+mod time;
+mod training;
+
+use super::html::{self, Section};
+use super::load::Run;
+use super::series::Point;
+use super::settings::{Cohort, cohorts};
+use super::svg::bars::{self, Part, Stack};
+use super::svg::line::{self, Line};
+use super::svg::{Colour, Size};
+
+/// What every part is made of.
+struct Report<'a> {
+    runs: &'a [Run],
+    cohorts: Vec<Cohort<'a>>,
+    /// The distributions of all runs, in the order of first appearance.
+    sources: Vec<String>,
+}
+
+/// The whole page over `runs`.
+pub fn page(runs: &[Run]) -> String {
+    let mut sources: Vec<String> = Vec::new();
+    for source in runs.iter().flat_map(|run| &run.sources) {
+        if !sources.contains(source) {
+            sources.push(source.clone());
+        }
+    }
+    let report = Report { runs, cohorts: cohorts(runs), sources };
+    let sections = [
+        Section { id: "runs", title: "Runs", body: overview::body(&report) },
+        Section { id: "scores", title: "Test scores", body: scores::body(&report) },
+        Section { id: "mix", title: "Curriculum", body: mix::body(&report) },
+        Section { id: "groups", title: "Groups and completions", body: groups::body(&report) },
+        Section { id: "time", title: "Time", body: time::body(&report) },
+        Section { id: "training", title: "Training", body: training::body(&report) },
+        Section { id: "samples", title: "Sample completions", body: samples::body(&report) },
+    ];
+    html::page(&overview::title(&report), &overview::summary(&report), report.sources.len(), &sections)
+}
+
+impl Report<'_> {
+    /// A line for each cohort.
+    fn lines(&self, points: impl Fn(&Cohort) -> Vec<Point>) -> Vec<Line> {
+        let one = |cohort: &Cohort| Line { label: cohort.label.clone(), colour: cohort.colour, points: points(cohort) };
+        self.cohorts.iter().map(one).collect()
+    }
+
+    /// A small chart of a metric against the step, titled; empty if it was never logged, or never but as 0.
+    fn panel(&self, title: &str, metric: &str) -> (String, String) {
+        let lines = self.lines(|cohort| cohort.curve(metric));
+        let zero = lines.iter().flat_map(|line| &line.points).all(|p| p.low == 0.0 && p.high == 0.0);
+        let chart = if zero { String::new() } else { line::chart(title, "step", Size::SMALL, None, &lines) };
+        (title.to_string(), chart)
+    }
+
+    /// What the colours of the cohorts mean; nothing where there is one.
+    fn legend(&self) -> String {
+        if self.cohorts.len() < 2 {
+            return String::new();
+        }
+        html::legend(self.cohorts.iter().map(|cohort| (cohort.label.as_str(), cohort.colour)))
+    }
+
+    /// What the colours of the distributions mean.
+    fn source_legend(&self) -> String {
+        html::legend(self.sources.iter().enumerate().map(|(i, source)| (source.as_str(), Colour::Arm(i))))
+    }
+
+    /// A title for each cohort; empty where there is one.
+    fn titles(&self) -> impl Iterator<Item = String> + '_ {
+        self.cohorts.iter().map(|c| if self.cohorts.len() > 1 { c.label.clone() } else { String::new() })
+    }
+
+    /// How lines of several runs are to be read.
+    fn band_note(&self) -> &'static str {
+        if self.cohorts.iter().any(|cohort| cohort.runs.len() > 1) {
+            " Lines are means over the runs that differ in nothing but their seed, bands their least and largest value."
+        } else {
+            ""
+        }
+    }
+}
+
+/// A chart for each cohort with a line for each distribution, all on one scale; `points` of a cohort and a distribution.
+fn arms_figure(report: &Report, title: &str, caption: &str, points: impl Fn(&Cohort, usize) -> Vec<Point>) -> String {
+    let line = |cohort: &Cohort, arm: usize| Line {
+        label: report.sources[arm].clone(),
+        colour: Colour::Arm(arm),
+        points: points(cohort, arm),
+    };
+    let lines = |cohort: &Cohort| (0..report.sources.len()).map(|arm| line(cohort, arm)).collect::<Vec<Line>>();
+    let all: Vec<Vec<Line>> = report.cohorts.iter().map(lines).collect();
+    if all.iter().flatten().flat_map(|line| &line.points).all(|p| p.y == 0.0) {
+        return String::new();
+    }
+    let range = Some(line::y_range(all.iter().flatten()));
+    let charts = all.iter().map(|lines| {
+        let zero = lines.iter().flat_map(|line| &line.points).all(|p| p.y == 0.0);
+        if zero { String::new() } else { line::chart(title, "step", Size::HALF, range, lines) }
+    });
+    html::figure(title, caption, &(report.source_legend() + &html::grid(true, report.titles().zip(charts))))
+}
+
+/// A chart for each cohort of bars over steps, all on one scale: up to `top`, or to the highest bar.
+fn stacked_figure(
+    report: &Report,
+    title: &str,
+    caption: &str,
+    parts: &[Part],
+    top: Option<f64>,
+    stacks: impl Fn(&Cohort) -> Vec<Stack>,
+) -> String {
+    let all: Vec<Vec<Stack>> = report.cohorts.iter().map(stacks).collect();
+    let highest = all.iter().flatten().map(Stack::height).fold(0.0, f64::max);
+    let top = top.unwrap_or(1.04 * highest);
+    let charts = all.iter().map(|stacks| bars::stacked(title, Size::HALF, top, parts, stacks));
+    parts_figure(title, caption, parts, html::grid(true, report.titles().zip(charts)))
+}
+
+/// A figure whose colours are parts of a whole.
+fn parts_figure(title: &str, caption: &str, parts: &[Part], grid: String) -> String {
+    if grid.is_empty() {
+        return grid;
+    }
+    html::figure(title, caption, &(html::legend(parts.iter().copied()) + &grid))
+}
+
+/// A figure of small charts with the legend of the cohorts.
+fn panels_figure(report: &Report, title: &str, caption: &str, panels: Vec<(String, String)>) -> String {
+    let grid = html::grid(false, panels);
+    let legend = if grid.is_empty() { String::new() } else { report.legend() };
+    html::figure(title, caption, &(legend + &grid))
+}

@@ -1,0 +1,111 @@
+//! Which runs these are, what they cost, and how they differ.
+
+use super::Report;
+use crate::report::advice::duration;
+use crate::report::html;
+use crate::report::load::Run;
+use crate::report::settings::differences;
+use crate::report::svg::{escape, number, percent};
+
+pub fn title(report: &Report) -> String {
+    match report.runs {
+        [run] => format!("Training run {}", run.name),
+        runs => format!("{} training runs", runs.len()),
+    }
+}
+
+/// One line below the title.
+pub fn summary(report: &Report) -> String {
+    let tokens: f64 = report.runs.iter().filter_map(|run| run.metrics.last("perf/total_tokens")).sum();
+    let seconds: f64 = report.runs.iter().map(wall).sum();
+    let mut policies: Vec<&str> = report.runs.iter().map(|run| run.settings.get("curriculum.policy")).collect();
+    policies.sort_unstable();
+    policies.dedup();
+    format!(
+        "<p class=\"muted\">Curriculum {} · {} distributions · {} tokens generated for training · {} of wall time</p>\n",
+        escape(&policies.join(", ")),
+        report.sources.len(),
+        number(tokens),
+        duration(seconds)
+    )
+}
+
+/// Seconds of all steps and evaluations.
+fn wall(run: &Run) -> f64 {
+    run.metrics.sum("time/step") + run.metrics.sum("time/eval")
+}
+
+/// Tokens a second over the steps, without evaluations.
+fn speed(run: &Run) -> Option<f64> {
+    let seconds = run.metrics.sum("time/step");
+    let tokens = run.metrics.last("perf/total_tokens")?;
+    (seconds > 0.0).then(|| tokens / seconds)
+}
+
+pub fn body(report: &Report) -> String {
+    let head = [
+        "run",
+        "policy",
+        "model",
+        "seed",
+        "B × G",
+        "η",
+        "filter",
+        "steps",
+        "tokens",
+        "time",
+        "evaluating",
+        "tokens/s",
+        "peak memory",
+        "answer reward",
+        "right",
+    ];
+    let rows: Vec<Vec<String>> = report.runs.iter().map(row).collect();
+    let note = "<p class=\"muted\">B groups (prompts) a step, G completions each; η: how many steps old a completion's policy \
+        may be. Tokens: generated for training, also those of groups that were dropped. Answer reward and right answers: means \
+        over the distributions in the last evaluation. In every chart the horizontal axis is the policy step unless its title says \
+        otherwise.</p>\n";
+    html::table(&head.map(String::from), &rows) + note + &difference_table(report)
+}
+
+fn row(run: &Run) -> Vec<String> {
+    let (settings, metrics) = (&run.settings, &run.metrics);
+    let text = |key: &str| escape(settings.get(key));
+    let last = |name: &str, show: fn(f64) -> String| metrics.last(name).map_or("–".into(), show);
+    let wall = wall(run);
+    let steps = metrics.steps.last().map_or("0".into(), ToString::to_string);
+    let filtered = settings.get("filter.zero_variance") == "true";
+    vec![
+        escape(&run.name),
+        text("curriculum.policy"),
+        escape(settings.model()),
+        text("seed"),
+        format!("{} × {}", text("batch_size"), text("group_size")),
+        text("pipeline.max_off_policy_steps"),
+        if filtered { "same reward".into() } else { "none".into() },
+        format!("{steps} <small>of {}</small>", text("max_steps")),
+        last("perf/total_tokens", number),
+        duration(wall),
+        if wall > 0.0 { percent(metrics.sum("time/eval") / wall) } else { "–".into() },
+        speed(run).map_or("–".into(), number),
+        last("perf/peak_memory", |mb| format!("{} GB", number(mb / 1000.0))),
+        last("eval/mean/answer_reward", number),
+        metrics.at_k("mean", "avg").and_then(|name| metrics.last(name)).map_or("–".into(), percent),
+    ]
+}
+
+/// The settings in which the runs differ; nothing where they do not.
+fn difference_table(report: &Report) -> String {
+    let keys = differences(report.runs);
+    if keys.is_empty() {
+        return String::new();
+    }
+    let head: Vec<String> = std::iter::once("run").chain(keys.iter().copied()).map(escape).collect();
+    let cells = |run: &Run| {
+        let values = keys.iter().map(|key| run.settings.get(key));
+        std::iter::once(run.name.as_str()).chain(values).map(escape).collect()
+    };
+    let rows: Vec<Vec<String>> = report.runs.iter().map(cells).collect();
+    let note = "<p>What differs between the runs; every other setting is the same.</p>\n";
+    format!("{note}{}", html::table(&head, &rows))
+}

@@ -1,0 +1,29 @@
+//! The trainer's curves, staleness, and how far engine and trainer disagree.
+
+use std::collections::BTreeSet;
+
+use super::Report;
+
+pub fn body(report: &Report) -> String {
+    let figures = [
+        figure(report, "Policy updates", UPDATES, "actor/"),
+        figure(report, "Off-policy steps", OFF_POLICY, "off_policy/"),
+        figure(report, "Engine against trainer", MISMATCH, "rollout_corr/"),
+    ];
+    figures.concat()
+}
+
+const UPDATES: &str = "Loss, entropy, gradient norm, KL and learning rate of each step.";
+const OFF_POLICY: &str = "How many steps older than the trained policy the one was that made a completion; groups in flight, and \
+    groups dropped as too old so far.";
+const MISMATCH: &str = "The engine's log-probabilities against the trainer's on the same tokens. on_policy_max_diff and \
+    canary_max_diff compare the same policy: they are the engine's doing, not staleness.";
+
+/// A panel for every metric that any run logged under `prefix`, unless it was 0 throughout.
+fn figure(report: &Report, title: &str, caption: &str, prefix: &str) -> String {
+    let mut seen = BTreeSet::new();
+    let names = report.runs.iter().flat_map(|run| &run.metrics.names);
+    let names = names.filter(|name| name.starts_with(prefix) && seen.insert(name.as_str()));
+    let panels = names.map(|name| report.panel(&name[prefix.len()..], name)).collect();
+    super::panels_figure(report, title, &(caption.to_string() + report.band_note()), panels)
+}

@@ -1,0 +1,151 @@
+//! Numbers over steps: means over runs, thinning, and the mix of distributions. Pure.
+
+use std::collections::BTreeMap;
+
+use super::load::Run;
+
+/// No line has more points than this; longer ones are means over neighbouring steps.
+pub const MOST_POINTS: usize = 400;
+
+/// A point of a line. `low` and `high` are equal to `y` where one run was drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Point {
+    pub x: f64,
+    pub y: f64,
+    pub low: f64,
+    pub high: f64,
+}
+
+impl Point {
+    /// A point without a band.
+    pub fn new(x: f64, y: f64) -> Self {
+        Self { x, y, low: y, high: y }
+    }
+}
+
+/// The mean of several runs, each (step, x, y), over the steps that all of those have which have any; with the least and the
+/// largest y as a band. Thinned.
+pub fn mean(runs: &[Vec<(u64, f64, f64)>]) -> Vec<Point> {
+    let count = runs.iter().filter(|run| !run.is_empty()).count();
+    let mut by_step: BTreeMap<u64, Vec<(f64, f64)>> = BTreeMap::new();
+    for &(step, x, y) in runs.iter().flatten() {
+        by_step.entry(step).or_default().push((x, y));
+    }
+    let points = by_step.into_values().filter(|values| values.len() >= count).map(|values| {
+        let n = values.len() as f64;
+        let ys = || values.iter().map(|(_, y)| *y);
+        Point {
+            x: values.iter().map(|(x, _)| x).sum::<f64>() / n,
+            y: ys().sum::<f64>() / n,
+            low: ys().fold(f64::INFINITY, f64::min),
+            high: ys().fold(f64::NEG_INFINITY, f64::max),
+        }
+    });
+    thin(points.collect())
+}
+
+/// At most [`MOST_POINTS`] points: means over neighbours.
+pub fn thin(points: Vec<Point>) -> Vec<Point> {
+    if points.len() <= MOST_POINTS {
+        return points;
+    }
+    let size = points.len().div_ceil(MOST_POINTS);
+    let mean_of = |chunk: &[Point], f: fn(&Point) -> f64| chunk.iter().map(f).sum::<f64>() / chunk.len() as f64;
+    let one = |chunk: &[Point]| Point {
+        x: mean_of(chunk, |p| p.x),
+        y: mean_of(chunk, |p| p.y),
+        low: mean_of(chunk, |p| p.low),
+        high: mean_of(chunk, |p| p.high),
+    };
+    points.chunks(size).map(one).collect()
+}
+
+/// Groups of each distribution in each step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mix {
+    pub steps: Vec<u64>,
+    /// One row a step, one number a distribution.
+    pub counts: Vec<Vec<f64>>,
+}
+
+impl Mix {
+    /// From the running totals `curriculum/<source>/<what>` of the runs, added up; none without any.
+    pub fn of(runs: &[&Run], sources: &[String], what: &str) -> Option<Self> {
+        let mut by_step: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
+        for run in runs {
+            for (index, source) in sources.iter().enumerate() {
+                for (step, gain) in gains(run.metrics.get(&format!("curriculum/{source}/{what}"))) {
+                    by_step.entry(step).or_insert_with(|| vec![0.0; sources.len()])[index] += gain;
+                }
+            }
+        }
+        let total: f64 = by_step.values().flatten().sum();
+        let (steps, counts) = by_step.into_iter().unzip();
+        (total > 0.0).then_some(Self { steps, counts })
+    }
+
+    /// Groups of all steps together.
+    pub fn total(&self) -> f64 {
+        self.counts.iter().flatten().sum()
+    }
+
+    /// The share of each distribution over `window` steps around each step, one row a step; none where nothing was drawn.
+    pub fn shares(&self, window: usize) -> Vec<Option<Vec<f64>>> {
+        let half = window / 2;
+        let around = |at: usize| &self.counts[at.saturating_sub(half)..(at + half + 1).min(self.counts.len())];
+        (0..self.counts.len()).map(|at| share(around(at))).collect()
+    }
+
+    /// The same over at most `columns` equal parts of the run: first step, last step, shares.
+    pub fn binned(&self, columns: usize) -> Vec<(u64, u64, Option<Vec<f64>>)> {
+        let size = self.steps.len().div_ceil(columns).max(1);
+        let parts = self.steps.chunks(size).zip(self.counts.chunks(size));
+        parts.map(|(steps, counts)| (steps[0], steps[steps.len() - 1], share(counts))).collect()
+    }
+}
+
+fn share(counts: &[Vec<f64>]) -> Option<Vec<f64>> {
+    let total: f64 = counts.iter().flatten().sum();
+    let sums = (0..counts.first()?.len()).map(|index| counts.iter().map(|row| row[index]).sum::<f64>() / total);
+    (total > 0.0).then(|| sums.collect())
+}
+
+/// What a running total gained in each step.
+pub fn gains(totals: &[(u64, f64)]) -> Vec<(u64, f64)> {
+    let before = std::iter::once(0.0).chain(totals.iter().map(|(_, total)| *total));
+    totals.iter().zip(before).map(|(&(step, total), before)| (step, (total - before).max(0.0))).collect()
+}
+
+/// Cuts 0..len into at most `most` equal parts.
+pub fn bins(len: usize, most: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let size = len.div_ceil(most).max(1);
+    (0..len).step_by(size).map(move |start| start..(start + size).min(len))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mean_is_over_the_steps_that_all_runs_have() {
+        let runs =
+            [vec![(0, 0.0, 1.0), (10, 10.0, 2.0), (20, 20.0, 9.0)], vec![(0, 0.0, 3.0), (10, 20.0, 4.0)], vec![]];
+        let expected = [Point { x: 0.0, y: 2.0, low: 1.0, high: 3.0 }, Point { x: 15.0, y: 3.0, low: 2.0, high: 4.0 }];
+        assert_eq!(mean(&runs), expected);
+    }
+
+    #[test]
+    fn a_long_line_is_thinned_to_means() {
+        let thinned = thin((0..1000).map(|i| Point::new(f64::from(i), 2.0 * f64::from(i))).collect());
+        assert_eq!((thinned.len(), thinned[0]), (334, Point::new(1.0, 2.0)));
+    }
+
+    #[test]
+    fn shares_are_over_a_window_and_skip_empty_steps() {
+        let mix = Mix { steps: vec![1, 2, 3], counts: vec![vec![4.0, 0.0], vec![2.0, 2.0], vec![0.0, 0.0]] };
+        assert_eq!(mix.shares(1), [Some(vec![1.0, 0.0]), Some(vec![0.5, 0.5]), None]);
+        assert_eq!(mix.shares(3)[0], Some(vec![0.75, 0.25]));
+        assert_eq!(mix.binned(2), [(1, 2, Some(vec![0.75, 0.25])), (3, 3, None)]);
+        assert_eq!(gains(&[(1, 4.0), (2, 4.0), (3, 9.0)]), [(1, 4.0), (2, 0.0), (3, 5.0)]);
+    }
+}
