@@ -2,7 +2,8 @@
 //!
 //! A request is a group: its prompt is computed once, as a sequence of its own, and each completion forks from it,
 //! sharing its blocks. In every step each running sequence computes the tokens it has not computed: one where it
-//! decodes, a chunk where it is a prompt. Who has computed all of its tokens draws the next.
+//! decodes, a chunk where it is a prompt. Who has computed all of its tokens draws the next. What a prompt has computed
+//! is shared at once: who begins with the same tokens waits for the one that computes them.
 //!
 //! Invariants: every group is answered once or its caller has gone; `running` is in the order of admission, and the
 //! oldest always gets its blocks (the youngest give way, keep their tokens and are computed again later), so all ends.
@@ -59,8 +60,7 @@ struct Group {
 
 enum Prompt {
     Waiting,
-    /// Since this policy; it may be finished by a later one.
-    Running(PolicyVersion),
+    Running,
     Done(Computed),
     /// Every completion was started; the prompt is not needed any more.
     Over,
@@ -86,6 +86,8 @@ struct Sequence {
     blocks: Vec<Arc<Block>>,
     /// How many tokens the coming step computes.
     chunk: usize,
+    /// Whether all of `blocks` were computed under the current policy.
+    is_current: bool,
 }
 
 struct Member {
@@ -136,6 +138,7 @@ impl Scheduler {
     /// each other closely. What they share with later requests is forgotten.
     pub fn publish(&mut self, policy: Policy) -> PolicyVersion {
         self.prefixes.clear(&mut self.pool);
+        self.running.iter_mut().for_each(|sequence| sequence.is_current = false);
         self.policy = policy;
         self.policy.version.clone()
     }
@@ -146,9 +149,18 @@ impl Scheduler {
 
     /// One forward pass over everything that can run.
     pub fn step(&mut self) {
+        self.prepare();
+        self.compute();
+    }
+
+    /// Decides what the pass computes.
+    fn prepare(&mut self) {
         self.drop_abandoned();
         self.admit();
         self.plan();
+    }
+
+    fn compute(&mut self) {
         let mut drawn = vec![Draw::default(); self.running.len()];
         let mut logits = vec![Vec::new(); self.running.len()];
         let outputs = drawn.iter_mut().zip(&mut logits);
@@ -158,6 +170,7 @@ impl Scheduler {
         let sequences = std::mem::take(&mut self.running);
         for ((mut sequence, drawn), logits) in sequences.into_iter().zip(drawn).zip(logits) {
             sequence.computed += sequence.chunk;
+            self.remember(&sequence);
             let complete = sequence.chunk > 0 && sequence.computed == sequence.tokens.len();
             match (complete, sequence.member.is_some()) {
                 (false, _) => self.running.push(sequence),
@@ -198,12 +211,12 @@ impl Scheduler {
         {
             let Some(group) = self.groups.get_mut(&id) else { unreachable!("a queued group is there") };
             let started = match &group.prompt {
-                Prompt::Running(_) | Prompt::Over => {
+                Prompt::Running | Prompt::Over => {
                     next += 1;
                     continue;
                 }
                 Prompt::Waiting => {
-                    group.prompt = Prompt::Running(self.policy.version.clone());
+                    group.prompt = Prompt::Running;
                     let prompt = Sequence::new(id, None, group.request.prompt.to_vec());
                     self.start(prompt).map(|prompt| self.drop_prompt(prompt)).is_none()
                 }
@@ -216,11 +229,9 @@ impl Scheduler {
         }
     }
 
-    /// Runs the sequence from what the prefix cache holds of it, or gives it back if there is no room. Its last token is
-    /// always computed, for the logits.
+    /// Runs the sequence from what the prefix cache holds of it, or gives it back if there is no room.
     fn start(&mut self, mut sequence: Sequence) -> Option<Sequence> {
-        sequence.blocks = self.prefixes.find(&sequence.tokens[..sequence.tokens.len() - 1]);
-        sequence.computed = sequence.blocks.len() * LANES;
+        sequence.share(&mut self.prefixes, &mut self.pool);
         if self.has_room(sequence.missing_blocks() + 1) {
             self.running.push(sequence);
             return None;
@@ -264,10 +275,9 @@ impl Scheduler {
     fn plan(&mut self) {
         let mut budget = PREFILL_TOKENS;
         let mut index = 0;
-        while let Some(sequence) = self.running.get_mut(index) {
-            let open = sequence.tokens.len() - sequence.computed;
-            let decodes = open == 1;
-            sequence.chunk = if decodes { 1 } else { open.min(budget) };
+        while index < self.running.len() {
+            let decodes = self.running[index].open() == 1;
+            self.running[index].chunk = if decodes { 1 } else { self.prefill(index, budget) };
             while !self.running[index].reserve(&mut self.pool) {
                 if !self.make_room(index) {
                     return;
@@ -277,6 +287,21 @@ impl Scheduler {
                 budget -= self.running[index].chunk;
             }
             index += 1;
+        }
+    }
+
+    /// How many tokens a sequence that does not decode computes now, after it has taken what others computed meanwhile:
+    /// none while an older one computes the same block.
+    fn prefill(&mut self, index: usize, budget: usize) -> usize {
+        if budget == 0 {
+            return 0;
+        }
+        let (older, rest) = self.running.split_at_mut(index);
+        let sequence = &mut rest[0];
+        sequence.share(&mut self.prefixes, &mut self.pool);
+        match older.iter().any(|older| older.computes_for(sequence)) {
+            true => 0,
+            false => sequence.open().min(budget),
         }
     }
 
@@ -304,7 +329,7 @@ impl Scheduler {
     fn preempt(&mut self, mut sequence: Sequence) {
         let blocks = std::mem::take(&mut sequence.blocks);
         self.release(blocks);
-        (sequence.computed, sequence.chunk) = (0, 0);
+        (sequence.computed, sequence.chunk, sequence.is_current) = (0, 0, true);
         self.preempted.push_front(sequence);
     }
 
@@ -330,13 +355,16 @@ impl Scheduler {
         }
     }
 
+    /// Shares what a prompt has computed so far.
+    fn remember(&mut self, sequence: &Sequence) {
+        if sequence.member.is_none() && sequence.is_current && sequence.chunk > 0 {
+            self.prefixes.insert(&sequence.tokens[..sequence.computed], &sequence.blocks);
+        }
+    }
+
     fn finish_prompt(&mut self, sequence: Sequence, logits: Vec<f32>) {
         let Some(group) = self.groups.get_mut(&sequence.group) else { return self.release(sequence.blocks) };
-        let Prompt::Running(policy) = &group.prompt else { unreachable!("a prompt that ends was running") };
-        let policy = policy.clone();
-        if policy == self.policy.version {
-            self.prefixes.insert(&sequence.tokens, &sequence.blocks);
-        }
+        let policy = self.policy.version.clone();
         group.prompt = Prompt::Done(Computed { policy, blocks: sequence.blocks, logits });
     }
 
@@ -390,7 +418,32 @@ impl Scheduler {
 
 impl Sequence {
     fn new(group: u64, member: Option<Member>, tokens: Vec<u32>) -> Self {
-        Self { group, member, tokens, computed: 0, blocks: Vec::new(), chunk: 0 }
+        Self { group, member, tokens, computed: 0, blocks: Vec::new(), chunk: 0, is_current: true }
+    }
+
+    /// How many of its tokens are still to be computed.
+    fn open(&self) -> usize {
+        self.tokens.len() - self.computed
+    }
+
+    /// Takes the blocks of its prefix that others have computed, if those are more than its own. Its last token is
+    /// always computed, for the logits.
+    fn share(&mut self, prefixes: &mut Prefixes, pool: &mut Pool) {
+        let found = prefixes.find(&self.tokens[..self.tokens.len() - 1]);
+        if found.len() * LANES <= self.computed {
+            return found.into_iter().for_each(|block| pool.release(block));
+        }
+        (self.computed, self.is_current) = (found.len() * LANES, true);
+        std::mem::replace(&mut self.blocks, found).into_iter().for_each(|block| pool.release(block));
+    }
+
+    /// Whether its next step computes the block that `other` needs next, and shares it.
+    fn computes_for(&self, other: &Self) -> bool {
+        let end = (other.computed / LANES + 1) * LANES;
+        let shares =
+            self.member.is_none() && self.is_current && self.computed < end && end <= self.computed + self.chunk;
+        // The last token of `other` is its own.
+        shares && end < other.tokens.len() && self.tokens[..end] == other.tokens[..end]
     }
 
     /// How many blocks its tokens need that it does not hold.
@@ -569,6 +622,29 @@ mod tests {
             assert_eq!((new.policy.step, new.last_policy.step), (0, 1));
             assert_eq!(old.log_probs[..5], new.log_probs[..5]);
             assert_ne!(old.log_probs[5..], new.log_probs[5..]);
+        }
+    }
+
+    /// Prompts of 80 tokens that come together, of which the first 64 are the same, are computed as 80 and 16 for each
+    /// other one.
+    #[test]
+    fn prompts_that_arrive_together_share_their_beginning() {
+        let mut scheduler = scheduler(64, 1000);
+        let requests = (0..6u32).map(|i| {
+            let prompt: Vec<u32> = (0..80).map(|at| if at < 64 { at % 40 } else { (i + at) % 40 }).collect();
+            Request { prompt: prompt.into(), ..request(u64::from(i), 80, 1, 1) }
+        });
+        let requests: Vec<Request> = requests.collect();
+        let mut answers: Vec<Answer> = requests.iter().map(|r| submit(&mut scheduler, r.clone())).collect();
+        let mut computed = 0;
+        while !scheduler.is_idle() {
+            scheduler.prepare();
+            computed += scheduler.running.iter().map(|sequence| sequence.chunk).sum::<usize>();
+            scheduler.compute();
+        }
+        assert_eq!(computed, 80 + 5 * 16);
+        for (request, answer) in requests.into_iter().zip(&mut answers) {
+            assert_eq!(answer.try_recv().unwrap().unwrap(), alone(request));
         }
     }
 
