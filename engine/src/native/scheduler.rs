@@ -68,7 +68,7 @@ enum Prompt {
 
 /// A prompt in the cache, and the logits behind its last token.
 struct Computed {
-    /// The policy that began it.
+    /// The policy that computed `logits`: every first token is its.
     policy: PolicyVersion,
     blocks: Vec<Arc<Block>>,
     logits: Vec<f32>,
@@ -95,6 +95,7 @@ struct Member {
     sampler: Sampler,
     log_probs: Vec<f32>,
     full_log_probs: Vec<f32>,
+    /// The policy that drew the first token.
     first_policy: PolicyVersion,
 }
 
@@ -175,7 +176,7 @@ impl Scheduler {
             match (complete, sequence.member.is_some()) {
                 (false, _) => self.running.push(sequence),
                 (true, false) => self.finish_prompt(sequence, logits),
-                (true, true) => self.accept(sequence, drawn),
+                (true, true) => self.accept(sequence, drawn, self.policy.version.clone()),
             }
         }
     }
@@ -256,8 +257,9 @@ impl Scheduler {
         let (request, index) = (&group.request, group.started);
         let mut sampler = Sampler::new(mix_seed(request.seed, index as u64), &request.sampling);
         let drawn = sampler.sample(&computed.logits);
-        let first_policy = computed.policy.clone();
-        let member = Member { index, sampler, log_probs: Vec::new(), full_log_probs: Vec::new(), first_policy };
+        let policy = computed.policy.clone();
+        let (log_probs, full_log_probs) = (Vec::new(), Vec::new());
+        let member = Member { index, sampler, log_probs, full_log_probs, first_policy: policy.clone() };
         let mut sequence = Sequence::new(id, Some(member), request.prompt.to_vec());
         (sequence.computed, sequence.blocks) = (sequence.tokens.len(), computed.blocks.clone());
         group.started += 1;
@@ -268,7 +270,7 @@ impl Scheduler {
                 self.release(computed.blocks);
             }
         }
-        self.accept(sequence, drawn);
+        self.accept(sequence, drawn, policy);
     }
 
     /// Decides how many tokens each sequence computes now, and gets the blocks for them. The oldest choose first.
@@ -368,8 +370,9 @@ impl Scheduler {
         group.prompt = Prompt::Done(Computed { policy, blocks: sequence.blocks, logits });
     }
 
-    /// Appends a drawn token; a completion that ends is put into its group, and the last one answers the request.
-    fn accept(&mut self, mut sequence: Sequence, drawn: Draw) {
+    /// Appends a token that was drawn from logits of `policy`; a completion that ends is put into its group, and the last
+    /// one answers the request.
+    fn accept(&mut self, mut sequence: Sequence, drawn: Draw, policy: PolicyVersion) {
         if !drawn.log_prob.is_finite() {
             return self.fail(sequence);
         }
@@ -388,7 +391,7 @@ impl Scheduler {
             full_log_probs: std::mem::take(&mut member.full_log_probs),
             finish,
             policy: member.first_policy.clone(),
-            last_policy: self.policy.version.clone(),
+            last_policy: policy,
         });
         let complete = group.completions.iter().all(Option::is_some);
         let id = sequence.group;
@@ -563,12 +566,13 @@ mod tests {
         answer.try_recv().unwrap().unwrap()
     }
 
-    /// A publish before every step must not keep prompts from ending, and completions name the policy that began them.
+    /// A publish before every step must not keep prompts from ending. Every token then has a policy of its own: the
+    /// first that of the step which computed the prompt's end, though it is drawn in a later one.
     #[test]
-    fn publishes_in_every_step_stop_nothing() {
-        let mut scheduler = scheduler(4, 40);
-        let mut answers: Vec<Answer> =
-            (0..8).map(|seed| submit(&mut scheduler, request(seed, CONTEXT - 12, 2, 8))).collect();
+    fn publishes_in_every_step_stop_nothing_and_tokens_name_the_policy_of_their_logits() {
+        let mut scheduler = scheduler(4, 60);
+        let requests = (0..8).map(|i| request(i, CONTEXT - 12, 2, if i % 2 == 0 { 1 } else { 8 }));
+        let mut answers: Vec<Answer> = requests.map(|request| submit(&mut scheduler, request)).collect();
         for step in 1..2000 {
             if scheduler.is_idle() {
                 break;
@@ -576,9 +580,15 @@ mod tests {
             scheduler.publish(policy(step));
             scheduler.step();
         }
-        for answer in &mut answers {
+        for (index, answer) in answers.iter_mut().enumerate() {
             let group = answer.try_recv().unwrap().unwrap();
-            assert!(group.iter().all(|c| c.tokens.len() < 2 || c.policy.step < c.last_policy.step));
+            for completion in &group {
+                let (first, last) = (completion.policy.step, completion.last_policy.step);
+                assert!(last - first >= completion.tokens.len() as u64 - 1);
+                assert_eq!(last == first, completion.tokens.len() == 1);
+            }
+            // The oldest prompt is computed whole in the first step.
+            assert!(index > 0 || group.iter().all(|completion| completion.policy.step == 1));
         }
         assert_eq!(scheduler.pool.in_use(), scheduler.prefixes.len());
     }
