@@ -24,6 +24,7 @@ use tokio::sync::oneshot;
 use crate::decoder::{DecoderConfig, Weights};
 use crate::kernels::LANES;
 use crate::{Adapter, Completion, Engine, EngineError, PolicyVersion, Precision, Request};
+use cache::Layout;
 use lora::Lora;
 use model::Model;
 use scheduler::{Policy, Reply, Scheduler};
@@ -33,7 +34,7 @@ use scheduler::{Policy, Reply, Scheduler};
 pub struct NativeSettings {
     /// Sequences that decode together.
     pub max_sequences: usize,
-    /// Bytes of the key-value cache; at least one sequence of the model's full length always fits.
+    /// Bytes of the key-value cache; it grows where the longest request does not fit (see [`cache_bytes`]).
     pub cache_bytes: usize,
     /// Threads that compute; 0: one a core.
     pub threads: usize,
@@ -46,6 +47,11 @@ impl NativeSettings {
     pub fn computed(&self) -> Precision {
         if bf16::is_supported() { self.precision } else { Precision::F32 }
     }
+}
+
+/// The least memory of a key-value cache, in bytes, for requests of at most `tokens`, prompt and completion together.
+pub fn cache_bytes(config: &DecoderConfig, tokens: usize) -> usize {
+    Layout::blocks_of_request(tokens) * Layout::of(config).block_bytes()
 }
 
 /// The handle; dropping it ends the thread.

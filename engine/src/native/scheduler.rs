@@ -102,9 +102,7 @@ struct Member {
 impl Scheduler {
     pub fn new(model: Model, policy: Policy, max_sequences: usize, cache_bytes: usize) -> Self {
         let layout = Layout::of(model.config());
-        // One sequence must always fit, with a copy of the block it shares.
-        let longest = model.config().max_position_embeddings.div_ceil(LANES) + 2;
-        let blocks = (cache_bytes / (4 * layout.block_len())).max(longest);
+        let blocks = cache_bytes / layout.block_bytes();
         Self {
             model,
             policy,
@@ -121,6 +119,7 @@ impl Scheduler {
 
     /// Takes in a request that may draw up to `max_new_tokens` ([`Request::room`]).
     pub fn submit(&mut self, request: Request, max_new_tokens: usize, reply: Reply) {
+        self.pool.grow(Layout::blocks_of_request(request.prompt.len() + max_new_tokens));
         let id = self.arrivals;
         self.arrivals += 1;
         let group = Group {
@@ -528,7 +527,7 @@ mod tests {
     fn scheduler(max_sequences: usize, blocks: usize) -> Scheduler {
         let (config, mut rng) = (config(), ChaCha8Rng::seed_from_u64(9));
         let weights = Weights::from_named(&config, |_, shape| Ok(random(shape, &mut rng))).unwrap();
-        let cache_bytes = blocks * 4 * Layout::of(&config).block_len();
+        let cache_bytes = blocks * Layout::of(&config).block_bytes();
         Scheduler::new(Model::new(config, weights, 2, Precision::F32).unwrap(), policy(0), max_sequences, cache_bytes)
     }
 
@@ -655,6 +654,19 @@ mod tests {
         assert_eq!(computed, 80 + 5 * 16);
         for (request, answer) in requests.into_iter().zip(&mut answers) {
             assert_eq!(answer.try_recv().unwrap().unwrap(), alone(request));
+        }
+    }
+
+    /// The context is not reserved: a cache too small for a request grows to the size of it.
+    #[test]
+    fn a_cache_grows_to_the_longest_request_and_no_further() {
+        let mut scheduler = scheduler(8, 3);
+        assert_eq!(scheduler.pool.capacity(), 3);
+        for (tokens, capacity) in [(1, 4), (40, 6), (2, 6)] {
+            let mut answer = submit(&mut scheduler, request(1, 20, 3, tokens));
+            assert_eq!(scheduler.pool.capacity(), capacity);
+            run(&mut scheduler);
+            assert_eq!(answer.try_recv().unwrap().unwrap(), alone(request(1, 20, 3, tokens)));
         }
     }
 
