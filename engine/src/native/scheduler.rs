@@ -372,7 +372,7 @@ impl Scheduler {
     /// Appends a token that was drawn from logits of `policy`; a completion that ends is put into its group, and the last
     /// one answers the request.
     fn accept(&mut self, mut sequence: Sequence, drawn: Draw, policy: PolicyVersion) {
-        if !drawn.log_prob.is_finite() {
+        if !drawn.is_finite() {
             return self.fail(sequence);
         }
         let Some(group) = self.groups.get_mut(&sequence.group) else { return self.release(sequence.blocks) };
@@ -525,8 +525,13 @@ mod tests {
     }
 
     fn scheduler(max_sequences: usize, blocks: usize) -> Scheduler {
-        let (config, mut rng) = (config(), ChaCha8Rng::seed_from_u64(9));
-        let weights = Weights::from_named(&config, |_, shape| Ok(random(shape, &mut rng))).unwrap();
+        let mut rng = ChaCha8Rng::seed_from_u64(9);
+        let weights = Weights::from_named(&config(), |_, shape| Ok(random(shape, &mut rng))).unwrap();
+        scheduler_of(weights, max_sequences, blocks)
+    }
+
+    fn scheduler_of(weights: Weights, max_sequences: usize, blocks: usize) -> Scheduler {
+        let config = config();
         let cache_bytes = blocks * Layout::of(&config).block_bytes();
         Scheduler::new(Model::new(config, weights, 2, Precision::F32).unwrap(), policy(0), max_sequences, cache_bytes)
     }
@@ -684,6 +689,28 @@ mod tests {
         let mut answer = submit(&mut scheduler, good.clone());
         run(&mut scheduler);
         assert_eq!(answer.try_recv().unwrap().unwrap(), alone(good));
+    }
+
+    /// One broken row of the head gives one logit that is no number. Top-k would draw another token as if nothing were.
+    #[test]
+    fn one_logit_that_is_not_finite_is_an_error_whatever_is_cut_away() {
+        let mut rng = ChaCha8Rng::seed_from_u64(9);
+        let weights = Weights::from_named(&config(), |name, shape| {
+            let tensor = random(shape, &mut rng);
+            let broken = Tensor::full(f32::NAN, (1, 32), &Device::Cpu).unwrap();
+            Ok(match name {
+                "model.embed_tokens.weight" => tensor.slice_assign(&[39..40, 0..32], &broken).unwrap(),
+                _ => tensor,
+            })
+        });
+        let mut scheduler = scheduler_of(weights.unwrap(), 8, 0);
+        let mut broken = Request { prompt: vec![1; 20].into(), ..request(1, 20, 1, 8) };
+        broken.sampling.top_k = 2;
+        let mut answer = submit(&mut scheduler, broken);
+        run(&mut scheduler);
+        assert!(
+            matches!(answer.try_recv().unwrap(), Err(EngineError::Generate(problem)) if problem.contains("finite"))
+        );
     }
 
     #[derive(Debug, Clone)]
