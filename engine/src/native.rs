@@ -94,7 +94,8 @@ impl Native {
             threads => threads,
         };
         let policy = policy(0, &adapter, &config)?;
-        let model = Model::new(config.clone(), weights, threads, settings.computed())?;
+        let split = Model::best_split(&config);
+        let model = Model::new(config.clone(), weights, threads, split, settings.computed())?;
         let scheduler = Scheduler::new(model, policy, settings.max_sequences, settings.cache_bytes);
         let (commands, receiver) = mpsc::channel();
         let step_times = Arc::new(Mutex::new(VecDeque::new()));

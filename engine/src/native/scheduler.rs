@@ -486,6 +486,7 @@ impl Sequence {
 mod tests {
     use super::*;
     use crate::decoder::{DecoderConfig, Weights};
+    use crate::kernels::Split;
     use crate::{Adapter, AdapterHash, LoraConfig, Precision, Sampling};
     use candle_core::{Device, Tensor};
     use proptest::prelude::*;
@@ -525,15 +526,24 @@ mod tests {
     }
 
     fn scheduler(max_sequences: usize, blocks: usize) -> Scheduler {
-        let mut rng = ChaCha8Rng::seed_from_u64(9);
-        let weights = Weights::from_named(&config(), |_, shape| Ok(random(shape, &mut rng))).unwrap();
-        scheduler_of(weights, max_sequences, blocks)
+        scheduler_in(Split::Alone, max_sequences, blocks)
     }
 
-    fn scheduler_of(weights: Weights, max_sequences: usize, blocks: usize) -> Scheduler {
+    fn scheduler_in(split: Split, max_sequences: usize, blocks: usize) -> Scheduler {
+        let mut rng = ChaCha8Rng::seed_from_u64(9);
+        let weights = Weights::from_named(&config(), |_, shape| Ok(random(shape, &mut rng))).unwrap();
+        scheduler_of(weights, split, max_sequences, blocks)
+    }
+
+    fn scheduler_of(weights: Weights, split: Split, max_sequences: usize, blocks: usize) -> Scheduler {
         let config = config();
         let cache_bytes = blocks * Layout::of(&config).block_bytes();
-        Scheduler::new(Model::new(config, weights, 2, Precision::F32).unwrap(), policy(0), max_sequences, cache_bytes)
+        Scheduler::new(
+            Model::new(config, weights, 2, split, Precision::F32).unwrap(),
+            policy(0),
+            max_sequences,
+            cache_bytes,
+        )
     }
 
     fn request(seed: u64, prompt_len: usize, group_size: usize, max_new_tokens: usize) -> Request {
@@ -564,7 +574,11 @@ mod tests {
     }
 
     fn alone(request: Request) -> Vec<Completion> {
-        let mut scheduler = scheduler(1, 0);
+        alone_in(Split::Alone, request)
+    }
+
+    fn alone_in(split: Split, request: Request) -> Vec<Completion> {
+        let mut scheduler = scheduler_in(split, 1, 0);
         let mut answer = submit(&mut scheduler, request);
         run(&mut scheduler);
         answer.try_recv().unwrap().unwrap()
@@ -599,13 +613,22 @@ mod tests {
 
     #[test]
     fn a_request_gives_the_same_bits_alone_and_in_any_batch_also_when_preempted() {
+        for split in [Split::Alone, Split::Threads] {
+            check_the_same_bits(split);
+        }
+        // Nor does it matter how the work is split.
+        assert_eq!(alone_in(Split::Alone, request(2, 40, 4, 30)), alone_in(Split::Threads, request(2, 40, 4, 30)));
+    }
+
+    fn check_the_same_bits(split: Split) {
         for (max_sequences, blocks) in [(64, 1000), (9, 1000), (64, 14), (3, 0)] {
-            let mut scheduler = scheduler(max_sequences, blocks);
+            let mut scheduler = scheduler_in(split, max_sequences, blocks);
             let requests: Vec<Request> = (0..6).map(|i| request(i, 5 + 13 * i as usize, 4, 30)).collect();
             let mut answers: Vec<Answer> = requests.iter().map(|r| submit(&mut scheduler, r.clone())).collect();
             run(&mut scheduler);
             for (request, answer) in requests.into_iter().zip(&mut answers) {
-                assert_eq!(answer.try_recv().unwrap().unwrap(), alone(request), "{max_sequences} {blocks}");
+                let answer = answer.try_recv().unwrap().unwrap();
+                assert_eq!(answer, alone_in(split, request), "{split:?} {max_sequences} {blocks}");
             }
         }
     }
@@ -703,7 +726,7 @@ mod tests {
                 _ => tensor,
             })
         });
-        let mut scheduler = scheduler_of(weights.unwrap(), 8, 0);
+        let mut scheduler = scheduler_of(weights.unwrap(), Split::Alone, 8, 0);
         let mut broken = Request { prompt: vec![1; 20].into(), ..request(1, 20, 1, 8) };
         broken.sampling.top_k = 2;
         let mut answer = submit(&mut scheduler, broken);
@@ -735,9 +758,10 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn every_request_is_answered_once_and_no_block_is_lost(
-            events in events(), max_sequences in 1..12usize, blocks in 0..40usize,
+            events in events(), max_sequences in 1..12usize, blocks in 0..40usize, is_shared in any::<bool>(),
         ) {
-            let mut scheduler = scheduler(max_sequences, blocks);
+            let split = if is_shared { Split::Threads } else { Split::Alone };
+            let mut scheduler = scheduler_in(split, max_sequences, blocks);
             let mut answers: Vec<(usize, Answer)> = Vec::new();
             let mut abandoned = BTreeSet::new();
             let mut published = 0;
