@@ -487,7 +487,7 @@ mod tests {
     use super::*;
     use crate::decoder::{DecoderConfig, Weights};
     use crate::kernels::Split;
-    use crate::{Adapter, AdapterHash, LoraConfig, Precision, Sampling};
+    use crate::{Adapter, AdapterHash, Finish, LoraConfig, Precision, Sampling, StopStrings};
     use candle_core::{Device, Tensor};
     use proptest::prelude::*;
     use rand::{Rng, SeedableRng};
@@ -738,15 +738,48 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Event {
-        Submit { prompt: usize, group: usize, tokens: usize },
+        Submit { prompt: usize, group: usize, tokens: usize, cut: usize },
         Step(usize),
         Publish,
         Abandon(usize),
     }
 
+    fn text(tokens: &[u32]) -> String {
+        tokens.iter().map(|token| format!("<{token}>")).collect()
+    }
+
+    const STOPS: [&str; 2] = ["5><1", "<11>"];
+
+    /// Another way to draw or to end: all tokens, few of them by number or by probability, or stop strings.
+    fn cut_to(cut: usize, mut request: Request) -> Request {
+        let sampling = &mut request.sampling;
+        match cut {
+            1 => sampling.top_k = 3,
+            2 => (sampling.top_p, sampling.min_p) = (0.7, 0.05),
+            3 => sampling.stop_strings = StopStrings::new(STOPS.map(String::from).to_vec(), text),
+            _ => {}
+        }
+        request
+    }
+
+    /// Whether the completion ends where its request says, and no earlier place would have done.
+    fn check_ending(request: &Request, completion: &Completion) {
+        let (last, before) = completion.tokens.split_last().unwrap();
+        let stops = |tokens: &[u32]| STOPS.iter().any(|stop| text(tokens).contains(stop));
+        let has_strings = !request.sampling.stop_strings.is_empty();
+        assert!(!before.contains(&7) && !(has_strings && stops(before)));
+        let stopped = *last == 7 || has_strings && stops(&completion.tokens);
+        assert_eq!(completion.finish == Finish::Stop, stopped);
+        assert!(stopped || completion.tokens.len() == request.room(CONTEXT).unwrap());
+        let is_cut = request.sampling.top_k > 0 || request.sampling.top_p < 1.0;
+        let more = completion.log_probs.iter().zip(&completion.full_log_probs).filter(|(cut, full)| cut > full).count();
+        assert_eq!(more > 0, is_cut, "what is cut away makes the rest likelier");
+    }
+
     fn events() -> impl Strategy<Value = Vec<Event>> {
         let event = prop_oneof![
-            4 => (1..CONTEXT - 1, 1..6usize, 1..60usize).prop_map(|(prompt, group, tokens)| Event::Submit { prompt, group, tokens }),
+            4 => (1..CONTEXT - 1, 1..6usize, 1..60usize, 0..4usize)
+                .prop_map(|(prompt, group, tokens, cut)| Event::Submit { prompt, group, tokens, cut }),
             4 => (1..20usize).prop_map(Event::Step),
             1 => Just(Event::Publish),
             1 => (0..8usize).prop_map(Event::Abandon),
@@ -762,14 +795,14 @@ mod tests {
         ) {
             let split = if is_shared { Split::Threads } else { Split::Alone };
             let mut scheduler = scheduler_in(split, max_sequences, blocks);
-            let mut answers: Vec<(usize, Answer)> = Vec::new();
+            let mut answers: Vec<(Request, Answer)> = Vec::new();
             let mut abandoned = BTreeSet::new();
             let mut published = 0;
             for event in events {
                 match event {
-                    Event::Submit { prompt, group, tokens } => {
-                        let request = request(answers.len() as u64, prompt, group, tokens);
-                        answers.push((group, submit(&mut scheduler, request)));
+                    Event::Submit { prompt, group, tokens, cut } => {
+                        let request = cut_to(cut, request(answers.len() as u64, prompt, group, tokens));
+                        answers.push((request.clone(), submit(&mut scheduler, request)));
                     }
                     Event::Step(steps) => (0..steps).for_each(|_| scheduler.step()),
                     Event::Publish => {
@@ -786,13 +819,17 @@ mod tests {
                 prop_assert!(scheduler.running.len() <= max_sequences);
             }
             run(&mut scheduler);
-            for (index, (group, mut answer)) in answers.into_iter().enumerate() {
+            for (index, (request, mut answer)) in answers.into_iter().enumerate() {
                 let Ok(completions) = answer.try_recv() else {
                     prop_assert!(abandoned.contains(&index), "request {} was never answered", index);
                     continue;
                 };
                 let completions = completions.unwrap();
-                prop_assert_eq!(completions.len(), group);
+                prop_assert_eq!(completions.len(), request.group_size);
+                completions.iter().for_each(|completion| check_ending(&request, completion));
+                if published == 0 {
+                    prop_assert_eq!(&completions, &alone(request));
+                }
                 prop_assert!(completions.iter().all(|c| c.tokens.len() == c.log_probs.len() && !c.tokens.is_empty()));
                 prop_assert!(completions.iter().all(|c| c.policy.step <= c.last_policy.step));
             }
