@@ -20,7 +20,7 @@ use crate::config::run::{DeviceKind, EngineKind, Lengths, RunConfig};
 use crate::error::InputError;
 use crate::metrics::memory_mb;
 use crate::progress;
-use crate::setup::{Base, WithEngine, native_precision, with_engine};
+use crate::setup::{Base, WithEngine, engine_precision, with_engine};
 
 use super::{Case, cases, quantile, write_json};
 
@@ -140,15 +140,6 @@ impl WithEngine for Measure {
 }
 
 impl Measure {
-    /// What the engine really computes in.
-    fn dtype(&self) -> Precision {
-        let Base { config, decoder, .. } = &self.base;
-        match config.engine.resolved_kind(decoder) {
-            EngineKind::Native => native_precision(config),
-            _ => config.engine.dtype,
-        }
-    }
-
     async fn case<E: Engine>(&self, engine: &Arc<E>, case: Case) -> Result<Measured> {
         let vocabulary = self.base.decoder.vocab_size as u32;
         let run = |case: Case, seed: u64| timed(engine, requests(case, vocabulary, seed));
@@ -177,7 +168,7 @@ impl Measure {
             bench: "rollout".into(),
             engine: self.base.config.engine.resolved_kind(&self.base.decoder),
             device: self.base.config.engine.device,
-            dtype: self.dtype(),
+            dtype: engine_precision(&self.base.config, &self.base.decoder),
             model: self.base.config.model.display().to_string(),
             sequences: case.prompts * case.group_size,
             prompts: case.prompts,
