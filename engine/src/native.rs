@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use crate::adapter::hash_bytes;
 use crate::decoder::{DecoderConfig, Weights};
 use crate::kernels::LANES;
 use crate::{Adapter, Completion, Engine, EngineError, PolicyVersion, Precision, Request};
@@ -82,7 +83,8 @@ impl Native {
     /// Starts the engine on `weights` with `adapter` as the policy of step 0.
     ///
     /// # Errors
-    /// [`EngineError::Model`] if the weights are not f32 in main memory, [`EngineError::Adapter`] if the adapter does not fit.
+    /// [`EngineError::Model`] if the weights are not f32 in main memory, [`EngineError::Adapter`] if the adapter does not fit,
+    /// [`EngineError::WrongAdapter`] if its bytes are not those of its hash.
     pub fn start(
         config: DecoderConfig,
         weights: Weights,
@@ -145,8 +147,13 @@ fn serve(mut scheduler: Scheduler, commands: &mpsc::Receiver<Command>, times: &M
     }
 }
 
+/// What is loaded is named by its own bytes, whatever the caller says of them. For a large adapter this takes a while.
 fn policy(step: u64, adapter: &Adapter, config: &DecoderConfig) -> Result<Policy, EngineError> {
-    let version = PolicyVersion { step, adapter: adapter.hash.clone() };
+    let loaded = hash_bytes(&adapter.bytes);
+    if loaded != adapter.hash {
+        return Err(EngineError::WrongAdapter { published: adapter.hash.clone(), loaded });
+    }
+    let version = PolicyVersion { step, adapter: loaded };
     Ok(Policy { version, lora: Lora::new(adapter, config)? })
 }
 
