@@ -60,7 +60,7 @@ pub struct Learner<E> {
     pub ckpt: CkptConfig,
     pub max_steps: u64,
     pub scale: AdvantageScale,
-    /// What the engine computes in.
+    /// What the engine really computes in.
     pub precision: Precision,
     /// η; above 0 a canary is sampled after each publish.
     pub max_off_policy_steps: u64,

@@ -107,6 +107,18 @@ enum Command {
 #[derive(Subcommand)]
 enum Bench {
     /// Compare the engines on the same prompts: `[bench]` in the configuration says which, how many and how long.
+    ///
+    /// A line is an engine on one combination of prompts, group size and lengths; times are medians.
+    /// tok/s: generated tokens over the whole time, prefill included.
+    /// decode tok/s: tokens behind each completion's first, over the time by which the whole is longer than a run that ends
+    /// with the first tokens.
+    /// prefill tok/s: prompt tokens, of prompts that share nothing.
+    /// first token: of one prompt alone.
+    /// step: one forward pass, decoding and prefill together.
+    /// publish: of an adapter, on an idle engine and while completions are generated.
+    /// tok/s publishing: the first rate once more, with a publish every 100 ms.
+    /// start MB: what starting the engine adds to the process; peak MB: of the process so far.
+    #[command(verbatim_doc_comment)]
     Rollout {
         config: PathBuf,
         #[command(flatten)]

@@ -74,7 +74,8 @@ pub fn run(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize) -> V
             }
             let token = 8 * model.num_hidden_layers * model.num_key_value_heads * model.head_dim;
             let used = config.engine.max_sequences * longest.next_multiple_of(16) * token;
-            parts.push(Part { what: "key-value cache, at most", bytes: used.min(config.engine.cache_mb << 20) });
+            let most = (config.engine.cache_mb << 20).max(engine::native::cache_bytes(model, longest));
+            parts.push(Part { what: "key-value cache, at most", bytes: used.min(most) });
         }
     }
     parts.push(Part { what: "the program, tokenizer and rows", bytes: PROGRAM_BYTES });
@@ -114,5 +115,29 @@ fn workers(config: &RunConfig) -> usize {
     match config.engine.device {
         DeviceKind::Cpu => std::thread::available_parallelism().map_or(1, |n| n.get()),
         DeviceKind::Cuda => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::presets;
+
+    /// As the native engine does it: a cache has the size that is allowed, or that of the longest request.
+    #[test]
+    fn a_cache_is_as_large_as_allowed_but_holds_the_longest_request() {
+        let model = presets::find("qwen2.5-7b").expect("a known model");
+        let check = |cache_mb: usize, bytes: usize| {
+            let mut config = RunConfig::default();
+            (config.engine.kind, config.engine.cache_mb) = (EngineKind::Native, cache_mb);
+            (config.engine.max_sequences, config.engine.max_new_tokens) = (64, 2048);
+            let parts = run(&config, &model, 1024);
+            let cache = parts.iter().find(|part| part.what == "key-value cache, at most").expect("a cache");
+            assert_eq!(cache.bytes, bytes);
+        };
+        check(4096, 4096 << 20);
+        // 3072 tokens and two blocks of 16 tokens more; a token has 8 bytes of key and value × 28 layers × 4 heads × 128.
+        check(1, (3072 + 32) * 8 * 28 * 4 * 128);
+        check(1 << 20, 64 * 3072 * 8 * 28 * 4 * 128);
     }
 }

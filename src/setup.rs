@@ -205,6 +205,14 @@ pub fn native_precision(config: &RunConfig) -> Precision {
     native_settings(config).computed()
 }
 
+/// What the engine that will run really computes in.
+pub fn engine_precision(config: &RunConfig, decoder: &DecoderConfig) -> Precision {
+    match config.engine.resolved_kind(decoder) {
+        EngineKind::Native | EngineKind::Auto => native_precision(config),
+        EngineKind::Mistralrs => config.engine.dtype,
+    }
+}
+
 fn native_settings(config: &RunConfig) -> NativeSettings {
     NativeSettings {
         max_sequences: config.engine.max_sequences,

@@ -36,7 +36,15 @@ fn the_native_engine_is_measured() {
             (number("sequences"), number("generated_tokens")),
             (8.0 * f64::from(prompts), 72.0 * f64::from(prompts))
         );
-        let positive = ["tokens_per_s", "seconds", "peak_rss_mb", "publish_ms", "step_p50_ms", "prefill_tokens_per_s"];
+        let positive = [
+            "tokens_per_s",
+            "seconds",
+            "peak_rss_mb",
+            "publish_ms",
+            "step_p50_ms",
+            "prefill_tokens_per_s",
+            "decode_tokens_per_s",
+        ];
         assert!(positive.iter().all(|key| number(key) > 0.0), "{measured}");
         assert_eq!((measured["bench"].as_str(), measured["engine"].as_str()), (Some("rollout"), Some("native")));
     }

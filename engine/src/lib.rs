@@ -41,6 +41,7 @@ pub trait Engine: Send + Sync + 'static {
     ///
     /// Requests that already run go on with the policy they started with or with the new one, and say so; requests that
     /// arrive after this returns are answered by the new one. Dropping the future leaves either policy in place.
+    /// [`EngineError::WrongAdapter`] if the bytes are not those that the adapter's hash names.
     fn publish(&self, step: u64, adapter: Adapter) -> impl Future<Output = Result<PolicyVersion, EngineError>> + Send;
 
     /// How many requests of `group_size` completions are worth keeping in flight at a time.

@@ -1,5 +1,6 @@
 //! mistral.rs in process: the only module that imports it.
 //!
+//! - `mistral/check.rs` refuses models that mistral.rs would compute otherwise than the trainer
 //! - `mistral/load.rs` builds a model with an adapter merged into it, on a thread of its own
 //! - `mistral/capture.rs` draws the tokens of one sequence and carries its answer out
 //! - `mistral/slots.rs` gives out the places that sequences may take
@@ -14,6 +15,7 @@
 //! When a mistral.rs with exchangeable adapters reaches crates.io, only `load.rs` changes.
 
 mod capture;
+mod check;
 mod load;
 mod slots;
 

@@ -21,9 +21,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use crate::adapter::hash_bytes;
 use crate::decoder::{DecoderConfig, Weights};
 use crate::kernels::LANES;
 use crate::{Adapter, Completion, Engine, EngineError, PolicyVersion, Precision, Request};
+use cache::Layout;
 use lora::Lora;
 use model::Model;
 use scheduler::{Policy, Reply, Scheduler};
@@ -33,7 +35,7 @@ use scheduler::{Policy, Reply, Scheduler};
 pub struct NativeSettings {
     /// Sequences that decode together.
     pub max_sequences: usize,
-    /// Bytes of the key-value cache; at least one sequence of the model's full length always fits.
+    /// Bytes of the key-value cache; it grows where the longest request does not fit (see [`cache_bytes`]).
     pub cache_bytes: usize,
     /// Threads that compute; 0: one a core.
     pub threads: usize,
@@ -46,6 +48,11 @@ impl NativeSettings {
     pub fn computed(&self) -> Precision {
         if bf16::is_supported() { self.precision } else { Precision::F32 }
     }
+}
+
+/// The least memory of a key-value cache, in bytes, for requests of at most `tokens`, prompt and completion together.
+pub fn cache_bytes(config: &DecoderConfig, tokens: usize) -> usize {
+    Layout::blocks_of_request(tokens) * Layout::of(config).block_bytes()
 }
 
 /// The handle; dropping it ends the thread.
@@ -76,7 +83,8 @@ impl Native {
     /// Starts the engine on `weights` with `adapter` as the policy of step 0.
     ///
     /// # Errors
-    /// [`EngineError::Model`] if the weights are not f32 in main memory, [`EngineError::Adapter`] if the adapter does not fit.
+    /// [`EngineError::Model`] if the weights are not f32 in main memory, [`EngineError::Adapter`] if the adapter does not fit,
+    /// [`EngineError::WrongAdapter`] if its bytes are not those of its hash.
     pub fn start(
         config: DecoderConfig,
         weights: Weights,
@@ -88,7 +96,8 @@ impl Native {
             threads => threads,
         };
         let policy = policy(0, &adapter, &config)?;
-        let model = Model::new(config.clone(), weights, threads, settings.computed())?;
+        let split = Model::best_split(&config);
+        let model = Model::new(config.clone(), weights, threads, split, settings.computed())?;
         let scheduler = Scheduler::new(model, policy, settings.max_sequences, settings.cache_bytes);
         let (commands, receiver) = mpsc::channel();
         let step_times = Arc::new(Mutex::new(VecDeque::new()));
@@ -138,8 +147,13 @@ fn serve(mut scheduler: Scheduler, commands: &mpsc::Receiver<Command>, times: &M
     }
 }
 
+/// What is loaded is named by its own bytes, whatever the caller says of them. For a large adapter this takes a while.
 fn policy(step: u64, adapter: &Adapter, config: &DecoderConfig) -> Result<Policy, EngineError> {
-    let version = PolicyVersion { step, adapter: adapter.hash.clone() };
+    let loaded = hash_bytes(&adapter.bytes);
+    if loaded != adapter.hash {
+        return Err(EngineError::WrongAdapter { published: adapter.hash.clone(), loaded });
+    }
+    let version = PolicyVersion { step, adapter: loaded };
     Ok(Policy { version, lora: Lora::new(adapter, config)? })
 }
 

@@ -25,6 +25,13 @@ pub struct Draw {
     pub full_log_prob: f32,
 }
 
+impl Draw {
+    /// `false` where a logit was not a number: the cuts may leave such a one out, but the whole distribution has it.
+    pub fn is_finite(&self) -> bool {
+        self.log_prob.is_finite() && self.full_log_prob.is_finite()
+    }
+}
+
 impl Sampler {
     pub fn new(seed: u64, sampling: &Sampling) -> Self {
         let cut = Cut { top_k: sampling.top_k, top_p: sampling.top_p, min_p: sampling.min_p };
@@ -196,10 +203,15 @@ mod tests {
     }
 
     #[test]
-    fn logits_that_are_not_numbers_give_no_finite_log_prob() {
-        for top_k in [0, 2] {
-            let sampling = Sampling { top_k, ..Sampling::new(1.0, vec![]) };
-            assert!(!Sampler::new(1, &sampling).sample(&[f32::NAN; 5]).log_prob.is_finite());
+    fn logits_that_are_not_numbers_give_no_finite_draw() {
+        let cuts = [(0, 1.0, 0.0), (2, 1.0, 0.0), (0, 0.5, 0.0), (0, 1.0, 0.1)];
+        for (top_k, top_p, min_p) in cuts {
+            let sampling = Sampling { top_k, top_p, min_p, ..Sampling::new(1.0, vec![]) };
+            let is_finite = |logits: &[f32]| Sampler::new(1, &sampling).sample(logits).is_finite();
+            assert!(is_finite(&[1.0, 2.0, f32::NEG_INFINITY]));
+            for logits in [[f32::NAN; 3], [1.0, f32::NAN, 3.0], [1.0, f32::INFINITY, 3.0]] {
+                assert!(!is_finite(&logits), "{logits:?} {top_k} {top_p} {min_p}");
+            }
         }
     }
 

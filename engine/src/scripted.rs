@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::adapter::hash_bytes;
 use crate::{Adapter, AdapterHash, Completion, Engine, EngineError, Finish, PolicyVersion, Request, Sampling};
 
 /// Log-probability of every scripted token: ln ½.
@@ -138,7 +139,11 @@ impl Engine for Scripted {
     }
 
     async fn publish(&self, step: u64, adapter: Adapter) -> Result<PolicyVersion, EngineError> {
-        let version = PolicyVersion { step, adapter: adapter.hash };
+        let loaded = hash_bytes(&adapter.bytes);
+        if loaded != adapter.hash {
+            return Err(EngineError::WrongAdapter { published: adapter.hash, loaded });
+        }
+        let version = PolicyVersion { step, adapter: loaded };
         self.state().published.push(version.clone());
         Ok(version)
     }

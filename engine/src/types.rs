@@ -79,6 +79,9 @@ impl Sampling {
     }
 }
 
+/// Bytes of the longest character in UTF-8.
+const MAX_CHAR_BYTES: usize = 4;
+
 type Decode = dyn Fn(&[u32]) -> String + Send + Sync;
 
 /// Strings that end a completion. An engine knows ids only, so the caller lends its tokenizer.
@@ -103,9 +106,20 @@ impl StopStrings {
         let (Some(decode), Some(longest)) = (&self.decode, self.strings.iter().map(String::len).max()) else {
             return false;
         };
-        // A token has at least one byte; one more, because some tokenizers write the first token otherwise.
-        let tail = decode(&tokens[tokens.len().saturating_sub(longest + 1)..]);
-        self.strings.iter().any(|string| tail.contains(string))
+        // A token has at least one byte; one more, because some tokenizers write the first token otherwise. Where tokens
+        // are single bytes, a tail may begin inside a character, which spoils all of its text: of any four places in a row
+        // one begins a character.
+        let tail = &tokens[tokens.len().saturating_sub(longest + MAX_CHAR_BYTES)..];
+        for from in 0..MAX_CHAR_BYTES.min(tail.len()) {
+            let text = decode(&tail[from..]);
+            if self.strings.iter().any(|string| text.contains(string)) {
+                return true;
+            }
+            if !text.contains(char::REPLACEMENT_CHARACTER) {
+                return false;
+            }
+        }
+        false
     }
 }
 
@@ -172,5 +186,36 @@ impl AdapterHash {
 impl fmt::Display for AdapterHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tokens are bytes, as a tokenizer with byte fallback has them for rare characters: if they are no whole characters, each
+    /// of them is written as a replacement.
+    fn decode(tokens: &[u32]) -> String {
+        let bytes: Vec<u8> = tokens.iter().map(|token| *token as u8).collect();
+        String::from_utf8(bytes).unwrap_or_else(|e| "\u{FFFD}".repeat(e.as_bytes().len()))
+    }
+
+    #[test]
+    fn a_stop_string_ends_with_its_last_byte_wherever_characters_begin() {
+        let check = |text: &str, strings: &[&str], end: Option<usize>| {
+            let stop = StopStrings::new(strings.iter().map(ToString::to_string).collect(), decode);
+            let tokens: Vec<u32> = text.bytes().map(u32::from).collect();
+            let found = (1..=tokens.len()).find(|len| stop.end(&tokens[..*len]));
+            assert_eq!(found, end, "{text} {strings:?}");
+        };
+        let before = |text: &str, stop: &str| text.find(stop).map(|at| at + stop.len());
+        for text in ["日本語です。終", "aé日𝄞日本𝄞é。終わり", "𝄞𝄞𝄞𝄞𝄞𝄞終", "plain text 終"]
+        {
+            for stop in ["終", "。終", "日本", "t 終", "nobody"] {
+                check(text, &[stop], before(text, stop));
+            }
+            let first = ["終", "日"].iter().filter_map(|stop| before(text, stop)).min();
+            check(text, &["終", "日"], first);
+        }
     }
 }

@@ -18,7 +18,7 @@ use crate::predict;
 use crate::progress;
 use crate::run_dir::RunDir;
 use crate::scheduler::{Scheduler, SchedulerConfig};
-use crate::setup::{Setup, WithEngine, with_engine};
+use crate::setup::{Setup, WithEngine, engine_precision, with_engine};
 use crate::train::trainer::Trainer;
 use crate::train::worker::TrainerHandle;
 
@@ -128,7 +128,7 @@ impl WithEngine for Start {
             ckpt: config.ckpt.clone(),
             max_steps: config.max_steps,
             scale: config.advantage.scale,
-            precision: config.engine.dtype,
+            precision: engine_precision(config, &setup.decoder),
             max_off_policy_steps: config.pipeline.max_off_policy_steps,
             first_eval: checkpoint.and_then(|checkpoint| checkpoint.first_eval),
             seed: config.seed,
@@ -159,7 +159,7 @@ pub(super) fn describe(setup: &Setup, out: &Path) -> String {
         config.pipeline.max_off_policy_steps,
         config.engine.resolved_kind(&setup.decoder),
         config.engine.kind,
-        config.engine.dtype,
+        engine_precision(config, &setup.decoder),
         config.engine.device,
         config.engine.max_sequences,
         out.display(),

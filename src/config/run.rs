@@ -117,7 +117,8 @@ pub struct EngineConfig {
     pub max_sequences: usize,
     /// Copies of the model that mistral.rs runs side by side on a CPU; 0: one a core for a small model, else one.
     pub replicas: usize,
-    /// Memory that the paged KV cache may take, in MB (on a CPU it is taken as it is needed).
+    /// Memory that the paged KV cache may take, in MiB. On a CPU it is taken as it is needed, and more of it where the
+    /// longest request does not fit.
     pub cache_mb: usize,
 }
 

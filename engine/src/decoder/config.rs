@@ -67,8 +67,11 @@ struct Raw {
     /// Where newer folders keep `rope_theta` and `rope_scaling`.
     #[serde(default)]
     rope_parameters: Value,
-    sliding_window: Option<usize>,
+    /// `None` where the key is missing, `Some(None)` where it is null.
+    #[serde(default, deserialize_with = "present")]
+    sliding_window: Option<Option<usize>>,
     use_sliding_window: Option<bool>,
+    max_window_layers: Option<usize>,
     #[serde(default)]
     dual_chunk_attention_config: Value,
 }
@@ -89,12 +92,32 @@ fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(val
     Ok(Option::deserialize(value)?.unwrap_or_default())
 }
 
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(value: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(value).map(Some)
+}
+
 impl Raw {
+    /// The window beyond which a token of some layer does not see, with what transformers takes for missing keys.
+    fn window(&self) -> Option<usize> {
+        const WINDOW: usize = 4096;
+        const MAX_WINDOW_LAYERS: usize = 28;
+        let window = self.sliding_window.unwrap_or(Some(WINDOW)).filter(|window| *window > 0);
+        let used = match self.config.architecture() {
+            Architecture::Llama => false,
+            Architecture::Mistral => true,
+            // The layers before `max_window_layers` have full attention.
+            Architecture::Qwen2 | Architecture::Qwen3 => {
+                let full_layers = self.max_window_layers.unwrap_or(MAX_WINDOW_LAYERS);
+                self.use_sliding_window.unwrap_or(false) && full_layers < self.config.num_hidden_layers
+            }
+        };
+        window.filter(|_| used)
+    }
+
     /// How far every token attends to all tokens before it.
     fn plain_context(&self) -> usize {
-        let window = self.sliding_window.filter(|window| *window > 0 && self.use_sliding_window.unwrap_or(true));
         let chunk = self.dual_chunk_attention_config["chunk_size"].as_u64().map(|chunk| chunk as usize);
-        [window, chunk].into_iter().flatten().fold(self.config.max_position_embeddings, usize::min)
+        [self.window(), chunk].into_iter().flatten().fold(self.config.max_position_embeddings, usize::min)
     }
 }
 
@@ -108,17 +131,22 @@ impl DecoderConfig {
         let fail = |problem: String| EngineError::Model { path: path.clone(), problem };
         let text =
             std::fs::read_to_string(&path).map_err(|e| fail(format!("cannot read the model's configuration: {e}")))?;
-        let mut config = Self::parse(&text).map_err(fail)?;
+        let config = Self::parse(&text).map_err(fail)?;
         let generation = std::fs::read_to_string(dir.join("generation_config.json"));
         let generation: Value = generation.ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
-        let mut ids = config.eos_token_ids();
+        Ok(config.with_generation(&generation))
+    }
+
+    /// Adds the ids that end an answer from a `generation_config.json`.
+    fn with_generation(mut self, generation: &Value) -> Self {
+        let mut ids = self.eos_token_ids();
         ids.extend(token_ids(&generation["eos_token_id"]));
         ids.sort_unstable();
         ids.dedup();
-        if ids.len() > 1 {
-            config.eos_token_id = ids.into();
+        if ids != self.eos_token_ids() {
+            self.eos_token_id = ids.into();
         }
-        Ok(config)
+        self
     }
 
     /// Reads the text of a `config.json`.
@@ -126,9 +154,8 @@ impl DecoderConfig {
     /// # Errors
     /// What is wrong with it, or cannot be computed.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let raw: Raw = serde_json::from_str(text).map_err(|e| e.to_string())?;
-        let context = raw.plain_context();
-        let mut config = raw.config;
+        let mut raw: Raw = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        let config = &mut raw.config;
         if config.num_key_value_heads == 0 {
             config.num_key_value_heads = config.num_attention_heads;
         }
@@ -139,11 +166,11 @@ impl DecoderConfig {
             config.rope_theta = theta;
         }
         if config.rope_scaling.is_null() {
-            config.rope_scaling = raw.rope_parameters;
+            config.rope_scaling = std::mem::take(&mut raw.rope_parameters);
         }
         config.check()?;
-        config.max_position_embeddings = context;
-        Ok(config)
+        raw.config.max_position_embeddings = raw.plain_context();
+        Ok(raw.config)
     }
 
     /// Refuses what would be computed wrongly.
@@ -287,12 +314,38 @@ mod tests {
         let context = |architecture: &str, changes| parse(architecture, changes).unwrap().max_position_embeddings;
         assert_eq!(context("MistralForCausalLM", json!({"sliding_window": 4096})), 4096);
         assert_eq!(context("MistralForCausalLM", json!({"sliding_window": null})), 32768);
-        let qwen = |used: bool| json!({"sliding_window": 4096, "use_sliding_window": used});
-        assert_eq!(context("Qwen2ForCausalLM", qwen(false)), 32768);
-        assert_eq!(context("Qwen2ForCausalLM", qwen(true)), 4096);
+        // What transformers takes for a key that is missing: 4096 for Mistral, no window for Qwen and Llama.
+        assert_eq!(context("MistralForCausalLM", json!({})), 4096);
+        let qwen = |used: Value| json!({"sliding_window": 2048, "max_window_layers": 1, "use_sliding_window": used});
+        for architecture in ["Qwen2ForCausalLM", "Qwen3ForCausalLM"] {
+            assert_eq!(context(architecture, json!({"sliding_window": 2048, "max_window_layers": 1})), 32768);
+            assert_eq!(context(architecture, qwen(false.into())), 32768);
+            assert_eq!(context(architecture, qwen(true.into())), 2048);
+            // No layer is left for the window.
+            let full = json!({"sliding_window": 2048, "max_window_layers": 2, "use_sliding_window": true});
+            assert_eq!(context(architecture, full), 32768);
+            assert_eq!(context(architecture, json!({"sliding_window": 2048, "use_sliding_window": true})), 32768);
+            let unnamed = json!({"max_window_layers": 0, "use_sliding_window": true});
+            assert_eq!(context(architecture, unnamed), 4096);
+        }
+        assert_eq!(context("LlamaForCausalLM", json!({"sliding_window": 2048})), 32768);
         let dual =
             json!({"max_position_embeddings": 1_010_000, "dual_chunk_attention_config": {"chunk_size": 262_144}});
         assert_eq!(context("Qwen2ForCausalLM", dual), 262_144);
+    }
+
+    #[test]
+    fn ids_that_end_an_answer_come_from_both_files() {
+        let check = |config: Value, generation: Value, ids: &[u32]| {
+            let config = parse("LlamaForCausalLM", json!({"eos_token_id": config})).unwrap();
+            let config = config.with_generation(&json!({"eos_token_id": generation}));
+            assert_eq!(config.eos_token_ids(), ids);
+        };
+        check(Value::Null, json!(7), &[7]);
+        check(Value::Null, Value::Null, &[]);
+        check(json!(7), Value::Null, &[7]);
+        check(json!(7), json!([7, 3]), &[3, 7]);
+        check(json!([7, 3]), json!(9), &[3, 7, 9]);
     }
 
     #[test]

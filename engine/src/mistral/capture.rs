@@ -61,6 +61,8 @@ struct State {
     tokens: Vec<u32>,
     log_probs: Vec<f32>,
     full_log_probs: Vec<f32>,
+    /// The first token that was drawn from logits that are not finite.
+    broken: Option<usize>,
     responses: mpsc::Receiver<Response>,
 }
 
@@ -72,7 +74,8 @@ impl Capture {
         let (response, responses) = mpsc::channel(4);
         let (reply, answer) = oneshot::channel();
         let (sampler, tokens) = (Sampler::new(seed, &bounds.sampling), Vec::new());
-        let state = State { sampler, tokens, log_probs: Vec::new(), full_log_probs: Vec::new(), responses };
+        let state =
+            State { sampler, tokens, log_probs: Vec::new(), full_log_probs: Vec::new(), broken: None, responses };
         let state = Mutex::new(state);
         (Self { bounds, state, reply: Some(reply), _slot: slot }, response, answer)
     }
@@ -140,6 +143,9 @@ impl State {
         self.tokens.push(drawn.token);
         self.log_probs.push(drawn.log_prob);
         self.full_log_probs.push(drawn.full_log_prob);
+        if !drawn.is_finite() {
+            self.broken.get_or_insert(self.tokens.len() - 1);
+        }
         drawn.token
     }
 
@@ -163,7 +169,7 @@ impl State {
         if kept != drawn && !(finish == Finish::Stop && by_string && kept == drawn + 1) {
             return Err(EngineError::Generate(format!("{drawn} tokens were drawn but mistral.rs kept {kept}")));
         }
-        if let Some(at) = self.log_probs.iter().position(|log_prob| !log_prob.is_finite()) {
+        if let Some(at) = self.broken {
             return Err(EngineError::Generate(format!("the logits of token {at} are not finite")));
         }
         let (tokens, log_probs) = (std::mem::take(&mut self.tokens), std::mem::take(&mut self.log_probs));
@@ -180,6 +186,7 @@ pub fn first_line(problem: &str) -> String {
 mod tests {
     use super::super::slots::Slots;
     use super::*;
+    use mistralrs::core::{CompletionChoice, CompletionResponse, Usage};
     use std::sync::Arc;
 
     async fn capture(max_new_tokens: usize, slots: &Arc<Slots>) -> (Capture, mpsc::Sender<Response>, Caller) {
@@ -206,6 +213,49 @@ mod tests {
         assert_eq!(picked(&capture, &[3.0, 2.0, 1.0], &[5, 5]), 1, "asked again for the same position");
         assert_eq!(picked(&capture, &[3.0, 2.0, 1.0], &[5, 5, 1]), 0);
         assert_eq!(capture.state.lock().expect("unpoisoned").tokens, [1, 0]);
+    }
+
+    fn done(completion_tokens: usize) -> Response {
+        let choice = CompletionChoice { finish_reason: "length".into(), index: 0, text: String::new(), logprobs: None };
+        let usage = Usage {
+            completion_tokens,
+            prompt_tokens: 2,
+            total_tokens: 2 + completion_tokens,
+            avg_tok_per_sec: 0.0,
+            avg_prompt_tok_per_sec: 0.0,
+            avg_compl_tok_per_sec: 0.0,
+            total_time_sec: 0.0,
+            total_prompt_time_sec: 0.0,
+            total_completion_time_sec: 0.0,
+        };
+        let (id, model, object) = (String::new(), String::new(), String::new());
+        let (choices, system_fingerprint) = (vec![choice], String::new());
+        Response::CompletionDone(CompletionResponse {
+            id,
+            choices,
+            created: 0,
+            model,
+            system_fingerprint,
+            object,
+            usage,
+        })
+    }
+
+    /// Top-k leaves out the logit that is no number, and a token is drawn; the answer is an error nevertheless.
+    #[tokio::test]
+    async fn logits_that_are_not_finite_are_an_error_whatever_is_cut_away() {
+        for (logit, is_fine) in [(0.0, true), (f32::NAN, false)] {
+            let slot = slots().acquire().await.expect("a free slot");
+            let sampling = Sampling { top_k: 2, ..Sampling::new(1.0, vec![9]) };
+            let bounds = Bounds { prompt_tokens: 2, max_new_tokens: 1, sampling };
+            let (capture, response, caller) = Capture::new(bounds, 1, slot);
+            picked(&capture, &[logit, 2.0, 1.0], &[5, 5]);
+            response.send(done(1)).await.expect("the capture listens");
+            drop(capture);
+            let answer = caller.await.expect("an answer");
+            assert_eq!(answer.is_ok(), is_fine, "{answer:?}");
+            assert!(is_fine || answer.is_err_and(|error| error.to_string().contains("finite")));
+        }
     }
 
     #[tokio::test]

@@ -20,9 +20,10 @@ use mistralrs_quant::{LoraAdapter, ShardedSafeTensors};
 use tokio::sync::oneshot;
 
 use super::capture::first_line;
+use super::check;
 use super::{Device, MistralSettings, Policy, Precision, Replica};
 use crate::adapter::hash_bytes;
-use crate::decoder::weight_files;
+use crate::decoder::{DecoderConfig, weight_files};
 use crate::{Adapter, EngineError, LoraConfig, PolicyVersion};
 
 /// What stays the same from one build to the next.
@@ -30,12 +31,14 @@ pub struct Loader {
     pub settings: MistralSettings,
     dir: PathBuf,
     weights: Vec<PathBuf>,
+    /// How many tokens of context are computed as the trainer computes them.
+    context: usize,
     /// One handle for all builds: candle refuses to add tensors of two handles, even of one card.
     device: candle_core::Device,
 }
 
 impl Loader {
-    /// Checks the settings and that every file is there; loads nothing.
+    /// Checks the settings, the model's configuration, and that every file is there; loads nothing.
     pub fn open(dir: &Path, settings: MistralSettings) -> Result<Self, EngineError> {
         if matches!(settings.device, Device::Cpu { .. }) && settings.precision == Precision::Bf16 {
             return Err(model_error(dir, "bf16 needs a GPU: candle has no bf16 matrix product on the CPU; use f32"));
@@ -44,12 +47,13 @@ impl Loader {
             existing(dir, name)?;
         }
         let weights = weight_files(dir)?;
+        let context = plain_context(dir)?;
         let device = match settings.device {
             Device::Cpu { .. } => candle_core::Device::Cpu,
             Device::Gpu { index, .. } => candle_core::Device::new_cuda(index)
                 .map_err(|e| model_error(dir, format!("CUDA device {index}: {e}")))?,
         };
-        Ok(Self { settings, dir: dir.to_path_buf(), weights, device })
+        Ok(Self { settings, dir: dir.to_path_buf(), weights, context, device })
     }
 
     /// Builds the policy of `step` on a new thread. Dropping the future lets the thread end and drops the policy.
@@ -82,11 +86,8 @@ impl Loader {
             replicas.push(Replica { requests: runner.get_sender(None).map_err(|e| self.error(e))?, _runner: runner });
         }
         let context = context.ok_or_else(|| self.error("the model names no context length"))?;
-        Ok(Policy {
-            version: PolicyVersion { step, adapter: loaded },
-            context: if self.device.is_cpu() { usable_context(context) } else { context },
-            replicas,
-        })
+        let context = if self.device.is_cpu() { usable_context(context) } else { context };
+        Ok(Policy { version: PolicyVersion { step, adapter: loaded }, context: context.min(self.context), replicas })
     }
 
     /// Puts the adapter where the build on this thread looks for it.
@@ -188,6 +189,15 @@ impl Loader {
     fn error(&self, problem: impl ToString) -> EngineError {
         model_error(&self.dir, first_line(&problem.to_string()))
     }
+}
+
+/// How much context mistral.rs computes as the model's `config.json` says it.
+fn plain_context(dir: &Path) -> Result<usize, EngineError> {
+    let (config, path) = (DecoderConfig::load(dir)?, dir.join("config.json"));
+    let text = std::fs::read_to_string(&path).map_err(|e| model_error(&path, e))?;
+    let raw = serde_json::from_str(&text).map_err(|e| model_error(&path, e))?;
+    check::check(&config, &raw).map_err(|problem| model_error(&path, problem))?;
+    Ok(check::context(&config, &raw))
 }
 
 /// How much of a context of `longest` tokens can be used on a CPU: 0.8.1 grows its cache by 512 positions and fails, with the

@@ -24,8 +24,18 @@ impl Layout {
     }
 
     /// f32 values in a block.
-    pub fn block_len(&self) -> usize {
+    fn block_len(&self) -> usize {
         2 * self.layers * self.kv_heads * self.head_dim * LANES
+    }
+
+    pub fn block_bytes(&self) -> usize {
+        4 * self.block_len()
+    }
+
+    /// Blocks that let a request of `tokens`, prompt and completion together, always end: its own, a copy of the one in
+    /// which the completion leaves its prompt, and one to go on into.
+    pub fn blocks_of_request(tokens: usize) -> usize {
+        tokens.div_ceil(LANES) + 2
     }
 
     fn part(&self, layer: usize, head: usize, values: usize) -> std::ops::Range<usize> {
@@ -105,6 +115,11 @@ impl Pool {
         target.0.copy_from_slice(&block.0);
         self.release(std::mem::replace(block, copy));
         true
+    }
+
+    /// Lets at least `capacity` blocks be in use. There is no way back: memory that was taken is kept.
+    pub fn grow(&mut self, capacity: usize) {
+        self.capacity = self.capacity.max(capacity);
     }
 
     /// How many blocks are held by anybody.

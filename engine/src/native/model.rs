@@ -28,6 +28,8 @@ pub struct Model {
     /// cos and sin of the rotary angles (positions × head_dim/2), for as many positions as there were so far.
     angles: (Vec<f32>, Vec<f32>),
     pool: rayon::ThreadPool,
+    split: Split,
+    /// One for each thread, or for all.
     workspaces: Vec<Workspace>,
 }
 
@@ -68,12 +70,20 @@ pub enum Want<'a> {
 }
 
 impl Model {
+    /// How the work is split over threads where that is to be fast.
+    pub fn best_split(config: &DecoderConfig) -> Split {
+        if config.parameters() < SMALL { Split::Alone } else { Split::Threads }
+    }
+
+    /// `split` says whether each thread computes part of the sequences or all share each product; both give the same bits.
+    ///
     /// # Errors
     /// If the weights are not f32 in main memory, or the head's width is not a multiple of 16.
     pub fn new(
         config: DecoderConfig,
         weights: Weights,
         threads: usize,
+        split: Split,
         precision: Precision,
     ) -> Result<Self, EngineError> {
         if !config.head_dim.is_multiple_of(LANES) {
@@ -92,7 +102,7 @@ impl Model {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1));
         let pool = pool.thread_name(|index| format!("native-{index}")).build();
         let pool = pool.map_err(|e| EngineError::Generate(e.to_string()))?;
-        let shares = if config.parameters() < SMALL { threads.max(1) } else { 1 };
+        let shares = if split == Split::Alone { threads.max(1) } else { 1 };
         Ok(Self {
             layout: Layout::of(&config),
             rope: config.rope(),
@@ -102,6 +112,7 @@ impl Model {
             rounded: (precision == Precision::Bf16).then(|| Rounded::new(&weights)).flatten(),
             weights,
             pool,
+            split,
         })
     }
 
@@ -113,7 +124,7 @@ impl Model {
     pub fn forward(&mut self, pieces: Vec<Piece>, lora: &Lora) {
         self.grow_angles(pieces.iter().map(|piece| piece.start + piece.tokens.len()).max().unwrap_or(0));
         let shares = deal(pieces, self.workspaces.len());
-        let split = if self.workspaces.len() > 1 { Split::Alone } else { Split::Threads };
+        let split = self.split;
         let mut workspaces = std::mem::take(&mut self.workspaces);
         let pass = |(pieces, workspace): (Vec<Piece>, &mut Workspace)| {
             Pass { model: self, lora, split, n: 0, rows: Vec::new(), pieces, w: workspace }.run();

@@ -2,7 +2,8 @@
 //!
 //! A request is a group: its prompt is computed once, as a sequence of its own, and each completion forks from it,
 //! sharing its blocks. In every step each running sequence computes the tokens it has not computed: one where it
-//! decodes, a chunk where it is a prompt. Who has computed all of its tokens draws the next.
+//! decodes, a chunk where it is a prompt. Who has computed all of its tokens draws the next. What a prompt has computed
+//! is shared at once: who begins with the same tokens waits for the one that computes them.
 //!
 //! Invariants: every group is answered once or its caller has gone; `running` is in the order of admission, and the
 //! oldest always gets its blocks (the youngest give way, keep their tokens and are computed again later), so all ends.
@@ -59,8 +60,7 @@ struct Group {
 
 enum Prompt {
     Waiting,
-    /// Since this policy; it may be finished by a later one.
-    Running(PolicyVersion),
+    Running,
     Done(Computed),
     /// Every completion was started; the prompt is not needed any more.
     Over,
@@ -68,7 +68,7 @@ enum Prompt {
 
 /// A prompt in the cache, and the logits behind its last token.
 struct Computed {
-    /// The policy that began it.
+    /// The policy that computed `logits`: every first token is its.
     policy: PolicyVersion,
     blocks: Vec<Arc<Block>>,
     logits: Vec<f32>,
@@ -86,6 +86,8 @@ struct Sequence {
     blocks: Vec<Arc<Block>>,
     /// How many tokens the coming step computes.
     chunk: usize,
+    /// Whether all of `blocks` were computed under the current policy.
+    is_current: bool,
 }
 
 struct Member {
@@ -93,15 +95,14 @@ struct Member {
     sampler: Sampler,
     log_probs: Vec<f32>,
     full_log_probs: Vec<f32>,
+    /// The policy that drew the first token.
     first_policy: PolicyVersion,
 }
 
 impl Scheduler {
     pub fn new(model: Model, policy: Policy, max_sequences: usize, cache_bytes: usize) -> Self {
         let layout = Layout::of(model.config());
-        // One sequence must always fit, with a copy of the block it shares.
-        let longest = model.config().max_position_embeddings.div_ceil(LANES) + 2;
-        let blocks = (cache_bytes / (4 * layout.block_len())).max(longest);
+        let blocks = cache_bytes / layout.block_bytes();
         Self {
             model,
             policy,
@@ -118,6 +119,7 @@ impl Scheduler {
 
     /// Takes in a request that may draw up to `max_new_tokens` ([`Request::room`]).
     pub fn submit(&mut self, request: Request, max_new_tokens: usize, reply: Reply) {
+        self.pool.grow(Layout::blocks_of_request(request.prompt.len() + max_new_tokens));
         let id = self.arrivals;
         self.arrivals += 1;
         let group = Group {
@@ -136,6 +138,7 @@ impl Scheduler {
     /// each other closely. What they share with later requests is forgotten.
     pub fn publish(&mut self, policy: Policy) -> PolicyVersion {
         self.prefixes.clear(&mut self.pool);
+        self.running.iter_mut().for_each(|sequence| sequence.is_current = false);
         self.policy = policy;
         self.policy.version.clone()
     }
@@ -146,9 +149,18 @@ impl Scheduler {
 
     /// One forward pass over everything that can run.
     pub fn step(&mut self) {
+        self.prepare();
+        self.compute();
+    }
+
+    /// Decides what the pass computes.
+    fn prepare(&mut self) {
         self.drop_abandoned();
         self.admit();
         self.plan();
+    }
+
+    fn compute(&mut self) {
         let mut drawn = vec![Draw::default(); self.running.len()];
         let mut logits = vec![Vec::new(); self.running.len()];
         let outputs = drawn.iter_mut().zip(&mut logits);
@@ -158,11 +170,12 @@ impl Scheduler {
         let sequences = std::mem::take(&mut self.running);
         for ((mut sequence, drawn), logits) in sequences.into_iter().zip(drawn).zip(logits) {
             sequence.computed += sequence.chunk;
+            self.remember(&sequence);
             let complete = sequence.chunk > 0 && sequence.computed == sequence.tokens.len();
             match (complete, sequence.member.is_some()) {
                 (false, _) => self.running.push(sequence),
                 (true, false) => self.finish_prompt(sequence, logits),
-                (true, true) => self.accept(sequence, drawn),
+                (true, true) => self.accept(sequence, drawn, self.policy.version.clone()),
             }
         }
     }
@@ -198,12 +211,12 @@ impl Scheduler {
         {
             let Some(group) = self.groups.get_mut(&id) else { unreachable!("a queued group is there") };
             let started = match &group.prompt {
-                Prompt::Running(_) | Prompt::Over => {
+                Prompt::Running | Prompt::Over => {
                     next += 1;
                     continue;
                 }
                 Prompt::Waiting => {
-                    group.prompt = Prompt::Running(self.policy.version.clone());
+                    group.prompt = Prompt::Running;
                     let prompt = Sequence::new(id, None, group.request.prompt.to_vec());
                     self.start(prompt).map(|prompt| self.drop_prompt(prompt)).is_none()
                 }
@@ -216,11 +229,9 @@ impl Scheduler {
         }
     }
 
-    /// Runs the sequence from what the prefix cache holds of it, or gives it back if there is no room. Its last token is
-    /// always computed, for the logits.
+    /// Runs the sequence from what the prefix cache holds of it, or gives it back if there is no room.
     fn start(&mut self, mut sequence: Sequence) -> Option<Sequence> {
-        sequence.blocks = self.prefixes.find(&sequence.tokens[..sequence.tokens.len() - 1]);
-        sequence.computed = sequence.blocks.len() * LANES;
+        sequence.share(&mut self.prefixes, &mut self.pool);
         if self.has_room(sequence.missing_blocks() + 1) {
             self.running.push(sequence);
             return None;
@@ -245,8 +256,9 @@ impl Scheduler {
         let (request, index) = (&group.request, group.started);
         let mut sampler = Sampler::new(mix_seed(request.seed, index as u64), &request.sampling);
         let drawn = sampler.sample(&computed.logits);
-        let first_policy = computed.policy.clone();
-        let member = Member { index, sampler, log_probs: Vec::new(), full_log_probs: Vec::new(), first_policy };
+        let policy = computed.policy.clone();
+        let (log_probs, full_log_probs) = (Vec::new(), Vec::new());
+        let member = Member { index, sampler, log_probs, full_log_probs, first_policy: policy.clone() };
         let mut sequence = Sequence::new(id, Some(member), request.prompt.to_vec());
         (sequence.computed, sequence.blocks) = (sequence.tokens.len(), computed.blocks.clone());
         group.started += 1;
@@ -257,17 +269,16 @@ impl Scheduler {
                 self.release(computed.blocks);
             }
         }
-        self.accept(sequence, drawn);
+        self.accept(sequence, drawn, policy);
     }
 
     /// Decides how many tokens each sequence computes now, and gets the blocks for them. The oldest choose first.
     fn plan(&mut self) {
         let mut budget = PREFILL_TOKENS;
         let mut index = 0;
-        while let Some(sequence) = self.running.get_mut(index) {
-            let open = sequence.tokens.len() - sequence.computed;
-            let decodes = open == 1;
-            sequence.chunk = if decodes { 1 } else { open.min(budget) };
+        while index < self.running.len() {
+            let decodes = self.running[index].open() == 1;
+            self.running[index].chunk = if decodes { 1 } else { self.prefill(index, budget) };
             while !self.running[index].reserve(&mut self.pool) {
                 if !self.make_room(index) {
                     return;
@@ -277,6 +288,21 @@ impl Scheduler {
                 budget -= self.running[index].chunk;
             }
             index += 1;
+        }
+    }
+
+    /// How many tokens a sequence that does not decode computes now, after it has taken what others computed meanwhile:
+    /// none while an older one computes the same block.
+    fn prefill(&mut self, index: usize, budget: usize) -> usize {
+        if budget == 0 {
+            return 0;
+        }
+        let (older, rest) = self.running.split_at_mut(index);
+        let sequence = &mut rest[0];
+        sequence.share(&mut self.prefixes, &mut self.pool);
+        match older.iter().any(|older| older.computes_for(sequence)) {
+            true => 0,
+            false => sequence.open().min(budget),
         }
     }
 
@@ -304,7 +330,7 @@ impl Scheduler {
     fn preempt(&mut self, mut sequence: Sequence) {
         let blocks = std::mem::take(&mut sequence.blocks);
         self.release(blocks);
-        (sequence.computed, sequence.chunk) = (0, 0);
+        (sequence.computed, sequence.chunk, sequence.is_current) = (0, 0, true);
         self.preempted.push_front(sequence);
     }
 
@@ -330,19 +356,23 @@ impl Scheduler {
         }
     }
 
+    /// Shares what a prompt has computed so far.
+    fn remember(&mut self, sequence: &Sequence) {
+        if sequence.member.is_none() && sequence.is_current && sequence.chunk > 0 {
+            self.prefixes.insert(&sequence.tokens[..sequence.computed], &sequence.blocks);
+        }
+    }
+
     fn finish_prompt(&mut self, sequence: Sequence, logits: Vec<f32>) {
         let Some(group) = self.groups.get_mut(&sequence.group) else { return self.release(sequence.blocks) };
-        let Prompt::Running(policy) = &group.prompt else { unreachable!("a prompt that ends was running") };
-        let policy = policy.clone();
-        if policy == self.policy.version {
-            self.prefixes.insert(&sequence.tokens, &sequence.blocks);
-        }
+        let policy = self.policy.version.clone();
         group.prompt = Prompt::Done(Computed { policy, blocks: sequence.blocks, logits });
     }
 
-    /// Appends a drawn token; a completion that ends is put into its group, and the last one answers the request.
-    fn accept(&mut self, mut sequence: Sequence, drawn: Draw) {
-        if !drawn.log_prob.is_finite() {
+    /// Appends a token that was drawn from logits of `policy`; a completion that ends is put into its group, and the last
+    /// one answers the request.
+    fn accept(&mut self, mut sequence: Sequence, drawn: Draw, policy: PolicyVersion) {
+        if !drawn.is_finite() {
             return self.fail(sequence);
         }
         let Some(group) = self.groups.get_mut(&sequence.group) else { return self.release(sequence.blocks) };
@@ -360,7 +390,7 @@ impl Scheduler {
             full_log_probs: std::mem::take(&mut member.full_log_probs),
             finish,
             policy: member.first_policy.clone(),
-            last_policy: self.policy.version.clone(),
+            last_policy: policy,
         });
         let complete = group.completions.iter().all(Option::is_some);
         let id = sequence.group;
@@ -390,7 +420,32 @@ impl Scheduler {
 
 impl Sequence {
     fn new(group: u64, member: Option<Member>, tokens: Vec<u32>) -> Self {
-        Self { group, member, tokens, computed: 0, blocks: Vec::new(), chunk: 0 }
+        Self { group, member, tokens, computed: 0, blocks: Vec::new(), chunk: 0, is_current: true }
+    }
+
+    /// How many of its tokens are still to be computed.
+    fn open(&self) -> usize {
+        self.tokens.len() - self.computed
+    }
+
+    /// Takes the blocks of its prefix that others have computed, if those are more than its own. Its last token is
+    /// always computed, for the logits.
+    fn share(&mut self, prefixes: &mut Prefixes, pool: &mut Pool) {
+        let found = prefixes.find(&self.tokens[..self.tokens.len() - 1]);
+        if found.len() * LANES <= self.computed {
+            return found.into_iter().for_each(|block| pool.release(block));
+        }
+        (self.computed, self.is_current) = (found.len() * LANES, true);
+        std::mem::replace(&mut self.blocks, found).into_iter().for_each(|block| pool.release(block));
+    }
+
+    /// Whether its next step computes the block that `other` needs next, and shares it.
+    fn computes_for(&self, other: &Self) -> bool {
+        let end = (other.computed / LANES + 1) * LANES;
+        let shares =
+            self.member.is_none() && self.is_current && self.computed < end && end <= self.computed + self.chunk;
+        // The last token of `other` is its own.
+        shares && end < other.tokens.len() && self.tokens[..end] == other.tokens[..end]
     }
 
     /// How many blocks its tokens need that it does not hold.
@@ -431,7 +486,8 @@ impl Sequence {
 mod tests {
     use super::*;
     use crate::decoder::{DecoderConfig, Weights};
-    use crate::{Adapter, AdapterHash, LoraConfig, Precision, Sampling};
+    use crate::kernels::Split;
+    use crate::{Adapter, AdapterHash, Finish, LoraConfig, Precision, Sampling, StopStrings};
     use candle_core::{Device, Tensor};
     use proptest::prelude::*;
     use rand::{Rng, SeedableRng};
@@ -470,10 +526,24 @@ mod tests {
     }
 
     fn scheduler(max_sequences: usize, blocks: usize) -> Scheduler {
-        let (config, mut rng) = (config(), ChaCha8Rng::seed_from_u64(9));
-        let weights = Weights::from_named(&config, |_, shape| Ok(random(shape, &mut rng))).unwrap();
-        let cache_bytes = blocks * 4 * Layout::of(&config).block_len();
-        Scheduler::new(Model::new(config, weights, 2, Precision::F32).unwrap(), policy(0), max_sequences, cache_bytes)
+        scheduler_in(Split::Alone, max_sequences, blocks)
+    }
+
+    fn scheduler_in(split: Split, max_sequences: usize, blocks: usize) -> Scheduler {
+        let mut rng = ChaCha8Rng::seed_from_u64(9);
+        let weights = Weights::from_named(&config(), |_, shape| Ok(random(shape, &mut rng))).unwrap();
+        scheduler_of(weights, split, max_sequences, blocks)
+    }
+
+    fn scheduler_of(weights: Weights, split: Split, max_sequences: usize, blocks: usize) -> Scheduler {
+        let config = config();
+        let cache_bytes = blocks * Layout::of(&config).block_bytes();
+        Scheduler::new(
+            Model::new(config, weights, 2, split, Precision::F32).unwrap(),
+            policy(0),
+            max_sequences,
+            cache_bytes,
+        )
     }
 
     fn request(seed: u64, prompt_len: usize, group_size: usize, max_new_tokens: usize) -> Request {
@@ -504,18 +574,23 @@ mod tests {
     }
 
     fn alone(request: Request) -> Vec<Completion> {
-        let mut scheduler = scheduler(1, 0);
+        alone_in(Split::Alone, request)
+    }
+
+    fn alone_in(split: Split, request: Request) -> Vec<Completion> {
+        let mut scheduler = scheduler_in(split, 1, 0);
         let mut answer = submit(&mut scheduler, request);
         run(&mut scheduler);
         answer.try_recv().unwrap().unwrap()
     }
 
-    /// A publish before every step must not keep prompts from ending, and completions name the policy that began them.
+    /// A publish before every step must not keep prompts from ending. Every token then has a policy of its own: the
+    /// first that of the step which computed the prompt's end, though it is drawn in a later one.
     #[test]
-    fn publishes_in_every_step_stop_nothing() {
-        let mut scheduler = scheduler(4, 40);
-        let mut answers: Vec<Answer> =
-            (0..8).map(|seed| submit(&mut scheduler, request(seed, CONTEXT - 12, 2, 8))).collect();
+    fn publishes_in_every_step_stop_nothing_and_tokens_name_the_policy_of_their_logits() {
+        let mut scheduler = scheduler(4, 60);
+        let requests = (0..8).map(|i| request(i, CONTEXT - 12, 2, if i % 2 == 0 { 1 } else { 8 }));
+        let mut answers: Vec<Answer> = requests.map(|request| submit(&mut scheduler, request)).collect();
         for step in 1..2000 {
             if scheduler.is_idle() {
                 break;
@@ -523,22 +598,37 @@ mod tests {
             scheduler.publish(policy(step));
             scheduler.step();
         }
-        for answer in &mut answers {
+        for (index, answer) in answers.iter_mut().enumerate() {
             let group = answer.try_recv().unwrap().unwrap();
-            assert!(group.iter().all(|c| c.tokens.len() < 2 || c.policy.step < c.last_policy.step));
+            for completion in &group {
+                let (first, last) = (completion.policy.step, completion.last_policy.step);
+                assert!(last - first >= completion.tokens.len() as u64 - 1);
+                assert_eq!(last == first, completion.tokens.len() == 1);
+            }
+            // The oldest prompt is computed whole in the first step.
+            assert!(index > 0 || group.iter().all(|completion| completion.policy.step == 1));
         }
         assert_eq!(scheduler.pool.in_use(), scheduler.prefixes.len());
     }
 
     #[test]
     fn a_request_gives_the_same_bits_alone_and_in_any_batch_also_when_preempted() {
+        for split in [Split::Alone, Split::Threads] {
+            check_the_same_bits(split);
+        }
+        // Nor does it matter how the work is split.
+        assert_eq!(alone_in(Split::Alone, request(2, 40, 4, 30)), alone_in(Split::Threads, request(2, 40, 4, 30)));
+    }
+
+    fn check_the_same_bits(split: Split) {
         for (max_sequences, blocks) in [(64, 1000), (9, 1000), (64, 14), (3, 0)] {
-            let mut scheduler = scheduler(max_sequences, blocks);
+            let mut scheduler = scheduler_in(split, max_sequences, blocks);
             let requests: Vec<Request> = (0..6).map(|i| request(i, 5 + 13 * i as usize, 4, 30)).collect();
             let mut answers: Vec<Answer> = requests.iter().map(|r| submit(&mut scheduler, r.clone())).collect();
             run(&mut scheduler);
             for (request, answer) in requests.into_iter().zip(&mut answers) {
-                assert_eq!(answer.try_recv().unwrap().unwrap(), alone(request), "{max_sequences} {blocks}");
+                let answer = answer.try_recv().unwrap().unwrap();
+                assert_eq!(answer, alone_in(split, request), "{split:?} {max_sequences} {blocks}");
             }
         }
     }
@@ -572,6 +662,42 @@ mod tests {
         }
     }
 
+    /// Prompts of 80 tokens that come together, of which the first 64 are the same, are computed as 80 and 16 for each
+    /// other one.
+    #[test]
+    fn prompts_that_arrive_together_share_their_beginning() {
+        let mut scheduler = scheduler(64, 1000);
+        let requests = (0..6u32).map(|i| {
+            let prompt: Vec<u32> = (0..80).map(|at| if at < 64 { at % 40 } else { (i + at) % 40 }).collect();
+            Request { prompt: prompt.into(), ..request(u64::from(i), 80, 1, 1) }
+        });
+        let requests: Vec<Request> = requests.collect();
+        let mut answers: Vec<Answer> = requests.iter().map(|r| submit(&mut scheduler, r.clone())).collect();
+        let mut computed = 0;
+        while !scheduler.is_idle() {
+            scheduler.prepare();
+            computed += scheduler.running.iter().map(|sequence| sequence.chunk).sum::<usize>();
+            scheduler.compute();
+        }
+        assert_eq!(computed, 80 + 5 * 16);
+        for (request, answer) in requests.into_iter().zip(&mut answers) {
+            assert_eq!(answer.try_recv().unwrap().unwrap(), alone(request));
+        }
+    }
+
+    /// The context is not reserved: a cache too small for a request grows to the size of it.
+    #[test]
+    fn a_cache_grows_to_the_longest_request_and_no_further() {
+        let mut scheduler = scheduler(8, 3);
+        assert_eq!(scheduler.pool.capacity(), 3);
+        for (tokens, capacity) in [(1, 4), (40, 6), (2, 6)] {
+            let mut answer = submit(&mut scheduler, request(1, 20, 3, tokens));
+            assert_eq!(scheduler.pool.capacity(), capacity);
+            run(&mut scheduler);
+            assert_eq!(answer.try_recv().unwrap().unwrap(), alone(request(1, 20, 3, tokens)));
+        }
+    }
+
     /// Weights that overflow fail the request, and leave nothing behind in the blocks that the next one gets.
     #[test]
     fn logits_that_are_not_finite_are_an_error_and_do_not_spread() {
@@ -588,17 +714,72 @@ mod tests {
         assert_eq!(answer.try_recv().unwrap().unwrap(), alone(good));
     }
 
+    /// One broken row of the head gives one logit that is no number. Top-k would draw another token as if nothing were.
+    #[test]
+    fn one_logit_that_is_not_finite_is_an_error_whatever_is_cut_away() {
+        let mut rng = ChaCha8Rng::seed_from_u64(9);
+        let weights = Weights::from_named(&config(), |name, shape| {
+            let tensor = random(shape, &mut rng);
+            let broken = Tensor::full(f32::NAN, (1, 32), &Device::Cpu).unwrap();
+            Ok(match name {
+                "model.embed_tokens.weight" => tensor.slice_assign(&[39..40, 0..32], &broken).unwrap(),
+                _ => tensor,
+            })
+        });
+        let mut scheduler = scheduler_of(weights.unwrap(), Split::Alone, 8, 0);
+        let mut broken = Request { prompt: vec![1; 20].into(), ..request(1, 20, 1, 8) };
+        broken.sampling.top_k = 2;
+        let mut answer = submit(&mut scheduler, broken);
+        run(&mut scheduler);
+        assert!(
+            matches!(answer.try_recv().unwrap(), Err(EngineError::Generate(problem)) if problem.contains("finite"))
+        );
+    }
+
     #[derive(Debug, Clone)]
     enum Event {
-        Submit { prompt: usize, group: usize, tokens: usize },
+        Submit { prompt: usize, group: usize, tokens: usize, cut: usize },
         Step(usize),
         Publish,
         Abandon(usize),
     }
 
+    fn text(tokens: &[u32]) -> String {
+        tokens.iter().map(|token| format!("<{token}>")).collect()
+    }
+
+    const STOPS: [&str; 2] = ["5><1", "<11>"];
+
+    /// Another way to draw or to end: all tokens, few of them by number or by probability, or stop strings.
+    fn cut_to(cut: usize, mut request: Request) -> Request {
+        let sampling = &mut request.sampling;
+        match cut {
+            1 => sampling.top_k = 3,
+            2 => (sampling.top_p, sampling.min_p) = (0.7, 0.05),
+            3 => sampling.stop_strings = StopStrings::new(STOPS.map(String::from).to_vec(), text),
+            _ => {}
+        }
+        request
+    }
+
+    /// Whether the completion ends where its request says, and no earlier place would have done.
+    fn check_ending(request: &Request, completion: &Completion) {
+        let (last, before) = completion.tokens.split_last().unwrap();
+        let stops = |tokens: &[u32]| STOPS.iter().any(|stop| text(tokens).contains(stop));
+        let has_strings = !request.sampling.stop_strings.is_empty();
+        assert!(!before.contains(&7) && !(has_strings && stops(before)));
+        let stopped = *last == 7 || has_strings && stops(&completion.tokens);
+        assert_eq!(completion.finish == Finish::Stop, stopped);
+        assert!(stopped || completion.tokens.len() == request.room(CONTEXT).unwrap());
+        let is_cut = request.sampling.top_k > 0 || request.sampling.top_p < 1.0;
+        let more = completion.log_probs.iter().zip(&completion.full_log_probs).filter(|(cut, full)| cut > full).count();
+        assert_eq!(more > 0, is_cut, "what is cut away makes the rest likelier");
+    }
+
     fn events() -> impl Strategy<Value = Vec<Event>> {
         let event = prop_oneof![
-            4 => (1..CONTEXT - 1, 1..6usize, 1..60usize).prop_map(|(prompt, group, tokens)| Event::Submit { prompt, group, tokens }),
+            4 => (1..CONTEXT - 1, 1..6usize, 1..60usize, 0..4usize)
+                .prop_map(|(prompt, group, tokens, cut)| Event::Submit { prompt, group, tokens, cut }),
             4 => (1..20usize).prop_map(Event::Step),
             1 => Just(Event::Publish),
             1 => (0..8usize).prop_map(Event::Abandon),
@@ -610,17 +791,18 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn every_request_is_answered_once_and_no_block_is_lost(
-            events in events(), max_sequences in 1..12usize, blocks in 0..40usize,
+            events in events(), max_sequences in 1..12usize, blocks in 0..40usize, is_shared in any::<bool>(),
         ) {
-            let mut scheduler = scheduler(max_sequences, blocks);
-            let mut answers: Vec<(usize, Answer)> = Vec::new();
+            let split = if is_shared { Split::Threads } else { Split::Alone };
+            let mut scheduler = scheduler_in(split, max_sequences, blocks);
+            let mut answers: Vec<(Request, Answer)> = Vec::new();
             let mut abandoned = BTreeSet::new();
             let mut published = 0;
             for event in events {
                 match event {
-                    Event::Submit { prompt, group, tokens } => {
-                        let request = request(answers.len() as u64, prompt, group, tokens);
-                        answers.push((group, submit(&mut scheduler, request)));
+                    Event::Submit { prompt, group, tokens, cut } => {
+                        let request = cut_to(cut, request(answers.len() as u64, prompt, group, tokens));
+                        answers.push((request.clone(), submit(&mut scheduler, request)));
                     }
                     Event::Step(steps) => (0..steps).for_each(|_| scheduler.step()),
                     Event::Publish => {
@@ -637,13 +819,17 @@ mod tests {
                 prop_assert!(scheduler.running.len() <= max_sequences);
             }
             run(&mut scheduler);
-            for (index, (group, mut answer)) in answers.into_iter().enumerate() {
+            for (index, (request, mut answer)) in answers.into_iter().enumerate() {
                 let Ok(completions) = answer.try_recv() else {
                     prop_assert!(abandoned.contains(&index), "request {} was never answered", index);
                     continue;
                 };
                 let completions = completions.unwrap();
-                prop_assert_eq!(completions.len(), group);
+                prop_assert_eq!(completions.len(), request.group_size);
+                completions.iter().for_each(|completion| check_ending(&request, completion));
+                if published == 0 {
+                    prop_assert_eq!(&completions, &alone(request));
+                }
                 prop_assert!(completions.iter().all(|c| c.tokens.len() == c.log_probs.len() && !c.tokens.is_empty()));
                 prop_assert!(completions.iter().all(|c| c.policy.step <= c.last_policy.step));
             }

@@ -20,7 +20,7 @@ use crate::config::run::{DeviceKind, EngineKind, Lengths, RunConfig};
 use crate::error::InputError;
 use crate::metrics::memory_mb;
 use crate::progress;
-use crate::setup::{Base, WithEngine, native_precision, with_engine};
+use crate::setup::{Base, WithEngine, engine_precision, with_engine};
 
 use super::{Case, cases, quantile, write_json};
 
@@ -44,6 +44,9 @@ pub struct Measured {
     pub generated_tokens: usize,
     pub seconds: f64,
     pub tokens_per_s: f64,
+    /// Tokens behind each completion's first, a second of the time by which this run is longer than one that ends with the
+    /// first tokens: the prefill left out. `null` where completions have one token.
+    pub decode_tokens_per_s: Option<f64>,
     /// Prompt tokens a second, of distinct prompts that share nothing.
     pub prefill_tokens_per_s: f64,
     /// One prompt alone.
@@ -51,7 +54,10 @@ pub struct Measured {
     /// `null` where the engine does not tell.
     pub step_p50_ms: Option<f64>,
     pub step_p99_ms: Option<f64>,
+    /// Of an idle engine.
     pub publish_ms: f64,
+    /// While it decodes; `null` where a run is over before the first publish.
+    pub publish_decoding_ms: Option<f64>,
     /// `tokens_per_s` once more, while a policy is published every 100 ms.
     pub publishing_tokens_per_s: f64,
     /// The base weights, which the process holds for its trainer before the engine starts.
@@ -140,15 +146,6 @@ impl WithEngine for Measure {
 }
 
 impl Measure {
-    /// What the engine really computes in.
-    fn dtype(&self) -> Precision {
-        let Base { config, decoder, .. } = &self.base;
-        match config.engine.resolved_kind(decoder) {
-            EngineKind::Native => native_precision(config),
-            _ => config.engine.dtype,
-        }
-    }
-
     async fn case<E: Engine>(&self, engine: &Arc<E>, case: Case) -> Result<Measured> {
         let vocabulary = self.base.decoder.vocab_size as u32;
         let run = |case: Case, seed: u64| timed(engine, requests(case, vocabulary, seed));
@@ -156,30 +153,35 @@ impl Measure {
         // To warm up: buffers, threads, the cache of a model that is read for the first time.
         run(Case { new_tokens: case.new_tokens.min(8), ..case }, 0).await?;
         engine.take_step_times();
-        let (mut whole, mut prefill, mut first, mut publish) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut whole, mut start) = (Vec::new(), Vec::new());
+        let (mut prefill, mut first, mut publish) = (Vec::new(), Vec::new(), Vec::new());
         for repeat in 1..=repeats {
             whole.push(run(case, repeat).await?);
         }
         let steps = engine.take_step_times();
         for repeat in 1..=repeats {
-            let one = Case { group_size: 1, new_tokens: 1, lengths: Lengths::Fixed, ..case };
+            let begin = Case { new_tokens: 1, lengths: Lengths::Fixed, ..case };
+            start.push(run(begin, 3000 + repeat).await?.seconds);
+            let one = Case { group_size: 1, ..begin };
             prefill.push(run(one, 1000 + repeat).await?.seconds);
             first.push(run(Case { prompts: 1, ..one }, 2000 + repeat).await?.seconds);
             let since = Instant::now();
             engine.publish(repeat, self.adapter.clone()).await.context("publishing")?;
             publish.push(since.elapsed().as_secs_f64());
         }
-        let publishing = self.while_publishing(engine, run(case, repeats + 1)).await?;
+        let (publishing, mut busy) = self.while_publishing(engine, run(case, repeats + 1)).await?;
         whole.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
         let Timed { tokens, seconds } = whole[whole.len() / 2];
+        let decoding = seconds - quantile(&mut start, 0.5);
+        let sequences = case.prompts * case.group_size;
         let bytes = self.base.weights.norm.dtype().size_in_bytes();
         Ok(Measured {
             bench: "rollout".into(),
             engine: self.base.config.engine.resolved_kind(&self.base.decoder),
             device: self.base.config.engine.device,
-            dtype: self.dtype(),
+            dtype: engine_precision(&self.base.config, &self.base.decoder),
             model: self.base.config.model.display().to_string(),
-            sequences: case.prompts * case.group_size,
+            sequences,
             prompts: case.prompts,
             group_size: case.group_size,
             prompt_tokens: case.prompt_tokens,
@@ -188,11 +190,13 @@ impl Measure {
             generated_tokens: tokens,
             seconds,
             tokens_per_s: tokens as f64 / seconds,
+            decode_tokens_per_s: decode_rate(tokens - sequences, decoding),
             prefill_tokens_per_s: (case.prompts * case.prompt_tokens) as f64 / quantile(&mut prefill, 0.5),
             time_to_first_token_ms: 1e3 * quantile(&mut first, 0.5),
             step_p50_ms: step_ms(&steps, 0.5),
             step_p99_ms: step_ms(&steps, 0.99),
             publish_ms: 1e3 * quantile(&mut publish, 0.5),
+            publish_decoding_ms: (!busy.is_empty()).then(|| 1e3 * quantile(&mut busy, 0.5)),
             publishing_tokens_per_s: publishing.tokens as f64 / publishing.seconds,
             weights_mb: 1e-6 * (self.base.decoder.parameters() * bytes) as f64,
             start_mb: 0.0,
@@ -200,26 +204,30 @@ impl Measure {
         })
     }
 
-    /// Publishes again and again until `run` is over.
+    /// Publishes again and again until `run` is over; also how many seconds each publish took.
     async fn while_publishing<E: Engine>(
         &self,
         engine: &Arc<E>,
         run: impl Future<Output = Result<Timed>>,
-    ) -> Result<Timed> {
+    ) -> Result<(Timed, Vec<f64>)> {
+        let mut latencies = Vec::new();
         let publishing = async {
             let mut step = u64::from(u32::MAX);
             loop {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 step += 1;
+                let since = Instant::now();
                 if let Err(error) = engine.publish(step, self.adapter.clone()).await {
                     return error;
                 }
+                latencies.push(since.elapsed().as_secs_f64());
             }
         };
-        tokio::select! {
+        let timed = tokio::select! {
             timed = run => timed,
             error = publishing => Err(error).context("publishing"),
-        }
+        };
+        Ok((timed?, latencies))
     }
 }
 
@@ -261,6 +269,11 @@ async fn timed<E: Engine>(engine: &Arc<E>, requests: Vec<Request>) -> Result<Tim
     Ok(Timed { tokens, seconds: since.elapsed().as_secs_f64() })
 }
 
+/// Tokens a second; `None` where there is nothing to measure.
+fn decode_rate(tokens: usize, seconds: f64) -> Option<f64> {
+    (tokens > 0 && seconds > 0.0).then(|| tokens as f64 / seconds)
+}
+
 fn step_ms(steps: &[Duration], q: f64) -> Option<f64> {
     let mut ms: Vec<f64> = steps.iter().map(|step| 1e3 * step.as_secs_f64()).collect();
     (!ms.is_empty()).then(|| quantile(&mut ms, q))
@@ -272,25 +285,27 @@ fn table(measured: &[Measured]) -> Table {
         "prompts × group",
         "tokens",
         "tok/s",
+        "decode tok/s",
         "prefill tok/s",
         "first token ms",
         "step p50 / p99 ms",
-        "publish ms",
+        "publish ms idle / decoding",
         "tok/s publishing",
         "start MB",
         "peak MB",
     ]);
     for m in measured {
-        let step = |ms: Option<f64>| ms.map_or("–".into(), |ms| format!("{ms:.2}"));
+        let or_dash = |ms: Option<f64>| ms.map_or("–".into(), |ms| format!("{ms:.2}"));
         table.add_row([
             format!("{:?} {:?}", m.engine, m.dtype).to_lowercase(),
             format!("{} × {}", m.prompts, m.group_size),
             format!("{} + {}", m.prompt_tokens, m.new_tokens),
             format!("{:.0}", m.tokens_per_s),
+            m.decode_tokens_per_s.map_or("–".into(), |rate| format!("{rate:.0}")),
             format!("{:.0}", m.prefill_tokens_per_s),
             format!("{:.1}", m.time_to_first_token_ms),
-            format!("{} / {}", step(m.step_p50_ms), step(m.step_p99_ms)),
-            format!("{:.2}", m.publish_ms),
+            format!("{} / {}", or_dash(m.step_p50_ms), or_dash(m.step_p99_ms)),
+            format!("{:.2} / {}", m.publish_ms, or_dash(m.publish_decoding_ms)),
             format!("{:.0}", m.publishing_tokens_per_s),
             format!("{:.0}", m.start_mb),
             format!("{:.0}", m.peak_rss_mb),
