@@ -101,7 +101,7 @@ fn config_has_the_papers_defaults_and_refuses_what_it_does_not_know() {
     assert_eq!((config.policy.as_str(), config.count), ("uniform", CountUnit::Groups));
     assert!(toml::from_str::<CurriculumConfig>("tau = 0.1").is_err());
     let (key, problem) = CurriculumConfig { policy: "dumb".into(), ..config }.validate().unwrap_err();
-    assert!(key == "policy" && problem.contains("uniform, dump"), "{problem}");
+    assert!(key == "policy" && problem.contains("uniform, size_proportional"), "{problem}");
 }
 
 #[test]
