@@ -66,7 +66,7 @@ macro_rules! policies {
     };
 }
 
-policies!(uniform size_proportional fixed_mix easy_to_hard dump);
+policies!(uniform size_proportional fixed_mix easy_to_hard dump sec learnability learning_progress adarft);
 
 impl CurriculumConfig {
     /// The policy that is named; `dump+` is another name of `dump_plus`.
