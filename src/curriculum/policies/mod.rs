@@ -66,7 +66,10 @@ macro_rules! policies {
     };
 }
 
-policies!(uniform size_proportional fixed_mix easy_to_hard dump sec learnability learning_progress adarft);
+policies!(
+    uniform size_proportional fixed_mix easy_to_hard dump dump_plus sec learnability learning_progress adarft thompson
+    exp3s
+);
 
 impl CurriculumConfig {
     /// The policy that is named; `dump+` is another name of `dump_plus`.
