@@ -43,6 +43,16 @@ impl Window {
         }
     }
 
+    /// How many values the window can hold.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// How many values the window holds.
+    pub fn count(&self) -> usize {
+        self.values.len()
+    }
+
     /// The mean of what the window holds, 0 where it is empty.
     pub fn mean(&self) -> f64 {
         let older = self.older.get(self.next).copied().unwrap_or(0.0);

@@ -66,7 +66,10 @@ macro_rules! policies {
     };
 }
 
-policies!(uniform dump);
+policies!(
+    uniform size_proportional fixed_mix easy_to_hard dump dump_plus sec learnability learning_progress adarft thompson
+    exp3s
+);
 
 impl CurriculumConfig {
     /// The policy that is named; `dump+` is another name of `dump_plus`.
@@ -105,11 +108,27 @@ fn above_zero(key: &str, value: f64) -> Result<(), (String, String)> {
     }
 }
 
+/// Refuses a number that is not finite and at least 0.
+fn not_negative(key: &str, value: f64) -> Result<(), (String, String)> {
+    match value.is_finite() && value >= 0.0 {
+        true => Ok(()),
+        false => Err((key.into(), format!("must be a finite number of at least 0, got {value}"))),
+    }
+}
+
 /// Refuses a number that is not from `low` to `high`.
 fn within(key: &str, value: f64, low: f64, high: f64) -> Result<(), (String, String)> {
     match (low..=high).contains(&value) {
         true => Ok(()),
         false => Err((key.into(), format!("must be from {low} to {high}, got {value}"))),
+    }
+}
+
+/// Refuses a rate that is not above 0 and at most 1.
+fn rate(key: &str, value: f64) -> Result<(), (String, String)> {
+    match value > 0.0 && value <= 1.0 {
+        true => Ok(()),
+        false => Err((key.into(), format!("must be above 0 and at most 1, got {value}"))),
     }
 }
 
@@ -128,18 +147,52 @@ fn normalised(mut weights: Vec<f64>) -> Vec<f64> {
     weights
 }
 
-/// A policy's state as JSON, for [`Policy::save`].
+/// (1 − ε) P + ε/K: no arm is below ε/K.
+fn with_floor(mut weights: Vec<f64>, floor: f64) -> Vec<f64> {
+    let least = floor / weights.len().max(1) as f64;
+    weights.iter_mut().for_each(|weight| *weight = (1.0 - floor) * *weight + least);
+    weights
+}
+
+/// A policy's state as JSON, for [`Policy::save`]. Every f64 in it goes through [`exact`].
 fn to_json(state: &impl Serialize) -> serde_json::Value {
     serde_json::to_value(state).expect("this is a bug: numbers and lists always serialise")
 }
 
-/// A list with one entry an arm out of a saved state.
-fn from_json<T: serde::de::DeserializeOwned>(state: serde_json::Value, arms: usize) -> Result<Vec<T>, String> {
-    let saved: Vec<T> = serde_json::from_value(state).map_err(|error| format!("not this policy's state: {error}"))?;
-    if saved.len() != arms {
-        return Err(format!("the state is of {} distributions, the data has {arms}", saved.len()));
-    }
+/// A saved state.
+fn from_json<T: serde::de::DeserializeOwned>(state: serde_json::Value) -> Result<T, String> {
+    serde_json::from_value(state).map_err(|error| format!("not this policy's state: {error}"))
+}
+
+/// A saved list with one entry an arm.
+fn list_from_json<T: serde::de::DeserializeOwned>(state: serde_json::Value, arms: usize) -> Result<Vec<T>, String> {
+    let saved: Vec<T> = from_json(state)?;
+    same_arms(saved.len(), arms)?;
     Ok(saved)
+}
+
+/// Refuses a state of other arms.
+fn same_arms(saved: usize, arms: usize) -> Result<(), String> {
+    match saved == arms {
+        true => Ok(()),
+        false => Err(format!("the state is of {saved} distributions, the data has {arms}")),
+    }
+}
+
+/// A finite f64 in a saved state, as text: the JSON reader in use may be off by the last bit of a number, Rust is not.
+mod exact {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let value = text.parse().ok().filter(|value: &f64| value.is_finite());
+        value.ok_or_else(|| D::Error::custom(format!("{text:?} is not a finite number")))
+    }
 }
 
 #[cfg(test)]

@@ -47,6 +47,8 @@ proptest! {
                     curriculum.observe(group, step, in_flight);
                     let weights = curriculum.weights(step, in_flight);
                     prop_assert_eq!(weights.len(), 5);
+                    let again = curriculum.weights(step, in_flight);
+                    prop_assert_eq!(bits(&weights), bits(&again), "{}", entry.name);
                     let proper = weights.iter().all(|weight| weight.is_finite() && *weight >= 0.0);
                     prop_assert!(proper, "{}: {weights:?}", entry.name);
                     prop_assert!((weights.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{}: {weights:?}", entry.name);
@@ -101,7 +103,62 @@ fn config_has_the_papers_defaults_and_refuses_what_it_does_not_know() {
     assert_eq!((config.policy.as_str(), config.count), ("uniform", CountUnit::Groups));
     assert!(toml::from_str::<CurriculumConfig>("tau = 0.1").is_err());
     let (key, problem) = CurriculumConfig { policy: "dumb".into(), ..config }.validate().unwrap_err();
-    assert!(key == "policy" && problem.contains("uniform, dump"), "{problem}");
+    assert!(key == "policy" && problem.contains("uniform, size_proportional"), "{problem}");
+}
+
+/// Every policy that can be wrong, with a table of its settings and the key that is.
+#[test]
+fn settings_out_of_range_are_refused_by_their_key() {
+    let wrong = [
+        ("fixed_mix", "weights = { source_9 = 1.0 }", "weights.source_9"),
+        ("fixed_mix", "weights = { source_1 = -1.0 }", "weights.source_1"),
+        ("fixed_mix", "weights = { source_1 = 0.0 }", "weights"),
+        ("easy_to_hard", "exponent = 0.0", "exponent"),
+        ("easy_to_hard", "sigma = -1.0", "sigma"),
+        ("easy_to_hard", "floor = 1.5", "floor"),
+        ("dump_plus", "discount = 0.0", "discount"),
+        ("dump_plus", "memory = 0.0", "memory"),
+        ("dump_plus", "prior = -1.0", "prior"),
+        ("dump_plus", "floor = 2.0", "floor"),
+        ("dump_plus", "bonus = -0.1", "bonus"),
+        ("dump_plus", "bonus = inf", "bonus"),
+        ("dump_plus", "temperature = 0.0", "temperature"),
+        ("sec", "alpha = 1.5", "alpha"),
+        ("sec", "alpha = nan", "alpha"),
+        ("sec", "temperature = 0.0", "temperature"),
+        ("learnability", "window = 0", "window"),
+        ("learnability", "prior = 0.0", "prior"),
+        ("learning_progress", "fast = 0.0", "fast"),
+        ("learning_progress", "slow = 0.0", "slow"),
+        ("learning_progress", "fast = 0.1\nslow = 0.1", "slow"),
+        ("learning_progress", "floor = -0.1", "floor"),
+        ("adarft", "eta = 0.0", "eta"),
+        ("adarft", "alpha = nan", "alpha"),
+        ("adarft", "beta = 1.1", "beta"),
+        ("adarft", "min = -1.0", "min"),
+        ("adarft", "min = 60.0\nmax = 50.0", "max"),
+        ("adarft", "min = 10.0", "start"),
+        ("thompson", "discount = 1.1", "discount"),
+        ("exp3s", "gamma = 0.0", "gamma"),
+        ("exp3s", "alpha = -0.1", "alpha"),
+    ];
+    for (policy, settings, key) in wrong {
+        let text = format!("policy = {policy:?}\n[{policy}]\n{settings}");
+        let config: CurriculumConfig = toml::from_str(&text).unwrap();
+        let (refused, problem) = Curriculum::new(&config, &mixture(5)).err().expect(&text);
+        assert_eq!(refused, format!("{policy}.{key}"), "{text}");
+        assert!(!problem.is_empty(), "{text}");
+    }
+}
+
+/// A configuration that is written out, as a run does, reads the same; and what no policy knows is refused.
+#[test]
+fn settings_survive_toml() {
+    let default = CurriculumConfig::default();
+    assert_eq!(toml::from_str::<CurriculumConfig>(&toml::to_string(&default).unwrap()).unwrap(), default);
+    for entry in POLICIES {
+        assert!(toml::from_str::<CurriculumConfig>(&format!("[{}]\nnonsense = 1", entry.name)).is_err());
+    }
 }
 
 #[test]

@@ -1,0 +1,331 @@
+//! dump+ (ours): DUMP's signal and bonus, made right for groups that come late and for a model that drifts.
+//!
+//! P(d) = (1 − ε) softmax(UCB(d)/τ) + ε/K, with UCB(d) = L(d)/ρ_d + c·√(2 ln(N + 1)/(n_d + f_d + 1)). The frame is
+//! DUMP's, arXiv 2504.09710; its parts, each of which `[curriculum.dump_plus]` can switch on and off:
+//!
+//! - **Evidence is counted in groups.** After a group of arm d, all n ← γn and n_d ← n_d + 1, and the same for the
+//!   sums of the signal: discounted UCB, arXiv 0805.3415. What was seen of an arm that is no longer drawn fades, and
+//!   its bonus grows back. `discount = 1` counts everything for ever.
+//! - **The signal is of the last groups of its arm.** γ alone remembers as many groups of an arm as it is drawn, and
+//!   so lags behind most where the model learns most; so a group of d also leaves only μ of what is remembered of the
+//!   signal of d. `memory = 1` leaves it to γ.
+//! - **The signal is the variance within a group**, without bias for any G: L(d) = √(mean of s²/h²), with s² the
+//!   unbiased variance of a group's rewards and h half the range of all rewards seen. For rewards of two values it is
+//!   2·√(mean p(1 − p)) from 0 to 1, the unit of mean |Â| with std normalisation, which has a bias that depends on G.
+//!   `signal = "advantage"` takes the mean |Â| of a group instead.
+//! - **Arms can start optimistic.** `prior` groups of signal 1, the most there can be, are averaged into L(d) and
+//!   never fade. So an unseen arm is as good as the best, and a forgotten one becomes so again; `prior = 0`: unseen,
+//!   L(d) = 0 as in DUMP.
+//! - **In flight counts as seen.** f_d groups were drawn and are not observed yet; they count in n_d and in N of the
+//!   bonus, so that one stale state does not send a whole batch to one arm. `in_flight = false`: f = 0.
+//! - **No arm dies**: ε of all draws go to all arms alike. `floor = 0` is off.
+//! - **Signal per token**, if `per_token`: ρ_d is the mean length of a completion of d over the mean of that over all
+//!   arms.
+
+use serde::{Deserialize, Serialize};
+
+use super::super::{Mixture, Observation, Policy, Score, View};
+use super::{
+    CurriculumConfig, above_zero, exact, from_json, not_negative, rate, same_arms, softmax, to_json, with_floor, within,
+};
+
+/// Below so many groups (or completions), what is remembered of an arm has faded into rounding errors.
+const FADED: f64 = 1e-12;
+
+/// `[curriculum.dump_plus]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// `"variance"` or `"advantage"`.
+    pub signal: Signal,
+    /// γ, what remains of all that was seen after a group of any arm; above 0, at most 1, which forgets nothing.
+    pub discount: f64,
+    /// μ, what remains of an arm's signal after a group of that arm; above 0, at most 1, which leaves forgetting to γ.
+    pub memory: f64,
+    /// How many groups of signal 1 each arm has beside those seen; 0 or more.
+    pub prior: f64,
+    /// Whether groups that are drawn and not observed count in the bonus.
+    pub in_flight: bool,
+    /// ε, the share of the draws that goes to all arms alike, from 0 to 1.
+    pub floor: f64,
+    /// Whether an arm's signal is divided by the relative length of its completions.
+    pub per_token: bool,
+    /// c, in the signal's unit; 0 or more. DUMP's bonus has 1.
+    pub bonus: f64,
+    /// τ, in the signal's unit; > 0. Lower is greedier.
+    pub temperature: f64,
+}
+
+/// What of a group says how much can be learnt from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Signal {
+    /// The unbiased variance of its rewards.
+    Variance,
+    /// Its mean |Â|.
+    Advantage,
+}
+
+impl Default for Settings {
+    /// All parts on except `prior` and `per_token`. The numbers are ours, but for DUMP's τ = 0.1:
+    ///
+    /// - μ = 0.9 is as old and as noisy as DUMP's window of 300 rollouts, 19 groups: its groups are μ/(1 − μ) = 9 old
+    ///   in the mean, and as many as (1 + μ)/(1 − μ) = 19 equal ones. Prompts of one arm differ, so the signal of one
+    ///   group deviates by about 0.3 from its arm's (for a mix of p = ½ and p = 0 or 1, by up to 0.5): the mean has a
+    ///   standard error of 0.3/√19 = 0.07, below τ.
+    /// - γ = 0.997 counts 1/(1 − γ) = 333 groups: 21 steps of 16, and 28 groups for each of 12 arms, if drawn alike.
+    ///   So an arm that is drawn its share keeps a full μ-window, and one that is left alone is new again after some
+    ///   40 steps.
+    /// - c = 0.1 makes the bonus one standard error: at N = 333 it is c·√(2 ln 334)/√(n_d + 1) = 0.34/√(n_d + 1),
+    ///   beside 0.3/√n_d. DUMP's c = 1, counted in groups, is ten standard errors: 0.63 at n_d = 28 and 0.88 at 14, a
+    ///   difference of 2.5 τ that says only how often the arms were drawn, and draws the mix towards uniform.
+    /// - ε = 0.05: such a bonus lifts no unseen arm above a good one, the floor has it tried. It costs at most a
+    ///   twentieth of the draws and looks at each of 12 arms once in 240 groups, within the memory of γ.
+    /// - prior = 0: optimism pays for each hopeless arm again and again as it is forgotten.
+    fn default() -> Self {
+        Self {
+            signal: Signal::Variance,
+            discount: 0.997,
+            memory: 0.9,
+            prior: 0.0,
+            in_flight: true,
+            floor: 0.05,
+            per_token: false,
+            bonus: 0.1,
+            temperature: 0.1,
+        }
+    }
+}
+
+struct DumpPlus {
+    settings: Settings,
+    state: State,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct State {
+    /// The lowest and the highest reward seen.
+    range: Option<(f32, f32)>,
+    arms: Vec<Arm>,
+}
+
+/// Discounted sums over the groups of one arm.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Arm {
+    /// n_d.
+    #[serde(with = "exact")]
+    groups: f64,
+    /// Σ s² or Σ mean |Â|, and the Σ 1 beside it.
+    #[serde(with = "exact")]
+    signal: f64,
+    #[serde(with = "exact")]
+    weight: f64,
+    /// Over the groups whose tokens are known.
+    #[serde(with = "exact")]
+    tokens: f64,
+    #[serde(with = "exact")]
+    completions: f64,
+}
+
+pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Policy>, (String, String)> {
+    let settings = config.dump_plus.clone();
+    rate("dump_plus.discount", settings.discount)?;
+    rate("dump_plus.memory", settings.memory)?;
+    not_negative("dump_plus.prior", settings.prior)?;
+    within("dump_plus.floor", settings.floor, 0.0, 1.0)?;
+    not_negative("dump_plus.bonus", settings.bonus)?;
+    above_zero("dump_plus.temperature", settings.temperature)?;
+    Ok(Box::new(DumpPlus { settings, state: State { range: None, arms: vec![Arm::default(); mixture.arms()] } }))
+}
+
+impl DumpPlus {
+    /// L(d).
+    fn signal(&self, arm: &Arm) -> f64 {
+        let prior = self.settings.prior;
+        let (mean, seen) = match arm.weight > FADED {
+            true => (arm.signal / arm.weight, arm.groups / (arm.groups + prior)),
+            false => (0.0, 0.0),
+        };
+        let imagined = if prior > 0.0 { 1.0 - seen } else { 0.0 };
+        match self.settings.signal {
+            Signal::Variance => {
+                let half = self.state.range.map_or(0.0, |(low, high)| (f64::from(high) - f64::from(low)) / 2.0);
+                let relative = if half > 0.0 { mean / half / half } else { 0.0 };
+                (seen * relative + imagined).sqrt()
+            }
+            Signal::Advantage => seen * mean + imagined,
+        }
+    }
+
+    /// ρ of each arm; 1 where the tokens are not known.
+    fn lengths(&self) -> Vec<f64> {
+        let known = |arm: &Arm| (arm.completions > FADED).then(|| arm.tokens / arm.completions);
+        let lengths: Vec<Option<f64>> = self.state.arms.iter().map(known).collect();
+        let count = lengths.iter().flatten().count();
+        let mean = lengths.iter().flatten().sum::<f64>() / count as f64;
+        lengths.into_iter().map(|length| length.map_or(1.0, |length| length / mean)).collect()
+    }
+}
+
+impl Policy for DumpPlus {
+    fn weights(&self, view: View) -> Vec<f64> {
+        let ucb: Vec<f64> = self.scores(view).iter().map(|score| score.value + score.bonus).collect();
+        with_floor(softmax(&ucb, self.settings.temperature), self.settings.floor)
+    }
+
+    fn scores(&self, view: View) -> Vec<Score> {
+        let Settings { in_flight, per_token, bonus, .. } = self.settings;
+        let arms = &self.state.arms;
+        assert_eq!(view.in_flight.len(), arms.len(), "this is a bug: groups in flight of other arms");
+        let counted = |arm: usize| arms[arm].groups + if in_flight { view.in_flight[arm] as f64 } else { 0.0 };
+        let evidence = 2.0 * (0..arms.len()).map(counted).sum::<f64>().max(1.0).ln_1p();
+        let lengths = if per_token { self.lengths() } else { vec![1.0; arms.len()] };
+        let score = |arm: usize| Score {
+            value: self.signal(&arms[arm]) / lengths[arm],
+            bonus: bonus * (evidence / (counted(arm) + 1.0)).sqrt(),
+        };
+        (0..arms.len()).map(score).collect()
+    }
+
+    fn observe(&mut self, group: &Observation, _view: View) {
+        let State { range, arms } = &mut self.state;
+        for &reward in group.rewards.iter().filter(|reward| reward.is_finite()) {
+            let (low, high) = range.unwrap_or((reward, reward));
+            *range = Some((low.min(reward), high.max(reward)));
+        }
+        let signal = match self.settings.signal {
+            Signal::Variance => group.variance(),
+            Signal::Advantage => group.mean_abs_advantage(),
+        };
+        let Some(signal) = signal else { return };
+        for sum in arms.iter_mut().flat_map(Arm::sums) {
+            *sum *= self.settings.discount;
+        }
+        let arm = &mut arms[group.arm];
+        arm.groups += 1.0;
+        arm.signal = self.settings.memory * arm.signal + signal;
+        arm.weight = self.settings.memory * arm.weight + 1.0;
+        if group.tokens > 0 {
+            arm.tokens += group.tokens as f64;
+            arm.completions += group.rewards.len() as f64;
+        }
+    }
+
+    fn save(&self) -> serde_json::Value {
+        to_json(&self.state)
+    }
+
+    fn load(&mut self, state: serde_json::Value) -> Result<(), String> {
+        let state: State = from_json(state)?;
+        same_arms(state.arms.len(), self.state.arms.len())?;
+        self.state = state;
+        Ok(())
+    }
+}
+
+impl Arm {
+    fn sums(&mut self) -> [&mut f64; 5] {
+        [&mut self.groups, &mut self.signal, &mut self.weight, &mut self.tokens, &mut self.completions]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::Curriculum;
+    use super::super::tests::mixture;
+    use super::*;
+
+    /// All parts off: DUMP with the variance as its signal.
+    fn bare() -> Settings {
+        Settings { discount: 1.0, memory: 1.0, in_flight: false, floor: 0.0, bonus: 1.0, ..Settings::default() }
+    }
+
+    fn curriculum(dump_plus: Settings) -> Curriculum {
+        let config = CurriculumConfig { policy: "dump+".into(), dump_plus, ..CurriculumConfig::default() };
+        Curriculum::new(&config, &mixture(3)).unwrap()
+    }
+
+    /// A group of arm `arm`, `right` of whose four completions have reward 3, and the others −1.
+    fn observe(curriculum: &mut Curriculum, arm: usize, right: usize, tokens: u64) {
+        let rewards = (0..4).map(|completion| if completion < right { 3.0 } else { -1.0 }).collect();
+        let group = Observation::new(arm, rewards, vec![0.5, -0.25, 0.0, -0.25]);
+        curriculum.observe(&Observation { tokens, ..group }, 0, &[0; 3]);
+    }
+
+    fn check(curriculum: &Curriculum, in_flight: [u64; 3], expected: [(f64, f64); 3]) {
+        let scores = curriculum.scores(0, &in_flight);
+        for (score, (value, bonus)) in scores.iter().zip(expected) {
+            let near = (score.value - value).abs() < 1e-12 && (score.bonus - bonus).abs() < 1e-12;
+            assert!(near, "{scores:?}, not {expected:?}");
+        }
+    }
+
+    /// Of 4, k = 2 is p(1 − p) ≈ ⅓ and k = 4 is 0, so the mean is ⅙ and L = 2√⅙; h = 2.
+    #[test]
+    fn without_its_parts_it_is_dump_in_groups() {
+        let mut curriculum = curriculum(bare());
+        observe(&mut curriculum, 1, 2, 0);
+        observe(&mut curriculum, 1, 4, 0);
+        let bonus = |n: f64| (2.0 * 3.0_f64.ln() / (n + 1.0)).sqrt();
+        let value = 2.0 * (1.0_f64 / 6.0).sqrt();
+        check(&curriculum, [9, 9, 9], [(0.0, bonus(0.0)), (value, bonus(2.0)), (0.0, bonus(0.0))]);
+        let odds = ((value + bonus(2.0) - bonus(0.0)) / 0.1).exp();
+        assert!((curriculum.weights(0, &[0; 3])[1] - odds / (odds + 2.0)).abs() < 1e-12);
+    }
+
+    /// γ = ½, two groups of arm 0 and one of arm 1: n_0 = (1·½ + 1)·½ = ¾ and n_1 = 1, beside 1 and 2 in flight of
+    /// arms 0 and 2; N = 4¾.
+    #[test]
+    fn counts_fade_and_the_mean_stays() {
+        let mut curriculum =
+            curriculum(Settings { discount: 0.5, signal: Signal::Advantage, in_flight: true, ..bare() });
+        observe(&mut curriculum, 0, 2, 0);
+        observe(&mut curriculum, 0, 2, 0);
+        observe(&mut curriculum, 1, 2, 0);
+        let bonus = |n: f64| (2.0 * 5.75_f64.ln() / (n + 1.0)).sqrt();
+        check(&curriculum, [1, 0, 2], [(0.25, bonus(1.75)), (0.25, bonus(1.0)), (0.0, bonus(2.0))]);
+    }
+
+    /// μ = ½, and p(1 − p) ≈ ⅓, 0, ⅓: the mean is (¼·⅓ + ½·0 + ⅓)/(¼ + ½ + 1) = 5/21.
+    #[test]
+    fn the_signal_is_of_the_last_groups() {
+        let mut curriculum = curriculum(Settings { memory: 0.5, bonus: 0.0, ..bare() });
+        [2, 4, 2].into_iter().for_each(|right| observe(&mut curriculum, 1, right, 0));
+        check(&curriculum, [0; 3], [(0.0, 0.0), (2.0 * (5.0_f64 / 21.0).sqrt(), 0.0), (0.0, 0.0)]);
+    }
+
+    /// One prior group of 1 beside a seen one of 4·⅓: (4/3 + 1)/2 = 7/6.
+    #[test]
+    fn arms_start_optimistic_and_none_dies() {
+        let mut curriculum = curriculum(Settings { prior: 1.0, floor: 0.3, bonus: 0.0, ..bare() });
+        assert_eq!(curriculum.weights(0, &[0; 3]), [1.0 / 3.0; 3]);
+        observe(&mut curriculum, 2, 2, 0);
+        check(&curriculum, [0; 3], [(1.0, 0.0), (1.0, 0.0), ((7.0_f64 / 6.0).sqrt(), 0.0)]);
+        (0..200).for_each(|_| observe(&mut curriculum, 0, 4, 0));
+        let weights = curriculum.weights(0, &[0; 3]);
+        assert!(weights[0] >= 0.1 && weights[0] < 0.101, "{weights:?}");
+    }
+
+    /// Completions of 100 and of 300 tokens are ½ and 3/2 of their mean; the third arm's are not known.
+    #[test]
+    fn signal_per_token() {
+        let mut curriculum = curriculum(Settings { per_token: true, bonus: 0.0, ..bare() });
+        observe(&mut curriculum, 0, 2, 400);
+        observe(&mut curriculum, 1, 2, 1200);
+        observe(&mut curriculum, 2, 2, 0);
+        let value = (4.0_f64 / 3.0).sqrt();
+        check(&curriculum, [0; 3], [(2.0 * value, 0.0), (value / 1.5, 0.0), (value, 0.0)]);
+    }
+
+    /// A batch drawn without any answer spreads out, where one without credit would go to the best arm alone.
+    #[test]
+    fn a_draw_counts_at_once() {
+        for (in_flight, spread) in [(true, true), (false, false)] {
+            let curriculum = curriculum(Settings { in_flight, bonus: 1.0, ..Settings::default() });
+            let weights = curriculum.weights(0, &[8, 0, 0]);
+            assert_eq!(weights[0] < 0.02, spread, "{weights:?}");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Arms by how fast their reward changes, up or down: |fast running mean − slow running mean| of the reward.
+//!
+//! Sources: the absolute slope of the learning curve, so that what is being forgotten is practised too, is that of
+//! Teacher-Student Curriculum Learning, arXiv 1707.00183; learning progress as the change of a success rate that is
+//! smoothed over time, arXiv 2106.14876. P(d) = (1 − ε) LP_d / Σ LP + ε/K, and 1/K while nothing changes anywhere.
+//!
+//! A running mean starts at 0 and is biased towards it: after n groups it holds 1 − (1 − a)ⁿ of all weight. Both means
+//! are divided by that. So the first group gives LP = 0, where without it would give |a_fast − a_slow|·r, a progress
+//! that is only the start of the means.
+
+use serde::{Deserialize, Serialize};
+
+use super::super::{Mixture, Observation, Policy, Score, View};
+use super::{CurriculumConfig, exact, list_from_json, normalised, rate, to_json, with_floor, within};
+
+/// `[curriculum.learning_progress]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The weight of a new group in the fast running mean; above 0, at most 1.
+    pub fast: f64,
+    /// The weight of a new group in the slow one; above 0, below `fast`.
+    pub slow: f64,
+    /// ε, the share of the draws that goes to all arms alike, from 0 to 1. An arm that stands still lives on it alone.
+    pub floor: f64,
+}
+
+impl Default for Settings {
+    /// Ours: memories of 5 and of 25 groups of an arm, and a fifth of the draws for arms that stand still.
+    fn default() -> Self {
+        Self { fast: 0.2, slow: 0.04, floor: 0.2 }
+    }
+}
+
+struct LearningProgress {
+    settings: Settings,
+    arms: Vec<Arm>,
+}
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Arm {
+    fast: RunningMean,
+    slow: RunningMean,
+}
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RunningMean {
+    #[serde(with = "exact")]
+    sum: f64,
+    /// 1 − (1 − rate)ⁿ.
+    #[serde(with = "exact")]
+    weight: f64,
+}
+
+impl RunningMean {
+    fn push(&mut self, value: f64, rate: f64) {
+        self.sum += rate * (value - self.sum);
+        self.weight += rate * (1.0 - self.weight);
+    }
+
+    fn mean(&self) -> f64 {
+        if self.weight > 0.0 { self.sum / self.weight } else { 0.0 }
+    }
+}
+
+impl Arm {
+    fn progress(&self) -> f64 {
+        (self.fast.mean() - self.slow.mean()).abs()
+    }
+}
+
+pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Policy>, (String, String)> {
+    let settings = config.learning_progress.clone();
+    rate("learning_progress.fast", settings.fast)?;
+    rate("learning_progress.slow", settings.slow)?;
+    within("learning_progress.floor", settings.floor, 0.0, 1.0)?;
+    if settings.slow >= settings.fast {
+        let problem = format!("must be below learning_progress.fast = {}, got {}", settings.fast, settings.slow);
+        return Err(("learning_progress.slow".into(), problem));
+    }
+    Ok(Box::new(LearningProgress { settings, arms: vec![Arm::default(); mixture.arms()] }))
+}
+
+impl Policy for LearningProgress {
+    fn weights(&self, _view: View) -> Vec<f64> {
+        with_floor(normalised(self.arms.iter().map(Arm::progress).collect()), self.settings.floor)
+    }
+
+    fn scores(&self, _view: View) -> Vec<Score> {
+        self.arms.iter().map(|arm| Score { value: arm.progress(), bonus: 0.0 }).collect()
+    }
+
+    fn observe(&mut self, group: &Observation, _view: View) {
+        let Some(reward) = group.mean_reward() else { return };
+        let arm = &mut self.arms[group.arm];
+        arm.fast.push(reward, self.settings.fast);
+        arm.slow.push(reward, self.settings.slow);
+    }
+
+    fn save(&self) -> serde_json::Value {
+        to_json(&self.arms)
+    }
+
+    fn load(&mut self, state: serde_json::Value) -> Result<(), String> {
+        self.arms = list_from_json(state, self.arms.len())?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::Curriculum;
+    use super::super::tests::mixture;
+    use super::*;
+
+    /// With rates ½ and ¼, rewards 1 then 3: the fast mean is (¼·1 + ½·3)/¾ = 7/3, the slow (3/16·1 + ¼·3)/(7/16) =
+    /// 15/7. So LP = 4/21; the arm that was seen once stands still, though its reward is not 0.
+    #[test]
+    fn progress_is_the_difference_of_two_unbiased_means() {
+        let learning_progress = Settings { fast: 0.5, slow: 0.25, floor: 0.4 };
+        let policy = "learning_progress".into();
+        let config = CurriculumConfig { policy, learning_progress, ..CurriculumConfig::default() };
+        let mut curriculum = Curriculum::new(&config, &mixture(4)).unwrap();
+        let mut observe = |arm, reward| {
+            curriculum.observe(&Observation::new(arm, vec![reward; 2], vec![0.0; 2]), 0, &[0; 4]);
+        };
+        observe(2, 5.0);
+        observe(1, 1.0);
+        observe(1, 3.0);
+        let (scores, weights) = (curriculum.scores(0, &[0; 4]), curriculum.weights(0, &[0; 4]));
+        assert!((scores[1].value - 4.0 / 21.0).abs() < 1e-12 && scores[2].value == 0.0, "{scores:?}");
+        for (weight, expected) in weights.iter().zip([0.1, 0.7, 0.1, 0.1]) {
+            assert!((weight - expected).abs() < 1e-12, "{weights:?}");
+        }
+    }
+}
