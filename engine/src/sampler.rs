@@ -43,16 +43,24 @@ impl Sampler {
     /// Temperature 0 takes the first of the largest logits, with its log-probability under softmax(logits).
     /// Sums are in f64: a large vocabulary must not cost digits. `logits` must not be empty.
     pub fn sample(&mut self, logits: &[f32]) -> Draw {
+        self.sample_column(logits, 0, 1)
+    }
+
+    /// The same from one column of `logits` (V × n).
+    pub fn sample_column(&mut self, logits: &[f32], column: usize, n: usize) -> Draw {
+        let logit = |id: usize| logits[id * n + column];
         let is_greedy = self.temperature == 0.0;
         let temperature = if is_greedy { 1.0 } else { self.temperature };
-        let (max, total) = softmax_weights(logits, temperature, &mut self.weights);
+        self.weights.clear();
+        self.weights.extend(logits[column..].iter().step_by(n));
+        let (max, total) = softmax_weights(&mut self.weights, temperature);
         let (pick, kept) = if is_greedy {
-            (logits.iter().position(|&x| x == max).unwrap_or_default(), total)
+            ((0..self.weights.len()).find(|id| logit(*id) == max).unwrap_or_default(), total)
         } else {
             let kept = self.cut.apply(&mut self.weights, total);
             (self.draw(kept), kept)
         };
-        let scaled = (f64::from(logits[pick]) - f64::from(max)) / f64::from(temperature);
+        let scaled = (f64::from(logit(pick)) - f64::from(max)) / f64::from(temperature);
         let log_prob = |total: f64| (scaled - total.ln()) as f32;
         Draw { token: pick as u32, log_prob: log_prob(kept), full_log_prob: log_prob(total) }
     }
@@ -113,11 +121,9 @@ impl Cut {
     }
 }
 
-/// Fills `weights` with exp((logit − max) / temperature); returns the largest logit and the sum of the weights.
-fn softmax_weights(logits: &[f32], temperature: f32, weights: &mut Vec<f32>) -> (f32, f64) {
+/// Replaces logits by exp((logit − max) / temperature); returns the largest logit and the sum of the weights.
+fn softmax_weights(weights: &mut [f32], temperature: f32) -> (f32, f64) {
     const LANES: usize = 16;
-    weights.clear();
-    weights.extend_from_slice(logits);
     pulp::Arch::new().dispatch(
         #[inline(always)]
         || {

@@ -333,14 +333,13 @@ impl Pass<'_, '_> {
         let rounded = rounded.as_ref().map(|rounded| &rounded.lm_head);
         multiply(&mut w.logits, lm_head, rounded, &w.normed, &mut w.scratch.packed, m, false, self.split);
         let logits = &w.logits;
-        let give = |(column, (_, want)): (usize, (usize, &mut Want))| {
-            let mut row = vec![0.0; config.vocab_size];
-            gather(&mut row, logits, column, m);
-            match want {
-                Want::Nothing => {}
-                Want::Logits(out) => **out = row,
-                Want::Sample(sampler, out) => **out = sampler.sample(&row),
+        let give = |(column, (_, want)): (usize, (usize, &mut Want))| match want {
+            Want::Nothing => {}
+            Want::Logits(out) => {
+                reset(out, config.vocab_size);
+                gather(out, logits, column, m);
             }
+            Want::Sample(sampler, out) => **out = sampler.sample_column(logits, column, m),
         };
         match self.split {
             Split::Alone => wanted.into_iter().enumerate().for_each(give),
