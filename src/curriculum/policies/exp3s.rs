@@ -91,7 +91,7 @@ impl Policy for Exp3s {
         let State { largest, arms } = &mut self.state;
         *largest = largest.max(signal);
         let least = gamma / arms.len() as f64;
-        let drawn = if group.probability > 0.0 { group.probability } else { present };
+        let drawn = if group.probability > 0.0 { f64::from(group.probability) } else { present };
         let growth = least * (signal / *largest) / drawn.max(least);
 
         let sum: f64 = arms.iter().map(|arm| arm.log_weight.exp()).sum();
