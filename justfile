@@ -42,6 +42,10 @@ bench-rollout *ARGS:
 bench-train *ARGS:
     cargo run --release -- bench train configs/kk-tiny.toml {{ARGS}}
 
+# Draw runs as one HTML file: just report RUN_DIR... --out FILE.html
+report *ARGS:
+    cargo run --release -- report {{ARGS}}
+
 # Make the golden numbers of tests/golden again (Python; the trainer's need PyTorch and PEFT)
 golden:
     python3 tests/golden/curriculum.py

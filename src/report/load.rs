@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -17,7 +17,7 @@ use crate::error::InputError;
 
 /// Everything that the report knows of one run.
 pub struct Run {
-    /// The folder's name.
+    /// What the report calls it.
     pub name: String,
     pub settings: Settings,
     /// The distributions, in the order of first appearance: by convention from easy to hard.
@@ -136,7 +136,7 @@ pub fn run(path: &Path, samples: usize) -> Result<Run, InputError> {
     json_lines(&path.join("metrics.jsonl"), |line: Map<String, Value>| metrics.add(&line))?;
     let sources = metrics.sources();
     Ok(Run {
-        name: name_of(path),
+        name: path.display().to_string(),
         settings,
         outcomes: outcomes(&path.join("decisions.jsonl"))?,
         observed: observed(&path.join("curriculum.jsonl"))?,
@@ -144,11 +144,6 @@ pub fn run(path: &Path, samples: usize) -> Result<Run, InputError> {
         sources,
         metrics,
     })
-}
-
-fn name_of(path: &Path) -> String {
-    let whole: PathBuf = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-    whole.file_name().map_or_else(|| whole.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
 
 fn outcomes(path: &Path) -> Result<BTreeMap<(String, String), u64>, InputError> {

@@ -53,12 +53,21 @@ fn load_all(folders: &[PathBuf]) -> Result<Vec<Run>, InputError> {
     Ok(runs)
 }
 
-/// Runs whose folders have the same name are called by their paths.
+/// Runs whose folders have the same name are called by as many folders above as tell all of them apart.
 fn name_apart(runs: &mut [Run], folders: &[PathBuf]) {
-    let names: Vec<String> = runs.iter().map(|run| run.name.clone()).collect();
-    for (run, folder) in runs.iter_mut().zip(folders) {
-        if names.iter().filter(|name| **name == run.name).count() > 1 {
-            run.name = folder.display().to_string();
+    let paths: Vec<PathBuf> = folders.iter().map(|path| path.canonicalize().unwrap_or_else(|_| path.clone())).collect();
+    let end = |path: &PathBuf, parts: usize| -> String {
+        let mut names: Vec<String> = path.iter().rev().take(parts).map(|part| part.to_string_lossy().into()).collect();
+        names.reverse();
+        names.join("/")
+    };
+    let deepest = paths.iter().map(|path| path.iter().count()).max().unwrap_or(1);
+    for parts in 1..=deepest {
+        let names: Vec<String> = paths.iter().map(|path| end(path, parts)).collect();
+        let different = (1..names.len()).all(|i| !names[..i].contains(&names[i]));
+        if different || parts == deepest {
+            runs.iter_mut().zip(names).for_each(|(run, name)| run.name = name);
+            break;
         }
     }
 }

@@ -118,7 +118,7 @@ pub fn gains(totals: &[(u64, f64)]) -> Vec<(u64, f64)> {
 
 /// Cuts 0..len into at most `most` equal parts.
 pub fn bins(len: usize, most: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
-    let size = len.div_ceil(most).max(1);
+    let size = len.div_ceil(most.max(1)).max(1);
     (0..len).step_by(size).map(move |start| start..(start + size).min(len))
 }
 

@@ -109,7 +109,7 @@ impl Made {
         let mut out = String::new();
         for i in 0..GROUPS * COMPLETIONS {
             let text = format!("<think>{}</think> & \"done\" {i}</script>", "x".repeat(self.length));
-            let right = (i / self.arms as u64) % 2 == 0;
+            let right = (i / self.arms as u64).is_multiple_of(2);
             let line = json!({"step": step, "job": i, "data_source": self.sources()[i as usize % self.arms], "row": i,
                 "completion": text, "reward": if right { 3.0 } else { -0.5 }, "format_score": 1.0,
                 "answer_score": if right { 2.0 } else { -1.5 }, "advantage": 0.5, "tokens": 50 + i, "finish": "stop",
@@ -163,7 +163,7 @@ fn the_numbers_of_a_run_are_drawn() {
             "of step 3 ab12",
         ],
         // Metrics that were 0 or null throughout have no plot.
-        &["kl_loss", "grad_norm", "Exploration bonus", "Groups left out", "What differs"],
+        &["kl_loss", "grad_norm", "Exploration bonus", "Groups left out", "The runs differ"],
     );
 }
 
@@ -186,7 +186,7 @@ fn several_runs_are_overlaid_and_their_differences_named() {
     let html = report(&[SMALL, Made { policy: "uniform", ..SMALL }]);
     check(
         &html,
-        &["What differs", "curriculum.policy", "<option>run-1</option>", "var(--run1)"],
+        &["The runs differ in curriculum.policy; every", "<option>run-1</option>", "var(--run1)"],
         &["<th>seed</th></tr>"],
     );
 }

@@ -10,7 +10,7 @@ use crate::report::rollouts::{Drawn, MOST_FILES};
 use crate::report::series::{Point, bins, gains};
 use crate::report::settings::Cohort;
 use crate::report::svg::bars::{self, Stack};
-use crate::report::svg::{Colour, Size, escape, number};
+use crate::report::svg::{Colour, Size, escape};
 
 /// Bars of a stacked chart at most.
 const BARS: usize = 40;
@@ -63,29 +63,36 @@ fn filtered(report: &Report) -> String {
     super::stacked_figure(report, "Groups left out", caption, &parts, None, stacks)
 }
 
-/// A table of what became of every drawn group; nothing where all were trained on.
+/// Tables of what became of every drawn group, for the runs that left any out.
 fn outcomes(report: &Report) -> String {
-    let count = |run: &Run, source: &str, outcome: &str| {
-        run.outcomes.get(&(source.to_string(), outcome.to_string())).copied().unwrap_or(0)
-    };
-    let kinds: BTreeSet<&str> =
-        report.runs.iter().flat_map(|run| run.outcomes.keys().map(|(_, kind)| kind.as_str())).collect();
-    if kinds.iter().all(|kind| *kind == "trained") {
+    let cohorts = report.titles().zip(&report.cohorts);
+    let tables = cohorts.map(|(title, cohort)| (title, outcome_table(report, cohort)));
+    html::figure("What became of the drawn groups", "Groups that ended, by distribution.", &html::grid(true, tables))
+}
+
+fn outcome_table(report: &Report, cohort: &Cohort) -> String {
+    let kinds: BTreeSet<&str> = cohort
+        .runs
+        .iter()
+        .flat_map(|run| run.outcomes.keys().map(|(_, kind)| kind.as_str()))
+        .filter(|k| *k != "trained")
+        .collect();
+    if kinds.is_empty() {
         return String::new();
     }
-    let table = |cohort: &Cohort| {
-        let cell = |source: &str, kind: &str| cohort.runs.iter().map(|run| count(run, source, kind)).sum::<u64>();
-        let row = |source: &String| {
-            let counts: Vec<u64> = kinds.iter().map(|kind| cell(source, kind)).collect();
-            let all = std::iter::once(counts.iter().sum::<u64>()).chain(counts.iter().copied());
-            std::iter::once(escape(source)).chain(all.map(|n| number(n as f64))).collect()
-        };
-        let kinds = kinds.iter().map(|kind| escape(&kind.replace('_', " ")));
-        let head: Vec<String> = ["distribution", "drawn"].map(String::from).into_iter().chain(kinds).collect();
-        html::table(&head, &report.sources.iter().map(row).collect::<Vec<_>>())
+    let kinds: Vec<&str> = std::iter::once("trained").chain(kinds).collect();
+    let count = |source: &str, kind: &str| -> u64 {
+        let key = (source.to_string(), kind.to_string());
+        cohort.runs.iter().filter_map(|run| run.outcomes.get(&key)).sum()
     };
-    let tables = html::grid(true, report.titles().zip(report.cohorts.iter().map(table)));
-    html::figure("What became of the drawn groups", "Groups whose fate is known, by distribution.", &tables)
+    let row = |source: &String| {
+        let counts: Vec<u64> = kinds.iter().map(|kind| count(source, kind)).collect();
+        let all = std::iter::once(counts.iter().sum::<u64>()).chain(counts.iter().copied());
+        std::iter::once(escape(source)).chain(all.map(|n| n.to_string())).collect()
+    };
+    let names = kinds.iter().map(|kind| escape(&kind.replace('_', " ")));
+    let head: Vec<String> = ["distribution", "drawn"].map(String::from).into_iter().chain(names).collect();
+    html::table(&head, &report.sources.iter().map(row).collect::<Vec<_>>())
 }
 
 /// Rewards and lengths of the first and the last fifth of the steps.

@@ -121,7 +121,9 @@ fn stacked_figure(
     let highest = all.iter().flatten().map(Stack::height).fold(0.0, f64::max);
     let top = top.unwrap_or(1.04 * highest);
     let charts = all.iter().map(|stacks| bars::stacked(title, Size::HALF, top, parts, stacks));
-    parts_figure(title, caption, parts, html::grid(true, report.titles().zip(charts)))
+    let used = |part: &usize| all.iter().flatten().any(|stack| stack.parts[*part] > 0.0);
+    let used: Vec<Part> = (0..parts.len()).filter(used).map(|part| parts[part]).collect();
+    parts_figure(title, caption, &used, html::grid(true, report.titles().zip(charts)))
 }
 
 /// A figure whose colours are parts of a whole.

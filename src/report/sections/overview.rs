@@ -94,11 +94,28 @@ fn row(run: &Run) -> Vec<String> {
     ]
 }
 
-/// The settings in which the runs differ; nothing where they do not.
+/// Settings that the table of the runs has anyway.
+const SHOWN: [&str; 8] = [
+    "curriculum.policy",
+    "model",
+    "seed",
+    "batch_size",
+    "group_size",
+    "pipeline.max_off_policy_steps",
+    "filter.zero_variance",
+    "max_steps",
+];
+
+/// The settings in which the runs differ; a table of those that stand nowhere else.
 fn difference_table(report: &Report) -> String {
-    let keys = differences(report.runs);
-    if keys.is_empty() {
+    let all = differences(report.runs);
+    if all.is_empty() {
         return String::new();
+    }
+    let note = format!("<p>The runs differ in {}; every other setting is the same.</p>\n", escape(&all.join(", ")));
+    let keys: Vec<&str> = all.into_iter().filter(|key| !SHOWN.contains(key)).collect();
+    if keys.is_empty() {
+        return note;
     }
     let head: Vec<String> = std::iter::once("run").chain(keys.iter().copied()).map(escape).collect();
     let cells = |run: &Run| {
@@ -106,6 +123,5 @@ fn difference_table(report: &Report) -> String {
         std::iter::once(run.name.as_str()).chain(values).map(escape).collect()
     };
     let rows: Vec<Vec<String>> = report.runs.iter().map(cells).collect();
-    let note = "<p>What differs between the runs; every other setting is the same.</p>\n";
-    format!("{note}{}", html::table(&head, &rows))
+    note + &html::table(&head, &rows)
 }

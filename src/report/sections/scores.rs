@@ -93,9 +93,10 @@ fn table(report: &Report, kind: Kind) -> String {
 fn row(report: &Report, kind: Kind, label: &str, source: &str) -> Option<Vec<String>> {
     let ends: Vec<Option<(f64, f64)>> = report.cohorts.iter().map(|cohort| kind.ends(cohort, source)).collect();
     let best = ends.iter().flatten().map(|(_, last)| *last).reduce(f64::max)?;
+    let worst = ends.iter().flatten().map(|(_, last)| *last).fold(best, f64::min);
     let cell = |pair: &Option<(f64, f64)>| {
         let Some((first, last)) = *pair else { return "–".to_string() };
-        let bold = if ends.len() > 1 && last == best { " class=\"best\"" } else { "" };
+        let bold = if worst < best && last == best { " class=\"best\"" } else { "" };
         format!(
             "<small>{} →</small> <span{bold}>{}</span> {}",
             kind.show(first),

@@ -75,11 +75,18 @@ fn stages(report: &Report) -> String {
         // Of a cohort, the run that is least far.
         let steps = cohort.runs.iter().map(|run| run.metrics.get("time/step")).min_by_key(|steps| steps.len());
         let steps: Vec<u64> = steps.unwrap_or(&[]).iter().map(|(step, _)| *step).collect();
-        bins(steps.len(), BARS).map(|range| stack(cohort, &steps[range])).collect()
+        bins(steps.len(), bars(steps.len(), cohort)).map(|range| stack(cohort, &steps[range])).collect()
     };
     let caption =
         "Mean seconds of wall time a step, as the trainer sees it. While it waits for a batch, the engine generates.";
     super::stacked_figure(report, "Where a step's time goes", caption, &PARTS, None, stacks)
+}
+
+/// How many bars: each over as many evaluations as any other, where there are enough of them.
+fn bars(steps: usize, cohort: &Cohort) -> usize {
+    let interval = cohort.runs[0].settings.number("eval.interval") as usize;
+    let size = steps.div_ceil(BARS).div_ceil(interval.max(1)) * interval.max(1);
+    if steps >= 8 * size { steps.div_ceil(size.max(1)) } else { BARS }
 }
 
 /// Means over `steps` and the runs of a cohort.

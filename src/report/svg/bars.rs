@@ -62,21 +62,32 @@ pub fn steps((first, last): (u64, u64)) -> String {
     if first == last { format!("step {first}") } else { format!("steps {first} to {last}") }
 }
 
-/// At most so many bins; fewer distinct values have a bar each.
+/// Bins where there are many values; up to so many distinct ones have a bar each.
 const BINS: usize = 24;
+const SINGLE: usize = 8;
 
-/// The shares of several sets of values in common bins, side by side. Empty without values.
+/// The shares of several sets of values in common bins, side by side, in percent. Empty without values.
 pub fn histogram(name: &str, size: Size, sets: &[(String, &[f64])]) -> String {
     let mut all: Vec<f64> = sets.iter().flat_map(|(_, values)| values.iter().copied()).collect();
     all.sort_by(f64::total_cmp);
     let (Some(&low), Some(&high)) = (all.first(), all.last()) else { return String::new() };
     all.dedup();
-    let bins = if all.len() <= 12 { single_bins(&all) } else { equal_bins(low, high) };
+    let single = all.len() <= SINGLE;
+    let bins = if single { single_bins(&all) } else { equal_bins(low, high) };
     let shares: Vec<Vec<f64>> = sets.iter().map(|(_, values)| shares(&bins, values)).collect();
     let highest = shares.iter().flatten().fold(0.0_f64, |most, share| most.max(*share));
-    let frame = Frame::new(size, (bins[0].from, bins[bins.len() - 1].to), (0.0, 105.0 * highest));
-    let body: String = (0..sets.len()).map(|set| set_bars(&frame, &bins, sets, &shares, set)).collect();
-    frame.draw_with(name, &body, &if all.len() <= 12 { apart(&frame, &all) } else { frame.x_ticks() })
+    // Single values stand at equal distances, whatever lies between them.
+    let x = if single { (-0.5, bins.len() as f64 - 0.5) } else { (low, high) };
+    let frame = Frame::new(size, x, (0.0, 105.0 * highest));
+    let edges = |i: usize| if single { (i as f64 - 0.5, i as f64 + 0.5) } else { (bins[i].from, bins[i].to) };
+    let place = |i: usize| (frame.px(edges(i).0), frame.px(edges(i).1));
+    let body: String = (0..sets.len()).map(|set| set_bars(&frame, &bins, &place, sets, &shares, set)).collect();
+    let ticks = if single {
+        bins.iter().enumerate().map(|(i, bin)| (i as f64, bin.label.clone())).collect()
+    } else {
+        frame.x_ticks()
+    };
+    frame.draw_with(name, &body, &ticks)
 }
 
 struct Bin {
@@ -118,37 +129,32 @@ fn shares(bins: &[Bin], values: &[f64]) -> Vec<f64> {
     counts.into_iter().map(|count| count as f64 / values.len().max(1) as f64).collect()
 }
 
-fn set_bars(frame: &Frame, bins: &[Bin], sets: &[(String, &[f64])], shares: &[Vec<f64>], set: usize) -> String {
+fn set_bars(
+    frame: &Frame,
+    bins: &[Bin],
+    place: &dyn Fn(usize) -> (f64, f64),
+    sets: &[(String, &[f64])],
+    shares: &[Vec<f64>],
+    set: usize,
+) -> String {
     let label = escape(&sets[set].0);
     let mut out = format!(r#"<g class="bars" {}>"#, Colour::Part(set).attributes());
-    for (bin, share) in bins.iter().zip(&shares[set]).filter(|(_, share)| **share > 0.0) {
-        let (left, right) = (frame.px(bin.from), frame.px(bin.to));
+    for (i, share) in shares[set].iter().enumerate().filter(|(_, share)| **share > 0.0) {
+        let (left, right) = place(i);
         let room = 0.86 * (right - left) / sets.len() as f64;
-        let x = left + 0.07 * (right - left) + set as f64 * room;
         let top = frame.py(100.0 * share);
         let _ = write!(
             out,
             r#"<rect x="{}" y="{}" width="{}" height="{}"><title>{label}, {}: {} %</title></rect>"#,
-            short(x),
+            short(left + 0.07 * (right - left) + set as f64 * room),
             short(top),
             short(room),
             short(frame.py(0.0) - top),
-            bin.label,
+            bins[i].label,
             number(100.0 * share)
         );
     }
     out + "</g>"
-}
-
-/// The values whose labels do not touch.
-fn apart(frame: &Frame, values: &[f64]) -> Vec<f64> {
-    let mut kept: Vec<f64> = Vec::new();
-    for &value in values {
-        if kept.last().is_none_or(|last| frame.px(value) - frame.px(*last) > 26.0) {
-            kept.push(value);
-        }
-    }
-    kept
 }
 
 #[cfg(test)]

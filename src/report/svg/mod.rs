@@ -167,16 +167,19 @@ impl Frame {
     /// An `<svg>` element around `body`, named `name`, with both axes and their grid behind it; x is a step, or another whole
     /// number. The attributes tell the page's script what the axes span.
     pub fn draw(&self, name: &str, body: &str) -> String {
-        let whole = self.x_ticks().into_iter().filter(|tick| tick.fract() == 0.0);
+        let whole = self.x_ticks().into_iter().filter(|(tick, _)| tick.fract() == 0.0);
         self.draw_with(name, body, &whole.collect::<Vec<_>>())
     }
 
-    fn x_ticks(&self) -> Vec<f64> {
-        ticks(self.x.0, self.x.1, if self.size.width > 400.0 { 8 } else { 5 })
+    /// Ticks of x and their labels.
+    fn x_ticks(&self) -> Vec<(f64, String)> {
+        let ticks = ticks(self.x.0, self.x.1, if self.size.width > 400.0 { 8 } else { 5 });
+        let labels = tick_labels(&ticks);
+        ticks.into_iter().zip(labels).collect()
     }
 
     /// The same with other ticks on the axis of x.
-    fn draw_with(&self, name: &str, body: &str, x_ticks: &[f64]) -> String {
+    fn draw_with(&self, name: &str, body: &str, x_ticks: &[(f64, String)]) -> String {
         let Size { width, height } = self.size;
         let (right, bottom) = (width - RIGHT, height - BOTTOM);
         let name = escape(name);
@@ -198,7 +201,7 @@ impl Frame {
                 short(self.left - 5.0)
             );
         }
-        for (tick, label) in x_ticks.iter().zip(tick_labels(x_ticks)) {
+        for (tick, label) in x_ticks {
             let x = short(self.px(*tick));
             let _ = write!(
                 out,
