@@ -29,6 +29,7 @@ pub fn longest_batch(config: &RunConfig, prompt_tokens: usize) -> Batch {
         group_size: config.group_size,
         prompt_tokens,
         new_tokens: config.engine.max_new_tokens,
+        fewest_tokens: 1,
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor, Var};
 use dump_rl::train::lora::Lora;
 use dump_rl::train::loss::{self, LossAggMode, LossConfig, RolloutIs, TokenInputs};
+use dump_rl::train::memory;
 use dump_rl::train::model::{Model, Rows};
 use dump_rl::train::ops::Entropy;
 use dump_rl::train::optim::{NamedGrads, OptimConfig, global_norm};
@@ -400,6 +401,16 @@ fn recomputing_changes_no_bit() {
         (output.adapter.hash, output.stats.metrics())
     };
     assert_eq!(step(Recompute::Always), step(Recompute::Never));
+}
+
+/// The rows of a micro-batch decide, not its budget: a sequence is never cut.
+#[test]
+fn what_a_micro_batch_really_takes_decides_whether_it_is_computed_again() {
+    let limit = memory::of_machine() / 4 / memory::kept_bytes(&model().config, 1);
+    let auto = trainer(settings());
+    assert!(!auto.recomputes(1) && auto.recomputes(limit + 1));
+    let never = trainer(settings_of(|trainer| trainer.recompute = Recompute::Never));
+    assert!(!never.recomputes(limit + 1));
 }
 
 /// Completions of one prompt that stand beside each other share its rows; apart, each has its own.

@@ -118,10 +118,12 @@ impl SftTrainer {
         let weight: f32 = batch.iter().flat_map(|e| &e.weights[1..]).sum();
         let items = batch.iter().enumerate().map(|(group, e)| Item { group, shared: 0, own: e.tokens.len() });
         let items: Vec<Item> = items.collect();
-        let recomputes = memory::recomputes(&self.model.config, micro_batch_tokens * self.workers.count());
         let micro_batches = pack(&items, micro_batch_tokens, self.workers.count());
         let (grads, parts) = self.workers.sum(&micro_batches, |indices| {
             let examples: Vec<&Example> = indices.iter().map(|&i| &batch[i]).collect();
+            // A sequence is never cut, so a micro-batch may be longer than its budget.
+            let rows: usize = examples.iter().map(|example| example.tokens.len()).sum();
+            let recomputes = memory::recomputes(&self.model.config, rows * self.workers.count());
             self.gradients(&examples, weight, recomputes)
         })?;
         let completion_tokens: usize = batch.iter().map(|e| e.tokens.len() - e.learned.max(1)).sum();

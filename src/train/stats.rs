@@ -71,6 +71,8 @@ pub struct StepStats {
     lr: f64,
     /// Updates that were left out because the gradient was not finite.
     pub skipped_updates: usize,
+    /// Whether blocks of any micro-batch were computed again in the backward pass.
+    pub recomputed: bool,
 }
 
 impl StepStats {
@@ -91,6 +93,7 @@ impl StepStats {
             grad_norm: 0.0,
             lr: 0.0,
             skipped_updates: 0,
+            recomputed: false,
         }
     }
 

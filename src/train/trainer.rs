@@ -104,8 +104,6 @@ pub struct Trainer {
     workers: Workers,
     settings: TrainerSettings,
     device: Device,
-    /// Whether blocks are computed again in the backward pass.
-    recomputes: bool,
 }
 
 impl Trainer {
@@ -127,13 +125,7 @@ impl Trainer {
         let vars = lora.vars();
         let optimiser = AdamW::new(settings.optim.clone(), vars.clone())?;
         let workers = if device.is_cpu() { Workers::per_core()? } else { Workers::new(1)? };
-        let recomputes = match settings.trainer.recompute {
-            Recompute::Always => true,
-            Recompute::Never => false,
-            Recompute::Auto if !device.is_cpu() => true,
-            Recompute::Auto => memory::recomputes(&model.config, settings.trainer.micro_batch_tokens * workers.count()),
-        };
-        Ok(Self { model, lora, vars, optimiser, workers, settings, device, recomputes })
+        Ok(Self { model, lora, vars, optimiser, workers, settings, device })
     }
 
     /// Puts the state of a checkpoint in place.
@@ -151,9 +143,15 @@ impl Trainer {
         Ok(trainer)
     }
 
-    /// Whether blocks are computed again in the backward pass.
-    pub fn recomputes(&self) -> bool {
-        self.recomputes
+    /// Whether the blocks of a micro-batch of `rows` rows are computed again in the backward pass.
+    pub fn recomputes(&self, rows: usize) -> bool {
+        match self.settings.trainer.recompute {
+            Recompute::Always => true,
+            Recompute::Never => false,
+            Recompute::Auto => {
+                !self.device.is_cpu() || memory::recomputes(&self.model.config, rows * self.workers.count())
+            }
+        }
     }
 
     /// The policy as it stands.
@@ -233,6 +231,7 @@ impl Trainer {
 
     fn update(&mut self, grads: &NamedGrads, parts: &[Part], stats: &mut StepStats) -> Result<()> {
         parts.iter().for_each(|part| stats.add(&part.loss, part.entropy_sum, part.tokens, part.ppo_kl_sum));
+        stats.recomputed |= parts.iter().any(|part| part.recomputes);
         let lr = self.optimiser.lr(self.settings.total_updates);
         let grad_norm = if grads.is_empty() { 0.0 } else { self.optimiser.step(grads, lr)? };
         stats.updated(grad_norm, lr);
@@ -273,9 +272,11 @@ impl Trainer {
     }
 
     fn gradients(&self, micro_batch: &MicroBatch) -> Result<(NamedGrads, Part)> {
-        let Self { model, lora, vars, recomputes, .. } = self;
-        let graph = Graph { model, lora: Some(lora), vars, recomputes: *recomputes };
-        graph.gradients(&micro_batch.rows, |hidden| self.loss(hidden, micro_batch))
+        let Self { model, lora, vars, .. } = self;
+        let recomputes = self.recomputes(micro_batch.rows.count());
+        let graph = Graph { model, lora: Some(lora), vars, recomputes };
+        let (grads, part) = graph.gradients(&micro_batch.rows, |hidden| self.loss(hidden, micro_batch))?;
+        Ok((grads, Part { recomputes, ..part }))
     }
 
     /// The loss of a micro-batch with its gradient, and what else is worth knowing.
@@ -301,6 +302,7 @@ impl Trainer {
             ppo_kl_sum: f64::from((old - &detached)?.sum_all()?.to_scalar::<f32>()?),
             tokens: micro_batch.policy_steps.len(),
             log_probs: detached,
+            recomputes: false,
             loss,
         };
         Ok((total, part))
@@ -388,4 +390,6 @@ struct Part {
     entropy_sum: f64,
     ppo_kl_sum: f64,
     tokens: usize,
+    /// Whether its blocks were computed again.
+    recomputes: bool,
 }
