@@ -74,7 +74,9 @@ pub struct TrainerSettings {
     pub temperature: f64,
     /// Longest completion allowed.
     pub max_new_tokens: usize,
-    /// Optimiser updates of the whole run, for the schedule of the rate.
+    /// Optimiser updates that a step is to make, and the whole run: the schedule of the rate is laid out over them,
+    /// whether or not a step has that many prompts and gradients that are finite.
+    pub updates_per_step: u64,
     pub total_updates: u64,
 }
 
@@ -131,11 +133,10 @@ impl Trainer {
     /// Puts the state of a checkpoint in place.
     ///
     /// # Errors
-    /// If the adapter or the moments do not fit this model, or the adapter is of another rank, scale or extent.
+    /// If the adapter or the moments do not fit this model, or the adapter is of another base model, rank, scale or extent:
+    /// says what was expected and what was found.
     pub fn restore(self, state: &TrainerState) -> anyhow::Result<Self> {
-        let (ours, saved) = (self.lora.config(), &state.adapter.config);
-        let shape = |c: &LoraConfig| (c.r, c.lora_alpha, c.target_modules.clone());
-        anyhow::ensure!(shape(ours) == shape(saved), "the adapter was made with {saved:?}, the settings are {ours:?}");
+        check_same(self.lora.config(), &state.adapter.config)?;
         let lora = Lora::from_adapter(&state.adapter, &self.model.config, &self.device)?;
         let mut trainer = Self::with_lora(self.model, lora, self.settings)?;
         let moments = candle_core::safetensors::load_buffer(&state.optimizer, &trainer.device)?;
@@ -179,6 +180,7 @@ impl Trainer {
             }
         }
         let mut stats = StepStats::new(samples, step);
+        let mut update = step * self.settings.updates_per_step;
         for epoch in 0..self.settings.trainer.ppo_epochs {
             for mini_batch in &mut mini_batches {
                 let (grads, parts) = self.workers.sum(mini_batch, |micro_batch| self.gradients(micro_batch))?;
@@ -189,7 +191,8 @@ impl Trainer {
                         stats.mismatch.add(&old, &rollout, &micro_batch.policy_steps, step);
                     }
                 }
-                self.update(&grads, &parts, &mut stats)?;
+                self.update(update, &grads, &parts, &mut stats)?;
+                update += 1;
             }
         }
         stats.finish();
@@ -229,10 +232,11 @@ impl Trainer {
         prompts.chunks(size.max(1)).map(cut).collect()
     }
 
-    fn update(&mut self, grads: &NamedGrads, parts: &[Part], stats: &mut StepStats) -> Result<()> {
+    /// Update `update` of the run (from 0).
+    fn update(&mut self, update: u64, grads: &NamedGrads, parts: &[Part], stats: &mut StepStats) -> Result<()> {
         parts.iter().for_each(|part| stats.add(&part.loss, part.entropy_sum, part.tokens, part.ppo_kl_sum));
         stats.recomputed |= parts.iter().any(|part| part.recomputes);
-        let lr = self.optimiser.lr(self.settings.total_updates);
+        let lr = self.settings.optim.rate(update, self.settings.total_updates);
         let grad_norm = if grads.is_empty() { 0.0 } else { self.optimiser.step(grads, lr)? };
         stats.updated(grad_norm, lr);
         Ok(())
@@ -337,6 +341,22 @@ impl Trainer {
             reference: None,
         })
     }
+}
+
+/// Refuses an adapter that was made for something else than the settings say.
+fn check_same(expected: &LoraConfig, found: &LoraConfig) -> anyhow::Result<()> {
+    let described = |config: &LoraConfig| {
+        [
+            ("base model", config.base_model_name_or_path.clone()),
+            ("rank", config.r.to_string()),
+            ("alpha", config.lora_alpha.to_string()),
+            ("target modules", config.target_modules.join(", ")),
+        ]
+    };
+    for ((what, expected), (_, found)) in described(expected).into_iter().zip(described(found)) {
+        anyhow::ensure!(expected == found, "the adapter's {what}: expected {expected}, found {found}");
+    }
+    Ok(())
 }
 
 /// Tensors of one micro-batch: everything but `rows` has one entry a completion token.
