@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use candle_core::Tensor;
 
+use crate::error::InputError;
 use crate::files;
 
 /// What a model folder holds beside its configuration and weights, where it does.
@@ -43,9 +44,17 @@ pub fn write_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<
 }
 
 /// Lets `write` fill a folder under another name, which becomes `path` once it is whole; `path` may be there, but empty.
+///
+/// # Errors
+/// If the folder under the other name is there already; what `write` fails with, and then nothing is left.
 pub fn write_folder(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let path = &std::path::absolute(path)?;
     let temporary = files::temporary_name(path);
-    fs::create_dir_all(&temporary).with_context(|| temporary.display().to_string())?;
+    if temporary.exists() {
+        let problem = "is left from an export that was cut off, or is yours; remove it, or choose another folder";
+        return Err(InputError::new(temporary.display(), problem).into());
+    }
+    fs::create_dir_all(&temporary).map_err(|e| InputError::new(temporary.display(), e))?;
     if let Err(error) = write(&temporary) {
         drop(fs::remove_dir_all(&temporary));
         return Err(error);
