@@ -33,6 +33,8 @@ pub struct Checkpoint {
     pub scheduler: SchedulerState,
     /// The evaluation at step 0, if there was one: the final table compares with it.
     pub first_eval: Option<Vec<SourceScore>>,
+    /// Steps up to this one whose gradient was not finite.
+    pub skipped_in_a_row: usize,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -45,6 +47,8 @@ struct State {
     files: BTreeMap<String, AdapterHash>,
     scheduler: SchedulerState,
     first_eval: Option<Vec<SourceScore>>,
+    #[serde(default)]
+    skipped_in_a_row: usize,
 }
 
 impl Checkpoint {
@@ -80,6 +84,7 @@ impl Checkpoint {
             files: parts.iter().map(|(name, bytes)| (name.to_string(), hash_bytes(bytes))).collect(),
             scheduler: self.scheduler.clone(),
             first_eval: self.first_eval.clone(),
+            skipped_in_a_row: self.skipped_in_a_row,
         };
         for (name, bytes) in parts {
             files::write_atomic(&dir.join(name), bytes)?;
@@ -132,7 +137,8 @@ impl Checkpoint {
             serde_json::from_slice(&checked(ADAPTER_CONFIG)?).map_err(|e| broken(ADAPTER_CONFIG, &e))?;
         let adapter = Adapter::new(Arc::new(config), checked(ADAPTER)?);
         let trainer = TrainerState { adapter, optimizer: checked(OPTIMIZER)?, updates: state.optimizer_updates };
-        Ok(Self { trainer, scheduler: state.scheduler, first_eval: state.first_eval })
+        let State { scheduler, first_eval, skipped_in_a_row, .. } = state;
+        Ok(Self { trainer, scheduler, first_eval, skipped_in_a_row })
     }
 }
 

@@ -53,6 +53,16 @@ pub fn cached(id: &str) -> Option<PathBuf> {
     repo.get(NEEDED[0])?.parent().map(Path::to_path_buf)
 }
 
+/// Where a model's `config.json` is to be found without a download; `None` if it is not on this machine.
+pub fn local(model: &Path) -> Option<PathBuf> {
+    let id = model.to_string_lossy();
+    if model.is_dir() || !is_hub_id(&id) {
+        return Some(model.to_path_buf());
+    }
+    let config = Cache::from_env().repo(Repo::model(id.into_owned())).get(NEEDED[0])?;
+    config.parent().map(Path::to_path_buf)
+}
+
 fn download(id: &str) -> Result<PathBuf, hf_hub::api::sync::ApiError> {
     let token = std::env::var("HF_TOKEN").ok().or_else(|| Cache::from_env().token());
     let repo: ApiRepo = ApiBuilder::from_env().with_token(token).build()?.model(id.to_string());

@@ -19,6 +19,7 @@ use crate::pipeline::Shared;
 use crate::progress;
 use crate::run_dir::RunDir;
 use crate::tokenizer::ChatTokenizer;
+use crate::train::MAX_SKIPPED;
 use crate::train::stats::StepStats;
 use crate::train::trainer::Sample;
 use crate::train::worker::TrainerHandle;
@@ -32,9 +33,6 @@ fn mismatch_limit(engine: Precision) -> f64 {
         Precision::Bf16 => 1.0,
     }
 }
-
-/// So many updates with a gradient that is not finite end the run.
-const MAX_SKIPPED: usize = 3;
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -122,8 +120,15 @@ impl<E: Engine> Learner<E> {
         Ok((scores, since.elapsed().as_secs_f64()))
     }
 
-    async fn one_step(&mut self, batch: Vec<ScoredGroup>, mut times: StepTimes) -> Result<Option<Vec<SourceScore>>> {
-        let step = self.step();
+    async fn one_step(
+        &mut self,
+        mut batch: Vec<ScoredGroup>,
+        mut times: StepTimes,
+    ) -> Result<Option<Vec<SourceScore>>> {
+        let (step, sources) = (self.step(), self.train_data.names());
+        if self.scale == AdvantageScale::BatchStd {
+            scale_advantages(&mut batch);
+        }
         let samples = self.samples(&batch)?;
         let since = Instant::now();
         let output = self.trainer.step(step, samples).await?;
@@ -135,7 +140,6 @@ impl<E: Engine> Learner<E> {
         let canary = self.canary(step + 1).await?;
 
         let mut line = metrics::Line::new(step + 1);
-        let sources = self.train_data.names();
         let history = {
             let mut scheduler = self.shared.scheduler();
             scheduler.trained(&batch.iter().map(|group| group.job.id).collect::<Vec<_>>());
@@ -196,11 +200,6 @@ impl<E: Engine> Learner<E> {
                 });
             }
         }
-        if self.scale == AdvantageScale::BatchStd {
-            let mut advantages: Vec<f32> = samples.iter().map(|sample| sample.advantage).collect();
-            divide_by_batch_std(&mut advantages);
-            samples.iter_mut().zip(advantages).for_each(|(sample, advantage)| sample.advantage = advantage);
-        }
         Ok(samples)
     }
 
@@ -210,7 +209,8 @@ impl<E: Engine> Learner<E> {
             tracing::warn!("the gradient was not finite; the update was left out");
         }
         if self.skipped_in_a_row >= MAX_SKIPPED {
-            let path = self.run.failed_batch(step + 1, metrics::batch_lines(batch, &self.train_data.names()))?;
+            let (samples, sources) = (self.samples(batch)?, self.train_data.names());
+            let path = self.run.failed_batch(step + 1, metrics::sample_lines(batch, &samples, &sources))?;
             bail!(
                 "{MAX_SKIPPED} steps in a row had a gradient that is not finite; lower optim.lr or optim.max_grad_norm. \
                  The last batch is in {}",
@@ -270,9 +270,22 @@ impl<E: Engine> Learner<E> {
     async fn checkpoint(&self) -> Result<std::path::PathBuf> {
         let trainer = self.trainer.state().await?;
         let scheduler = self.shared.scheduler().state();
-        let checkpoint = Checkpoint { trainer, scheduler, first_eval: self.first_eval.clone() };
+        let checkpoint = Checkpoint {
+            trainer,
+            scheduler,
+            first_eval: self.first_eval.clone(),
+            skipped_in_a_row: self.skipped_in_a_row,
+        };
         checkpoint.save(self.run.path(), self.ckpt.keep_last).context("saving a checkpoint")
     }
+}
+
+/// Divides the advantages of all completions by their standard deviation over the batch.
+fn scale_advantages(batch: &mut [ScoredGroup]) {
+    let mut all: Vec<f32> = batch.iter().flat_map(|group| group.advantages.clone()).collect();
+    divide_by_batch_std(&mut all);
+    let advantages = batch.iter_mut().flat_map(|group| &mut group.advantages);
+    advantages.zip(all).for_each(|(advantage, scaled)| *advantage = scaled);
 }
 
 /// Ends when somebody asks to stop; never, if nobody can any more.

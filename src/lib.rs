@@ -32,6 +32,8 @@ pub mod learner;
 #[cfg(feature = "train")]
 pub mod metrics;
 #[cfg(feature = "train")]
+pub mod model_folder;
+#[cfg(feature = "train")]
 pub mod pipeline;
 #[cfg(feature = "train")]
 pub mod predict;

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::curriculum::Observation;
 use crate::eval::SourceScore;
 use crate::scheduler::{DropReason, Ended, Scheduler};
+use crate::train::trainer::Sample;
 use crate::types::ScoredGroup;
 
 /// Where the time of a step went.
@@ -189,15 +190,18 @@ pub fn rollout_lines<'a>(
     })
 }
 
-/// Every completion of a batch with all that was trained on: ids, the engine's log-probabilities, the advantage.
-pub fn batch_lines(batch: &[ScoredGroup], sources: &[String]) -> impl Iterator<Item = Value> {
-    batch.iter().flat_map(move |group| {
-        group.completions.iter().zip(&group.advantages).map(move |(completion, advantage)| {
-            // JSON has no NaN: numbers that are not finite become null.
-            json!({"job": group.job.id, "data_source": sources[group.job.arm], "row": group.job.row,
-                "policy_step": completion.policy.step, "advantage": advantage, "tokens": completion.tokens,
-                "log_probs": completion.log_probs, "full_log_probs": completion.full_log_probs})
-        })
+/// Every completion of a batch exactly as the trainer got it, `samples` in the order of the batch.
+pub fn sample_lines<'a>(
+    batch: &'a [ScoredGroup],
+    samples: &'a [Sample],
+    sources: &'a [String],
+) -> impl Iterator<Item = Value> + 'a {
+    let jobs = batch.iter().flat_map(|group| group.completions.iter().map(move |_| &group.job));
+    jobs.zip(samples).map(|(job, sample)| {
+        json!({"job": job.id, "data_source": sources[job.arm], "row": job.row, "prompt": *sample.prompt,
+            "completion": sample.completion, "policy_step": sample.policy_step, "truncated": sample.truncated,
+            "advantage": number(sample.advantage),
+            "rollout_log_probs": sample.rollout_log_probs.iter().map(|x| number(*x)).collect::<Vec<_>>()})
     })
 }
 
@@ -219,4 +223,9 @@ pub fn decisions(step: u64, ended: &[Ended], sources: &[String]) -> Value {
             "weights": decision.weights, "values": decision.values, "bonuses": decision.bonuses})
     };
     json!({"step": step, "sources": sources, "decisions": ended.iter().map(one).collect::<Vec<_>>()})
+}
+
+/// JSON has no number that is not finite: it becomes the text `NaN`, `inf` or `-inf`.
+fn number(x: f32) -> Value {
+    if x.is_finite() { json!(x) } else { json!(x.to_string()) }
 }

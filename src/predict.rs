@@ -1,7 +1,7 @@
 //! How much memory a run will take, from its configuration and the sizes of its model alone.
 //!
 //! Upper bounds where completions decide: every one is taken to be as long as it may be. `tests/tools.rs` holds the
-//! trainer's part against what was measured.
+//! trainer's part, and a whole run on a CPU whose completions are that long, against what was measured.
 
 use engine::Precision;
 use engine::decoder::{DecoderConfig, Module};
@@ -29,6 +29,7 @@ pub fn longest_batch(config: &RunConfig, prompt_tokens: usize) -> Batch {
         group_size: config.group_size,
         prompt_tokens,
         new_tokens: config.engine.max_new_tokens,
+        fewest_tokens: 1,
     }
 }
 
@@ -55,9 +56,8 @@ pub fn trainer(config: &RunConfig, model: &DecoderConfig, batch: Batch) -> Vec<P
 pub fn run(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize) -> Vec<Part> {
     let mut parts = trainer(config, model, longest_batch(config, prompt_tokens));
     // Batches of other shapes leave memory behind that the allocator has not given back yet.
-    let freed = parts.iter().find(|part| part.what == ACTIVATIONS).map_or(0, |part| part.bytes / 3);
+    let freed = parts.iter().find(|part| part.what == ACTIVATIONS).map_or(0, |part| part.bytes / 6);
     parts.push(Part { what: "memory that was freed but not given back", bytes: freed });
-    let longest = prompt_tokens + config.engine.max_new_tokens;
     match config.engine.resolved_kind(model) {
         EngineKind::Mistralrs => {
             let copies = if config.engine.device == DeviceKind::Cuda { 1 } else { config.engine.replicas.max(1) };
@@ -73,13 +73,24 @@ pub fn run(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize) -> V
                 parts.push(Part { what: "weights of the engine in bf16", bytes: 2 * model.parameters() });
             }
             let token = 8 * model.num_hidden_layers * model.num_key_value_heads * model.head_dim;
-            let used = config.engine.max_sequences * longest.next_multiple_of(16) * token;
+            let longest = prompt_tokens + config.engine.max_new_tokens;
+            let used = cached_tokens(config, prompt_tokens) * token;
             let most = (config.engine.cache_mb << 20).max(engine::native::cache_bytes(model, longest));
             parts.push(Part { what: "key-value cache, at most", bytes: used.min(most) });
         }
     }
     parts.push(Part { what: "the program, tokenizer and rows", bytes: PROGRAM_BYTES });
     parts
+}
+
+/// Most tokens in the native engine's cache, in blocks of 16: a group's prompt stands there once.
+fn cached_tokens(config: &RunConfig, prompt_tokens: usize) -> usize {
+    const BLOCK: usize = 16;
+    let sequences = config.engine.max_sequences;
+    let groups = sequences.div_ceil(config.group_size) + 1;
+    // Each sequence has a block of its own where the prompt ends within one.
+    let own = config.engine.max_new_tokens.next_multiple_of(BLOCK) + BLOCK;
+    groups * prompt_tokens.next_multiple_of(BLOCK) + sequences * own
 }
 
 /// The trainer alone, with the program around it: what `bench train` takes.

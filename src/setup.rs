@@ -32,7 +32,17 @@ pub struct Setup {
     pub test: Arc<Dataset>,
 }
 
-impl Setup {
+/// All of it but the weights.
+pub struct Inputs {
+    pub config: RunConfig,
+    pub folder: PathBuf,
+    pub decoder: DecoderConfig,
+    pub tokenizer: ChatTokenizer,
+    pub train: Dataset,
+    pub test: Dataset,
+}
+
+impl Inputs {
     /// # Errors
     /// A missing or wrong model, tokenizer or row; test rows missing although evaluation is on.
     pub fn load(config: RunConfig) -> Result<Self> {
@@ -48,9 +58,18 @@ impl Setup {
             let problem = format!("distribution {} has no test rows; add some, or set eval.interval = 0", source.name);
             return Err(InputError::new("data", problem).into());
         }
+        Ok(Self { config, folder, decoder, tokenizer, train, test })
+    }
+}
+
+impl Setup {
+    /// # Errors
+    /// As [`Inputs::load`], and if the weights are missing, wrong, or for a device that is not there.
+    pub fn load(config: RunConfig) -> Result<Self> {
+        let Inputs { config, folder, decoder, tokenizer, train, test } = Inputs::load(config)?;
         let weights = weights(&config, &folder, &decoder)?;
-        let (train, test) = (train.into(), test.into());
-        Ok(Self { decoder, weights, tokenizer: tokenizer.into(), train, test, folder, config })
+        let (tokenizer, train, test) = (tokenizer.into(), train.into(), test.into());
+        Ok(Self { decoder, weights, tokenizer, train, test, folder, config })
     }
 
     /// How completions to train on are sampled.
@@ -82,6 +101,7 @@ impl Setup {
             max_new_tokens: self.config.engine.max_new_tokens,
             overlong_buffer: self.config.reward.overlong_buffer,
             overlong_penalty: self.config.reward.overlong_penalty,
+            context: self.decoder.max_position_embeddings,
         }
     }
 
@@ -103,22 +123,33 @@ impl Setup {
     }
 }
 
+/// Whether this program can use a GPU.
+pub const HAS_CUDA: bool = cfg!(feature = "cuda");
+/// What is wrong where it cannot.
+pub const NO_CUDA: &str = "this program was built without GPU support; build it with --features cuda";
+
+/// # Errors
+/// A number format that the engine does not have on the device.
+pub fn check_format(config: &RunConfig) -> Result<(), InputError> {
+    match (config.engine.device, config.engine.dtype, config.engine.kind) {
+        (DeviceKind::Cpu, Precision::Bf16, EngineKind::Mistralrs) => {
+            let problem = "mistral.rs has no bf16 on a CPU; use \"f32\", or engine.kind = \"native\"";
+            Err(InputError::new("engine.dtype", problem))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The trainer's device and number format. On a CPU it computes in f32 whatever the engine does.
 fn device(config: &RunConfig) -> Result<(Device, DType)> {
     let dtype = match config.engine.dtype {
         Precision::F32 => DType::F32,
         Precision::Bf16 => DType::BF16,
     };
+    check_format(config)?;
     match config.engine.device {
-        DeviceKind::Cpu if dtype == DType::BF16 && config.engine.kind == EngineKind::Mistralrs => {
-            let problem = "mistral.rs has no bf16 on a CPU; use \"f32\", or engine.kind = \"native\"";
-            Err(InputError::new("engine.dtype", problem).into())
-        }
         DeviceKind::Cpu => Ok((Device::Cpu, DType::F32)),
-        DeviceKind::Cuda if cfg!(not(feature = "cuda")) => {
-            let problem = "this program was built without GPU support; build it with --features cuda";
-            Err(InputError::new("engine.device", problem).into())
-        }
+        DeviceKind::Cuda if !HAS_CUDA => Err(InputError::new("engine.device", NO_CUDA).into()),
         DeviceKind::Cuda => {
             let device =
                 Device::new_cuda(0).map_err(|e| InputError::new("engine.device", format!("no CUDA device: {e}")))?;
@@ -127,11 +158,18 @@ fn device(config: &RunConfig) -> Result<(Device, DType)> {
     }
 }
 
-fn model_folder(config: &RunConfig) -> Result<PathBuf, InputError> {
+/// # Errors
+/// If no model is named.
+pub fn check_model(config: &RunConfig) -> Result<(), InputError> {
     if config.model.as_os_str().is_empty() {
         let problem = "the folder of a base model is needed, or its name on the Hugging Face hub";
         return Err(InputError::new("model", problem));
     }
+    Ok(())
+}
+
+fn model_folder(config: &RunConfig) -> Result<PathBuf, InputError> {
+    check_model(config)?;
     hub::folder(&config.model)
 }
 
@@ -168,6 +206,7 @@ impl Base {
             loss: self.config.loss.clone(),
             optim: self.config.optim.clone(),
             trainer: self.config.trainer.clone(),
+            updates_per_step: self.config.updates_per_step(),
             total_updates: self.config.max_steps * self.config.updates_per_step(),
             temperature: f64::from(self.config.engine.temperature),
             max_new_tokens: self.config.engine.max_new_tokens,

@@ -17,17 +17,43 @@ pub struct ChatTokenizer {
     path: PathBuf,
     bos: String,
     eos: String,
-    /// Ids that end the assistant's turn.
+    /// What the chat template ends the assistant's turn with; eos_token where that is no special token.
+    pub end_of_turn: u32,
+    /// Ids that end a completion: eos_token, those that the model's configuration names, and `end_of_turn`.
     pub stop_tokens: Arc<[u32]>,
 }
 
 /// `tokenizer_config.json`, as far as it is needed.
 #[derive(Deserialize)]
 struct TokenizerConfig {
-    chat_template: Option<String>,
+    chat_template: Option<Templates>,
     #[serde(default)]
     bos_token: Option<TokenText>,
     eos_token: TokenText,
+}
+
+/// One chat template, or several by name.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Templates {
+    One(String),
+    Named(Vec<NamedTemplate>),
+}
+
+#[derive(Deserialize)]
+struct NamedTemplate {
+    name: String,
+    template: String,
+}
+
+impl Templates {
+    /// The only one, or the one named `default`.
+    fn into_default(self) -> Option<String> {
+        match self {
+            Self::One(template) => Some(template),
+            Self::Named(all) => all.into_iter().find(|it| it.name == "default").map(|it| it.template),
+        }
+    }
 }
 
 /// A special token is written as text, or as an object with its `content`.
@@ -72,13 +98,26 @@ impl ChatTokenizer {
                 format!("eos_token {eos:?} is not in the vocabulary"),
             )
         })?;
-        let mut stop_tokens = config.eos_token_ids();
-        stop_tokens.push(eos_id);
-        stop_tokens.sort_unstable();
-        stop_tokens.dedup();
         let template = chat_template(dir, settings.chat_template)?;
         let bos = settings.bos_token.map(TokenText::into_text).unwrap_or_default();
-        Ok(Self { inner, template, path, bos, eos, stop_tokens: stop_tokens.into() })
+        let mut tokenizer = Self { inner, template, path, bos, eos, end_of_turn: eos_id, stop_tokens: Arc::new([]) };
+        tokenizer.end_of_turn = tokenizer.find_end_of_turn().unwrap_or(eos_id);
+        let mut stop_tokens = config.eos_token_ids();
+        stop_tokens.extend([eos_id, tokenizer.end_of_turn]);
+        stop_tokens.sort_unstable();
+        stop_tokens.dedup();
+        tokenizer.stop_tokens = stop_tokens.into();
+        Ok(tokenizer)
+    }
+
+    /// The special token that stands last where the template writes an answer, white space aside. A template that refuses
+    /// this conversation may still take others.
+    fn find_end_of_turn(&self) -> Option<u32> {
+        let messages = [Message::new("user", "?"), Message::new("assistant", "!")];
+        let text = self.render(&messages, false).ok()?;
+        let added = self.inner.get_added_tokens_decoder().into_iter();
+        let last = added.filter(|(_, token)| token.special && text.trim_end().ends_with(&token.content));
+        last.max_by_key(|(_, token)| token.content.len()).map(|(id, _)| id)
     }
 
     /// The ids of a conversation, up to where the assistant begins to speak.
@@ -100,9 +139,8 @@ impl ChatTokenizer {
         let fail = |problem: &str| InputError::new(self.path.display(), problem);
         let answer = whole.strip_prefix(&start);
         let answer = answer.ok_or_else(|| fail("the chat template does not continue a prompt with its answer"))?;
-        // What stands behind the end of the turn (a line break, mostly) belongs to the next one.
-        let end = answer.rfind(&self.eos).map(|at| at + self.eos.len());
-        let end = end.ok_or_else(|| fail("the chat template does not end an answer with eos_token"))?;
+        // White space behind the end of the turn belongs to the next one.
+        let end = answer.trim_end().len();
         // Together, because some tokenizers write the first word of a text otherwise.
         let together = self.encode(&whole[..start.len() + end])?;
         match together.strip_prefix(prompt) {
@@ -142,13 +180,14 @@ impl ChatTokenizer {
     }
 }
 
-fn chat_template(dir: &Path, from_config: Option<String>) -> Result<minijinja::Environment<'static>, InputError> {
+/// `chat_template.jinja` where it is there, as in transformers; else what `tokenizer_config.json` has.
+fn chat_template(dir: &Path, from_config: Option<Templates>) -> Result<minijinja::Environment<'static>, InputError> {
     let file = dir.join("chat_template.jinja");
-    let source = match from_config {
-        Some(source) => source,
-        None => std::fs::read_to_string(&file).map_err(|_| {
-            let problem =
-                "the model has no chat template: neither this file nor chat_template in tokenizer_config.json";
+    let source = match file.exists() {
+        true => std::fs::read_to_string(&file).map_err(|e| InputError::new(file.display(), e))?,
+        false => from_config.and_then(Templates::into_default).ok_or_else(|| {
+            let problem = "the model has no chat template: neither this file nor chat_template (a text, or a list with one \
+                           named \"default\") in tokenizer_config.json";
             InputError::new(file.display(), problem)
         })?,
     };

@@ -6,12 +6,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use candle_core::{DType, Device, Tensor};
 use dump_rl::checkpoint::Checkpoint;
 use dump_rl::config::{self, run::RunConfig, sft::SftConfig};
+use dump_rl::presets;
 use dump_rl::run_dir::RunDir;
 use dump_rl::scheduler::{Scheduler, SchedulerConfig};
 use dump_rl::setup::Setup;
 use dump_rl::task::rows;
+use engine::decoder::{DecoderConfig, Weights};
 use serde_json::{Value, json};
 use temp_dir::TempDir;
 
@@ -132,7 +135,7 @@ impl Bench {
         let scheduler =
             Scheduler::new(SchedulerConfig::of(&setup.config), setup.mixture()).expect("settings that fit").state();
         let trainer = setup.trainer().and_then(|trainer| Ok(trainer.state()?)).expect("a trainer");
-        Checkpoint { trainer, scheduler, first_eval: None }.save(&out, 2).expect("a checkpoint")
+        Checkpoint { trainer, scheduler, first_eval: None, skipped_in_a_row: 0 }.save(&out, 2).expect("a checkpoint")
     }
 }
 
@@ -182,6 +185,9 @@ fn wrong_settings_are_named_with_file_line_and_key() {
         &["c.toml:12", "lora.target_modules", "q_proj"],
     );
     bench.train_refused("max_steps = 2", &[], &["model", "folder"]);
+    bench.train_refused("max_steps = 2", &["--dry-run"], &["model", "folder"]);
+    let buffer = ["--set", "reward.overlong_buffer=600"];
+    bench.train_refused(&format!("{HEAD}{DATA}"), &buffer, &["reward.overlong_buffer", "at most", "512"]);
     let good = format!("{HEAD}{DATA}");
     bench.train_refused(&good, &["--set", "group_size=1"], &["--set group_size", "at least 2"]);
     bench.train_refused(&good, &["--set", "grup_size=4"], &["--set grup_size=4", "group_size"]);
@@ -310,8 +316,71 @@ fn a_dry_run_refuses_what_a_run_refuses() {
         &["engine.dtype"],
     );
     bench.model_refused("vocab_size", json!(300), &["tokenizer.json"]);
+    let (config, path) = (bench.config(&good), bench.model.path().join("config.json"));
+    let changed =
+        text(&fs::read(&path).expect("config.json")).replace("\"intermediate_size\": 64", "\"intermediate_size\": 48");
+    fs::write(&path, changed).expect("config.json");
+    let words = ["mlp.gate_proj.weight", "expected shape [48, 64]", "found [64, 64]"];
+    bench.refused(&["train", &config, "--dry-run"], &words);
+    fs::write(bench.model.path().join("model.safetensors"), "no weights").expect("weights");
+    bench.refused(&["train", &config, "--dry-run"], &["model.safetensors", "damaged"]);
+}
+
+/// What is missing is said, what can be predicted is; a GPU is not needed either.
+#[test]
+fn a_dry_run_predicts_without_weights_tokenizer_or_gpu() {
+    let bench = Bench::new();
+    let config = bench.good_config();
+    let predicts = |more: &[&str], words: &[&str]| {
+        let said = printed(&[&["train", &config, "--dry-run"], more].concat());
+        let words = ["predicted at most", "parameters"].iter().chain(words);
+        words.for_each(|word| assert!(said.contains(word), "{word:?} is not in {said}"));
+    };
+    predicts(&["--set", "engine.device=cuda"], &["time     not predicted"]);
+    if cfg!(not(feature = "cuda")) {
+        predicts(&["--set", "engine.device=cuda"], &["--features cuda"]);
+    }
     fs::remove_file(bench.model.path().join("model.safetensors")).expect("weights");
-    bench.train_refused(&good, &["--dry-run"], &["model.safetensors"]);
+    predicts(&[], &["weights are missing", "prompts of"]);
+    fs::remove_file(bench.model.path().join("tokenizer.json")).expect("a tokenizer");
+    predicts(&[], &["weights are missing", "there is no tokenizer"]);
+}
+
+/// A model of 7 billion parameters is checked where it would not fit: only the headers of its file are read.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_dry_run_does_not_load_the_weights() {
+    let bench = Bench::new();
+    let path = bench.model.path();
+    let mut config = serde_json::to_value(presets::find("qwen2.5-7b").expect("a preset")).expect("JSON");
+    config["eos_token_id"] = json!(2);
+    fs::write(path.join("config.json"), config.to_string()).expect("config.json");
+    sparse_weights(path);
+    let config = bench.good_config();
+    let limited = format!("ulimit -v 8000000; exec {} train {config} --dry-run", env!("CARGO_BIN_EXE_dump-rl"));
+    let output = Command::new("sh").args(["-c", &limited]).output().expect("a shell");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("7616 M parameters"), "{}", text(&output.stdout));
+}
+
+/// Weights of the model in `dir` in bf16: a header, and a hole where the numbers would be.
+fn sparse_weights(dir: &Path) {
+    let config = DecoderConfig::load(dir).expect("config.json");
+    let (mut header, mut end) = (serde_json::Map::new(), 0);
+    let nothing = Tensor::zeros((), DType::BF16, &Device::Cpu).expect("a tensor");
+    let add = |name: &str, shape: &[usize]| {
+        let start = end;
+        end += 2 * shape.iter().product::<usize>();
+        header.insert(name.into(), json!({"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}));
+        Ok(nothing.clone())
+    };
+    Weights::from_named(&config, add).expect("names");
+    let header = Value::Object(header).to_string();
+    let start = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+    let path = dir.join("model.safetensors");
+    fs::write(&path, &start).expect("a header");
+    let file = fs::OpenOptions::new().write(true).open(path).expect("weights");
+    file.set_len((start.len() + end) as u64).expect("a hole");
 }
 
 #[test]
@@ -548,6 +617,15 @@ fn a_model_is_not_overwritten() {
     let config = root().join("configs/kk-tiny-sft.toml").display().to_string();
     let model = bench.model.path().display().to_string();
     bench.refused(&["sft", &config, "--out", &model], &[&model, "already here"]);
+    let conversation = "{\"prompt\": \"a\", \"completion\": \"b\"}\n";
+    let files = bench.file("sft.jsonl", conversation);
+    let own = bench.file("own.toml", format!("init = {model:?}\n[data]\nfiles = [{files:?}]\n"));
+    bench.refused(&["sft", &own, "--out", &model], &[&model, "is the folder of init"]);
+    fs::create_dir(bench.path("sharded")).expect("a folder");
+    bench.file("sharded/model.safetensors.index.json", "{}");
+    bench.file("sharded/tokenizer.json", "{}");
+    let sharded = bench.path("sharded").display().to_string();
+    bench.refused(&["sft", &own, "--out", &sharded], &["sharded", "index.json is already here"]);
     let (out, wrong) = (bench.out(), bench.file("sft.toml", "seed = 1\n[model]\nhiden_size = 64\n"));
     bench.refused(
         &["sft", &wrong, "--out", &out],

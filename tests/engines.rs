@@ -35,6 +35,7 @@ fn trainer(model: &Path) -> Trainer {
         trainer: TrainerConfig::default(),
         temperature: 1.0,
         max_new_tokens: 32,
+        updates_per_step: 1,
         total_updates: 2,
     };
     Trainer::new(decoder, weights, Arc::new(lora), settings, 1).unwrap()

@@ -6,5 +6,6 @@ mod architectures;
 mod cli;
 mod engines;
 mod pipeline;
+mod tokenizer;
 mod tools;
 mod trainer;

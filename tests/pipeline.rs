@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use dump_rl::advantage::AdvantageScale;
 use dump_rl::checkpoint::Checkpoint;
 use dump_rl::config::run::{CkptConfig, DataConfig, EngineConfig, EvalConfig, LoraSettings, PipelineConfig, RunConfig};
 use dump_rl::learner::{End, Learner};
@@ -179,10 +180,10 @@ async fn train<E: Engine>(config: &RunConfig, out: &Path, engine: Arc<E>, stop: 
         scale: config.advantage.scale,
         precision: config.engine.dtype,
         max_off_policy_steps: config.pipeline.max_off_policy_steps,
+        skipped_in_a_row: checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.skipped_in_a_row),
         first_eval: checkpoint.and_then(|checkpoint| checkpoint.first_eval),
         seed: config.seed,
         published,
-        skipped_in_a_row: 0,
     };
     pipeline::run(stages, shared, learner, stop).await
 }
@@ -685,7 +686,48 @@ fn three_spoilt_steps_in_a_row_end_the_run_and_leave_the_batch() {
     let text = fs::read_to_string(out.join("rollouts/failed_step_3.jsonl")).expect("the batch");
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(lines.len(), B * G);
-    assert!(lines.iter().all(|line| line["tokens"].as_array().is_some_and(|tokens| !tokens.is_empty())));
+    for line in &lines {
+        let length = |key: &str| line[key].as_array().map_or(0, Vec::len);
+        assert!(length("prompt") > 0 && length("completion") > 0, "{line}");
+        assert_eq!(length("rollout_log_probs"), length("completion"));
+        assert!(line["advantage"].is_number() && line["rollout_log_probs"][0] == "NaN", "{line}");
+    }
+}
+
+/// A stop between spoilt steps does not begin the count anew.
+#[test]
+fn spoilt_steps_are_counted_across_a_resume() {
+    let world = World::new();
+    let (config, out) = (world.config(), world.out("spoilt"));
+    let engine = || world.engine().with_log_prob(f32::NAN);
+    finish(&RunConfig { max_steps: 2, ..config.clone() }, &out, engine());
+    assert_eq!(Checkpoint::load_latest(&out).expect("a checkpoint").skipped_in_a_row, 2);
+    let error = fail(&config, &out, engine());
+    assert!(error.contains("failed_step_3.jsonl"), "{error}");
+}
+
+/// What stands in a rollout is what was trained on; the curriculum's record keeps what it saw.
+#[test]
+fn logged_advantages_are_those_that_were_trained_on() {
+    let world = World::new();
+    let mut config = RunConfig { max_steps: 1, ..world.config() };
+    config.advantage.scale = AdvantageScale::BatchStd;
+    let out = world.out("scaled");
+    finish(&config, &out, world.engine());
+    let read = |name: &str| fs::read_to_string(out.join(name)).expect(name);
+    let text = read("rollouts/step_1.jsonl");
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let trained: Vec<f64> = lines.map(|line| line["advantage"].as_f64().expect("a number")).collect();
+    let seen: Value = serde_json::from_str(&read("curriculum.jsonl")).expect("JSON");
+    let groups = seen["observations"].as_array().expect("groups").iter();
+    let seen: Vec<f64> = groups
+        .flat_map(|g| g["advantages"].as_array().cloned().unwrap_or_default())
+        .map(|a| a.as_f64().expect("a number"))
+        .collect();
+    let deviation = |all: &[f64]| (all.iter().map(|a| a * a).sum::<f64>() / (all.len() - 1) as f64).sqrt();
+    assert!((deviation(&trained) - 1.0).abs() < 1e-4 && (deviation(&seen) - 1.0).abs() > 0.1);
+    let scale = deviation(&seen);
+    assert!(trained.iter().zip(&seen).all(|(trained, seen)| (trained * scale - seen).abs() < 1e-4));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `bench`, `export` and `import`, from the command line.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Output};
@@ -81,6 +82,40 @@ fn training_is_measured_and_its_memory_predicted() {
     }
 }
 
+/// A whole run, engine included, takes the memory that `--dry-run` says, where every completion is as long as it may be.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_run_takes_the_memory_that_was_predicted() {
+    let config = root().join("configs/kk-tiny.toml").display().to_string();
+    for more in ["trainer.recompute=always", "trainer.micro_batch_tokens=1536", "trainer.micro_batch_tokens=4096"] {
+        let folder = temp_dir::TempDir::new().unwrap();
+        let out = folder.path().join("run");
+        // The entropy bonus, so that completions without advantage are trained on too; nobody answers in 40 tokens.
+        let sets = [
+            "max_steps=2",
+            "data.people=14",
+            "data.train=20",
+            "eval.interval=0",
+            "engine.max_new_tokens=40",
+            "loss.entropy_coef=0.001",
+            more,
+        ];
+        let mut args = vec!["train", &config];
+        args.extend(sets.iter().flat_map(|set| ["--set", set]));
+        let said = dump_rl(&[&args[..], &["--dry-run"]].concat());
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        let line = said.lines().find_map(|line| line.strip_prefix("memory ")).expect("a prediction");
+        let predicted: f64 = line.split_whitespace().next().unwrap().parse().unwrap();
+        let run = dump_rl(&[&args[..], &["--out", out.to_str().unwrap()]].concat());
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        let lines = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+        let last: serde_json::Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+        assert_eq!(last["completions/mean_length"], 40.0);
+        let ratio = predicted * 1e3 / last["perf/peak_memory"].as_f64().unwrap();
+        assert!((0.8..1.2).contains(&ratio), "{more}: predicted {ratio} times what was measured: {line}");
+    }
+}
+
 /// A model by its name on the hub, found in the cache: it trains, its run resumes, and its adapter names it.
 #[test]
 fn a_model_in_the_hub_s_cache_is_used_by_name() {
@@ -142,7 +177,10 @@ fn conversations_are_learned() {
     }
     assert!(folder.path().join("adapter/adapter_model.safetensors").exists());
     assert!(!folder.path().join("adapter/model.safetensors").exists());
-    assert!(folder.path().join("model/model.safetensors").exists());
+    let adapter = fs::read_to_string(folder.path().join("adapter/adapter_config.json")).unwrap();
+    assert!(adapter.contains(&format!("{:?}", model.display().to_string())), "{adapter}");
+    let config_of = |dir: &Path| fs::read(dir.join("config.json")).unwrap();
+    assert_eq!(config_of(&folder.path().join("model")), config_of(&model), "as it stands in the model it came from");
     fs::write(path("bad.jsonl"), format!("{}\n{{\"question\": 1}}\n", lines[1])).unwrap();
     fs::write(path("c.toml"), config("", "bad.jsonl")).unwrap();
     let refused = dump_rl(&["sft", &path("c.toml"), "--out", &path("bad")]);
@@ -150,15 +188,97 @@ fn conversations_are_learned() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("bad.jsonl:2"));
 }
 
+/// A model whose weights give no finite number stops the run, with status 1, before it is saved.
+#[test]
+fn gradients_that_are_not_finite_end_supervised_training() {
+    let (model, folder) = (TinyModel::new(), temp_dir::TempDir::new().unwrap());
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let weights = model.path().join("model.safetensors");
+    let mut tensors = candle_core::safetensors::load(&weights, &Device::Cpu).unwrap();
+    let norm = tensors.get_mut("model.norm.weight").unwrap();
+    *norm = (&*norm * f64::NAN).unwrap();
+    candle_core::safetensors::save(&tensors, &weights).unwrap();
+    fs::write(path("data.jsonl"), r#"{"prompt": "a", "completion": "b"}"#).unwrap();
+    let config =
+        format!("init = {:?}\nmax_steps = 9\nbatch_tokens = 20\n[data]\nfiles = [\"data.jsonl\"]\n", model.path());
+    fs::write(path("c.toml"), config).unwrap();
+    let output = dump_rl(&["sft", &path("c.toml"), "--out", &path("out")]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("3 steps in a row up to step 3") && said.contains("not finite"), "{said}");
+    assert!(!Path::new(&path("out/model.safetensors")).exists());
+}
+
+/// The same model in two files, as f32, with an entry in its configuration that only others read.
+fn shard(model: &Path, out: &Path) {
+    fs::create_dir_all(out).unwrap();
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(model.join(name), out.join(name)).unwrap();
+    }
+    let config = fs::read_to_string(model.join("config.json")).unwrap();
+    fs::write(out.join("config.json"), config.replacen('{', "{\n  \"initializer_range\": 0.02,", 1)).unwrap();
+    let tensors = candle_core::safetensors::load(model.join("model.safetensors"), &Device::Cpu).unwrap();
+    let mut shards = [HashMap::new(), HashMap::new()];
+    let (mut map, mut names) = (serde_json::Map::new(), tensors.keys().collect::<Vec<_>>());
+    names.sort();
+    for (index, name) in names.into_iter().enumerate() {
+        shards[index % 2].insert(name.clone(), tensors[name].to_dtype(DType::F32).unwrap());
+        map.insert(name.clone(), format!("model-{}.safetensors", index % 2).into());
+    }
+    for (index, shard) in shards.iter().enumerate() {
+        candle_core::safetensors::save(shard, out.join(format!("model-{index}.safetensors"))).unwrap();
+    }
+    let index = serde_json::json!({"metadata": {}, "weight_map": map});
+    fs::write(out.join("model.safetensors.index.json"), index.to_string()).unwrap();
+}
+
+/// Shards are read as the one file is, and all weights are trained in their number format, under their configuration.
+#[test]
+fn a_sharded_model_is_loaded_and_trained() {
+    let (model, folder) = (TinyModel::new(), temp_dir::TempDir::new().unwrap());
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let sharded = folder.path().join("sharded");
+    shard(model.path(), &sharded);
+    let config = DecoderConfig::load(&sharded).unwrap();
+    let named = |dir: &Path| Weights::load(dir, &config, DType::F32, &Device::Cpu).unwrap().named(&config);
+    let flat = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let (one, two) = (named(model.path()), named(&sharded));
+    assert!(one.keys().eq(two.keys()) && one.iter().all(|(name, tensor)| flat(tensor) == flat(&two[name])));
+
+    fs::write(path("data.jsonl"), r#"{"prompt": "a", "completion": "b"}"#).unwrap();
+    let settings = format!("init = {sharded:?}\nmax_steps = 1\nbatch_tokens = 20\n[data]\nfiles = [\"data.jsonl\"]\n");
+    fs::write(path("c.toml"), settings).unwrap();
+    let output = dump_rl(&["sft", &path("c.toml"), "--out", &path("out")]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(fs::read(path("out/config.json")).unwrap(), fs::read(sharded.join("config.json")).unwrap());
+    let formats = engine::decoder::number_formats(Path::new(&path("out"))).unwrap();
+    assert!(formats.len() == one.len() && formats.values().all(|format| *format == DType::F32), "{formats:?}");
+    let header = fs::read(path("out/model.safetensors")).unwrap();
+    assert!(String::from_utf8_lossy(&header[..200]).contains(r#"{"format":"pt"}"#));
+
+    fs::remove_file(sharded.join("model-1.safetensors")).unwrap();
+    let missing = Weights::load(&sharded, &config, DType::F32, &Device::Cpu).unwrap_err().to_string();
+    assert!(missing.contains("model-1.safetensors"), "{missing}");
+}
+
 /// A run's policy, exported both ways: the merged model alone samples what base and adapter sample together.
 #[test]
 fn an_exported_policy_is_the_run_s() {
     let (model, folder) = (TinyModel::new(), temp_dir::TempDir::new().unwrap());
+    // Its file is in bf16.
+    check_export(model.path(), &["model.safetensors"], 2e-3);
+    shard(model.path(), folder.path());
+    check_export(folder.path(), &["model-0.safetensors", "model-1.safetensors", "model.safetensors.index.json"], 1e-6);
+}
+
+/// Trains on `model` and exports; the merged weights, in files of these names, are off by `tolerance` at most.
+fn check_export(model: &Path, files: &[&str], tolerance: f32) {
+    let folder = temp_dir::TempDir::new().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();
     let config = format!(
         "model = {:?}\nmax_steps = 2\nbatch_size = 2\ngroup_size = 4\n[data]\npeople = \"3\"\ntrain = 4\ntest = 1\n\
          [engine]\nmax_new_tokens = 8\n[eval]\ninterval = 0\n[optim]\nlr = 0.05\n[loss]\nentropy_coef = 1.0\n",
-        model.path()
+        model
     );
     fs::write(path("c.toml"), config).unwrap();
     let run = |args: &[&str]| {
@@ -174,7 +294,8 @@ fn an_exported_policy_is_the_run_s() {
             fs::read(checkpoint.join(name)).unwrap() == fs::read(Path::new(&path("adapter")).join(name)).unwrap();
         assert!(same, "{name}");
     }
-    let (base, merged) = (Path::new(model.path()), path("merged"));
+    let (base, merged) = (model, path("merged"));
+    files.iter().for_each(|file| assert!(Path::new(&merged).join(file).exists(), "{file}"));
     let config = DecoderConfig::load(Path::new(&merged)).unwrap();
     let load = |dir: &Path| Weights::load(dir, &config, DType::F32, &Device::Cpu).unwrap().named(&config);
     let adapter = candle_core::safetensors::load(checkpoint.join("adapter_model.safetensors"), &Device::Cpu).unwrap();
@@ -188,14 +309,23 @@ fn an_exported_policy_is_the_run_s() {
             None => weight.clone(),
         };
         let difference = (&merged[name] - want).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-        // The file is in bf16.
-        assert!(difference < 2e-3, "{name} differs by {difference}");
+        assert!(difference < tolerance, "{name} differs by {difference}");
     }
     let changed = (&base["model.layers.0.mlp.up_proj.weight"] - &merged["model.layers.0.mlp.up_proj.weight"]).unwrap();
     assert!(changed.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() > 1e-3, "nothing was merged");
     let again = dump_rl(&["export", &path("run"), "--out", &path("merged")]);
     assert_eq!(again.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&again.stderr).contains("is not empty"));
+
+    // Another base: nothing is written, not even half of it.
+    let settings = fs::read_to_string(path("run/config.toml")).unwrap();
+    let other = root().join("data/kk-tiny").display().to_string();
+    fs::write(path("run/config.toml"), settings.replace(&model.display().to_string(), &other)).unwrap();
+    let refused = dump_rl(&["export", &path("run"), "--out", &path("other"), "--merge"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(said.contains("expected shape") && said.contains("kk-tiny"), "{said}");
+    assert!(!Path::new(&path("other")).exists() && !Path::new(&path("other.tmp")).exists());
 }
 
 /// A GGUF file with the weights of `named`, as llama.cpp lays them out, and a tokenizer of single bytes and one merge.

@@ -1,13 +1,15 @@
 //! The trainer against PyTorch, transformers and PEFT (`golden/grpo.py` makes the numbers), and what it must keep whatever
 //! the numbers: the same step however the batch is cut, resumed or half spoilt.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
+use dump_rl::advantage::{AdvantageScale, divide_by_batch_std, group_advantages};
 use dump_rl::train::lora::Lora;
-use dump_rl::train::loss::{self, LossAggMode, LossConfig, RolloutIs, TokenInputs};
+use dump_rl::train::loss::{self, LossAggMode, LossConfig, LossKind, RolloutIs, TokenInputs};
+use dump_rl::train::memory;
 use dump_rl::train::model::{Model, Rows};
 use dump_rl::train::ops::Entropy;
 use dump_rl::train::optim::{NamedGrads, OptimConfig, global_norm};
@@ -15,8 +17,8 @@ use dump_rl::train::packed::Packed;
 use dump_rl::train::parallel;
 use dump_rl::train::stats::StepStats;
 use dump_rl::train::trainer::{Recompute, Sample, Trainer, TrainerConfig, TrainerSettings, TrainerState};
-use engine::Adapter;
 use engine::decoder::{DecoderConfig, Weights};
+use engine::{Adapter, LoraConfig};
 use serde::Deserialize;
 
 use crate::fixtures::root;
@@ -94,6 +96,7 @@ fn settings() -> TrainerSettings {
         trainer: TrainerConfig::default(),
         temperature: TEMPERATURE,
         max_new_tokens: 32,
+        updates_per_step: 1,
         total_updates: 2,
     }
 }
@@ -243,6 +246,8 @@ struct Flat {
     /// Under the golden adapter, and moved by a fixed amount each, so that ratios lie on both sides of the clip.
     old: Vec<f32>,
     base: Vec<f32>,
+    /// Tokens of each completion.
+    lengths: Vec<usize>,
 }
 
 impl Flat {
@@ -254,28 +259,50 @@ impl Flat {
         };
         let positions: Vec<u32> = samples.iter().flat_map(&mut rows).collect();
         let targets: Vec<u32> = samples.iter().flat_map(|s| s.completion.clone()).collect();
-        let offsets = [0.0f32, -0.35, 0.05, 0.4, -0.1].into_iter().cycle();
         let Expected { log_probs, base_log_probs, .. } = expected();
-        Self {
+        let flat = Self {
             rows: model.rows(&packed).unwrap(),
             positions: Tensor::new(positions, &Device::Cpu).unwrap(),
             targets: Tensor::new(targets, &Device::Cpu).unwrap(),
             advantages: samples.iter().flat_map(|s| vec![s.advantage; s.completion.len()]).collect(),
             rollout: samples.iter().flat_map(|s| s.rollout_log_probs.clone()).collect(),
-            old: log_probs.concat().iter().zip(offsets).map(|(log_prob, offset)| log_prob + offset).collect(),
+            old: log_probs.concat(),
             base: base_log_probs.concat(),
-        }
+            lengths: samples.iter().map(|s| s.completion.len()).collect(),
+        };
+        flat.moved([0.0, -0.35, 0.05, 0.4, -0.1])
+    }
+
+    /// The old log-probabilities are the golden ones and these offsets, in turn.
+    fn moved(mut self, offsets: [f32; 5]) -> Self {
+        let old = expected().log_probs.concat().into_iter().zip(offsets.into_iter().cycle());
+        self.old = old.map(|(log_prob, offset)| log_prob + offset).collect();
+        self
     }
 
     fn log_probs(&self, model: &Model, lora: &Lora) -> Tensor {
-        let hidden = model.hidden(&self.rows, Some(lora)).unwrap();
-        model.log_probs(&hidden, &self.positions, &self.targets, TEMPERATURE, Entropy::Detached).unwrap().0
+        self.with_entropies(model, lora).0
     }
 
-    /// The loss of `loss::policy_loss`, token-mean.
+    fn with_entropies(&self, model: &Model, lora: &Lora) -> (Tensor, Tensor) {
+        let hidden = model.hidden(&self.rows, Some(lora)).unwrap();
+        model.log_probs(&hidden, &self.positions, &self.targets, TEMPERATURE, Entropy::WithGradient).unwrap()
+    }
+
+    /// The loss of `loss::policy_loss`, without entropies.
     fn loss(&self, config: &LossConfig, log_probs: &Tensor) -> loss::TokenLoss {
+        self.whole_loss(config, log_probs, &log_probs.zeros_like().unwrap())
+    }
+
+    /// One weight a completion, repeated for each of its tokens.
+    fn for_each_token(&self, values: &[f32]) -> Vec<f32> {
+        values.iter().zip(&self.lengths).flat_map(|(value, length)| vec![*value; *length]).collect()
+    }
+
+    fn whole_loss(&self, config: &LossConfig, log_probs: &Tensor, entropies: &Tensor) -> loss::TokenLoss {
         let vector = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap();
-        let weights = vec![1.0 / self.old.len() as f32; self.old.len()];
+        let weights = loss::token_weights(config.loss_agg_mode, &self.lengths, settings().max_new_tokens);
+        let weights = self.for_each_token(&weights);
         let inputs = TokenInputs {
             log_probs,
             old_log_probs: &vector(&self.old),
@@ -283,8 +310,8 @@ impl Flat {
             ref_log_probs: Some(&vector(&self.base)),
             advantages: &vector(&self.advantages),
             weights: &vector(&weights),
-            entropies: &log_probs.zeros_like().unwrap(),
-            lengths: &[],
+            entropies,
+            lengths: &self.lengths,
         };
         loss::policy_loss(config, &inputs).unwrap()
     }
@@ -357,6 +384,84 @@ fn parts_put_together_by_hand_give_the_golden_gradient() {
     check_tensors(&grads, &tensors("grads_token-mean.safetensors"), TOLERANCE);
 }
 
+/// One line of `golden/grpo/losses.json`.
+#[derive(Deserialize)]
+struct LossCase {
+    settings: serde_json::Map<String, serde_json::Value>,
+    advantages: Vec<f32>,
+    total: f64,
+    pg_loss: f64,
+    kl_loss: f64,
+    clip_fraction: f64,
+    grad_norms: Vec<f64>,
+    grad_sums: Vec<f64>,
+}
+
+impl LossCase {
+    /// The defaults of the kind, with the case's settings in their place.
+    fn config(&self) -> (LossConfig, AdvantageScale) {
+        let (mut config, mut scale) = (LossConfig::default(), AdvantageScale::default());
+        serde_json::from_value::<LossKind>(self.settings["kind"].clone()).unwrap().apply(&mut config, &mut scale);
+        let mut all = serde_json::to_value(config).unwrap();
+        all.as_object_mut().unwrap().extend(self.settings.clone());
+        (serde_json::from_value(all).unwrap(), scale)
+    }
+}
+
+/// The advantages of the golden rewards: two groups.
+fn golden_advantages(scale: AdvantageScale) -> Vec<f32> {
+    let groups: [&[f32]; 2] = [&[1.0, -0.5, 0.25], &[2.0, -1.0]];
+    let mut all: Vec<f32> = groups.iter().flat_map(|rewards| group_advantages(rewards, scale)).collect();
+    if scale == AdvantageScale::BatchStd {
+        divide_by_batch_std(&mut all);
+    }
+    all
+}
+
+/// ‖got − want‖ ≤ 1e-4 ‖want‖.
+fn check_numbers(name: &str, got: &[f64], want: &[f64]) {
+    assert_eq!(got.len(), want.len());
+    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+    let (error, size) =
+        (norm(&mut got.iter().zip(want).map(|(got, want)| got - want)), norm(&mut want.iter().copied()));
+    assert!(error <= 1e-4 * size, "{name} is off by {:e} of its norm", error / size);
+}
+
+/// Every kind of loss with its own defaults, every way to average, every estimate of KL, and every option; ratios lie on both
+/// sides of each clip.
+#[test]
+fn every_loss_is_that_of_pytorch() {
+    let (model, samples) = (model(), batch());
+    let lora = Lora::from_adapter(&adapter(), &model.config, &Device::Cpu).unwrap();
+    let mut flat = Flat::new(&model, &samples).moved([0.0, -0.35, 0.05, 0.4, -0.3]);
+    let cases: Vec<LossCase> = json("losses.json");
+    let kinds: BTreeSet<&str> = cases.iter().filter_map(|case| case.settings["kind"].as_str()).collect();
+    assert_eq!(kinds.len(), 7);
+    for case in &cases {
+        let (config, scale) = case.config();
+        let name = format!("{:?}", case.settings);
+        let advantages = golden_advantages(scale);
+        advantages.iter().zip(&case.advantages).for_each(|(g, w)| check(&name, f64::from(*g), f64::from(*w), 1e-5));
+        flat.advantages = flat.for_each_token(&advantages);
+        let (log_probs, entropies) = flat.with_entropies(&model, &lora);
+        let loss = flat.whole_loss(&config, &log_probs, &entropies);
+        check(&name, f64::from(loss.total.to_scalar::<f32>().unwrap()), case.total, 1e-4);
+        check(&name, loss.pg_loss, case.pg_loss, 1e-4);
+        check(&name, loss.kl_loss, case.kl_loss, 1e-4);
+        check(&name, loss.clipped_weight / loss.weight, case.clip_fraction, 1e-4);
+        let grads = parallel::gradients(&loss.total, &lora.vars()).unwrap();
+        let flat_grads: Vec<Vec<f32>> =
+            grads.values().map(|grad| grad.flatten_all().unwrap().to_vec1().unwrap()).collect();
+        let of_each = |f: fn(&[f32]) -> f64| flat_grads.iter().map(|grad| f(grad)).collect::<Vec<f64>>();
+        check_numbers(
+            &name,
+            &of_each(|grad| grad.iter().map(|x| f64::from(x * x)).sum::<f64>().sqrt()),
+            &case.grad_norms,
+        );
+        check_numbers(&name, &of_each(|grad| grad.iter().map(|x| f64::from(*x)).sum()), &case.grad_sums);
+    }
+}
+
 fn bits(tensors: &BTreeMap<String, Tensor>) -> BTreeMap<&str, (Vec<usize>, Vec<u32>)> {
     let bits = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|x| x.to_bits()).collect();
     tensors.iter().map(|(name, x)| (name.as_str(), (x.dims().to_vec(), bits(x)))).collect()
@@ -400,6 +505,16 @@ fn recomputing_changes_no_bit() {
         (output.adapter.hash, output.stats.metrics())
     };
     assert_eq!(step(Recompute::Always), step(Recompute::Never));
+}
+
+/// The rows of a micro-batch decide, not its budget: a sequence is never cut.
+#[test]
+fn what_a_micro_batch_really_takes_decides_whether_it_is_computed_again() {
+    let limit = memory::of_machine() / 4 / memory::kept_bytes(&model().config, 1);
+    let auto = trainer(settings());
+    assert!(!auto.recomputes(1) && auto.recomputes(limit + 1));
+    let never = trainer(settings_of(|trainer| trainer.recompute = Recompute::Never));
+    assert!(!never.recomputes(limit + 1));
 }
 
 /// Completions of one prompt that stand beside each other share its rows; apart, each has its own.
@@ -498,10 +613,88 @@ fn an_infinite_importance_weight_is_truncated() {
     check_tensors(&gradients(f32::NEG_INFINITY), &gradients(-60.0), 1e-9);
 }
 
+/// Steps without a gradient, with one that is not finite, and with fewer prompts than were asked for.
+#[test]
+fn the_rate_goes_by_the_run_whatever_was_left_out() {
+    let mut settings = settings_of(|trainer| trainer.ppo_mini_batch_size = 1);
+    settings.loss.kl_loss_coef = 0.0;
+    (settings.updates_per_step, settings.total_updates, settings.optim.warmup_steps) = (5, 100, 50);
+    let (optim, good) = (settings.optim.clone(), batch());
+    let with = |change: fn(&mut Sample)| {
+        let mut samples = batch();
+        samples.iter_mut().for_each(change);
+        samples
+    };
+    let mut same_prompt = batch();
+    same_prompt.iter_mut().for_each(|sample| sample.prompt = good[0].prompt.clone());
+    let steps = [with(|s| s.advantage = 0.0), with(|s| s.advantage = f32::NAN), same_prompt, good];
+    let mut trainer = trainer(settings);
+    // Which update of the run each step ends with: five prompts, of which the third step has one.
+    for (step, (samples, update)) in steps.iter().zip([4, 9, 10, 19]).enumerate() {
+        let stats = trainer.step(step as u64, samples).unwrap().stats;
+        check("lr", metric(&stats, "actor/lr"), optim.rate(update, 100), 1e-12);
+    }
+}
+
+#[test]
+fn without_a_token_to_train_on_there_is_no_entropy() {
+    let mut samples = batch();
+    samples.iter_mut().for_each(|sample| sample.advantage = 0.0);
+    let stats = trainer(settings_without_kl()).step(0, &samples).unwrap().stats;
+    assert!(stats.metrics().iter().all(|(name, _)| *name != "actor/entropy"));
+}
+
+/// An adapter is refused with what was expected and what was found.
+#[test]
+fn an_adapter_for_something_else_is_refused() {
+    let refused = |change: &dyn Fn(&mut LoraConfig), words: [&str; 3]| {
+        let mut config = (*adapter().config).clone();
+        change(&mut config);
+        let fresh = fresh_trainer(settings());
+        let adapter = Adapter::new(Arc::new(config), adapter().bytes.to_vec());
+        let state = TrainerState { adapter, ..fresh.state().unwrap() };
+        let error = fresh.restore(&state).err().expect("a refusal").to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    };
+    let base = adapter().config.base_model_name_or_path.clone();
+    let found = |what| format!("found {what}");
+    refused(&|c| c.r = 2, ["rank", "expected 4", &found("2")]);
+    refused(&|c| c.lora_alpha = 3.0, ["alpha", "expected 8", &found("3")]);
+    refused(
+        &|c| c.base_model_name_or_path = "other".into(),
+        ["base model", &format!("expected {base}"), &found("other")],
+    );
+    refused(&|c| drop(c.target_modules.pop()), ["target modules", "expected", "found"]);
+}
+
+/// The right settings, but tensors that are missing, left over or of another shape.
+#[test]
+fn an_adapter_with_other_tensors_is_refused() {
+    let refused = |change: &dyn Fn(&mut BTreeMap<String, Tensor>), words: [&str; 2]| {
+        let mut tensors = adapter().tensors().unwrap();
+        change(&mut tensors);
+        let bytes = dump_rl::train::tensors_to_bytes(&tensors).unwrap();
+        let fresh = fresh_trainer(settings());
+        let state = TrainerState { adapter: Adapter::new(adapter().config, bytes), ..fresh.state().unwrap() };
+        let error = fresh.restore(&state).err().expect("a refusal").to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    };
+    const NAME: &str = "base_model.model.model.layers.1.mlp.up_proj.lora_B.weight";
+    refused(&|tensors| drop(tensors.remove(NAME)), [NAME, "is missing"]);
+    refused(
+        &|tensors| drop(tensors.insert(NAME.replace("layers.1", "layers.9"), tensors[NAME].clone())),
+        ["layers.9", "no target module"],
+    );
+    refused(
+        &|tensors| drop(tensors.insert(NAME.into(), tensors[NAME].t().unwrap().contiguous().unwrap())),
+        ["expected shape [64, 4]", "found [4, 64]"],
+    );
+}
+
 #[test]
 fn a_restored_trainer_continues_bit_for_bit() {
     let mut settings = settings_of(|trainer| trainer.ppo_epochs = 2);
-    settings.optim.warmup_steps = 8;
+    (settings.optim.warmup_steps, settings.updates_per_step) = (8, 2);
     let mut going_on = trainer(settings.clone());
     going_on.step(0, &batch()).unwrap();
     let state = going_on.state().unwrap();

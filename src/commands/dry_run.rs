@@ -1,21 +1,28 @@
 //! `dump-rl train --dry-run`: resolves everything, says what would run, runs nothing.
+//!
+//! Weights are checked by the tables of contents of their files and never read, so a model that does not fit this
+//! machine can be planned on it. What only a run needs (weights, a GPU) may be missing: a line says so.
 
 use std::path::Path;
 
 use anyhow::Result;
-use engine::decoder::DecoderConfig;
+use engine::decoder::{DecoderConfig, Weights, has_weights};
 
+use super::train::describe;
 use crate::config::{
     self,
     run::{DeviceKind, RunConfig},
 };
+use crate::dataset::{self, Dataset};
 use crate::error::InputError;
-use crate::setup::Setup;
+use crate::setup::{self, Inputs};
+use crate::task::{Row, rows};
 use crate::train::gemm;
-use crate::{dataset, hub, predict, presets};
+use crate::{hub, predict, presets};
 
-/// Tokens that a prompt is taken to have where there is no tokenizer to ask.
-const PROMPT_TOKENS: usize = 1024;
+/// Where there is no tokenizer, a token is taken to be as many characters of a prompt: less than what tokenizers of
+/// large vocabularies make of English, so that the prediction stays a bound.
+const CHARACTERS_A_TOKEN: usize = 3;
 
 /// Prints the configuration, the data, the sizes of the model and the memory that a run will take.
 ///
@@ -23,47 +30,64 @@ const PROMPT_TOKENS: usize = 1024;
 /// What would be wrong with the run.
 pub fn run(config: RunConfig) -> Result<()> {
     print!("{}", config::to_toml(&config)?);
-    let id = config.model.to_string_lossy().into_owned();
-    if config::is_hub_id(&id) && !config.model.is_dir() && hub::cached(&id).is_none() {
-        return dry_run_without_model(&config, &id);
-    }
-    let setup = Setup::load(config)?;
-    setup.trainer()?;
-    println!("\n{}", super::train::describe(&setup, Path::new("(dry run)")));
-    for (train, test) in
-        setup.train.sources.iter().zip(setup.test.sources.iter().map(|s| s.items.len()).chain(std::iter::repeat(0)))
-    {
-        let tokens: usize = train.items.iter().map(|item| item.prompt.len()).sum();
-        let mean = tokens as f64 / train.items.len() as f64;
-        println!(
-            "{:<20} {:>6} rows, {test:>4} for evaluation, prompts of {mean:.0} tokens on average",
-            train.name,
-            train.items.len()
-        );
-    }
-    let items = setup.train.sources.iter().flat_map(|source| &source.items);
-    let longest = items.map(|item| item.prompt.len()).max().unwrap_or(0);
-    print_memory(&setup.config, &setup.decoder, longest);
-    Ok(())
-}
-
-/// A model that is still to be downloaded: what is known of it by its name.
-fn dry_run_without_model(config: &RunConfig, id: &str) -> Result<()> {
-    let Some(model) = presets::find(id) else {
+    setup::check_model(&config)?;
+    setup::check_format(&config)?;
+    let Some(folder) = hub::local(&config.model) else {
+        let id = config.model.to_string_lossy();
         let problem =
             "is not in the Hugging Face cache, and its sizes are not known; download it first, or give a folder";
-        return Err(InputError::new(id, problem).into());
+        let model = presets::find(&id).ok_or_else(|| InputError::new(&id, problem))?;
+        return without_tokenizer(&config, &model);
     };
-    let rows: usize = dataset::load_rows(config)?.0.len();
-    println!(
-        "\nmodel    {id}: {:.0} M parameters, still to be downloaded; a run does that\ndata     {rows} rows",
-        model.parameters() as f64 / 1e6
-    );
-    print_memory(config, &model, PROMPT_TOKENS);
+    let decoder = DecoderConfig::load(&folder)?;
+    if !has_weights(&folder) && !folder.join("tokenizer.json").exists() {
+        return without_tokenizer(&config, &decoder);
+    }
+    with_tokenizer(&config, &folder)?;
+    match has_weights(&folder) {
+        true => Ok(Weights::check(&folder, &decoder)?),
+        false => Ok(()),
+    }
+}
+
+fn with_tokenizer(config: &RunConfig, folder: &Path) -> Result<()> {
+    let here = RunConfig { model: folder.to_path_buf(), ..config.clone() };
+    let Inputs { decoder, train, test, .. } = Inputs::load(here)?;
+    println!("\n{}", describe(config, &decoder, &train.sizes(), Path::new("(dry run)")));
+    print_sources(&train, &test);
+    let longest = train.sources.iter().flat_map(|source| &source.items).map(|item| item.prompt.len()).max();
+    print_prediction(config, &decoder, longest.unwrap_or(0));
     Ok(())
 }
 
-fn print_memory(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize) {
+/// For a model of which only the sizes are here.
+fn without_tokenizer(config: &RunConfig, model: &DecoderConfig) -> Result<()> {
+    let (train, _) = dataset::load_rows(config)?;
+    let characters = |row: &Row| row.prompt.iter().map(|m| m.content.chars().count()).sum::<usize>();
+    let longest = train.iter().map(characters).max().unwrap_or(0).div_ceil(CHARACTERS_A_TOKEN);
+    let sizes: Vec<usize> = rows::group_by_source(train).iter().map(|(_, rows)| rows.len()).collect();
+    println!("\n{}", describe(config, model, &sizes, Path::new("(dry run)")));
+    println!(
+        "prompts  the longest is taken to have {longest} tokens, {CHARACTERS_A_TOKEN} characters each: there is no tokenizer"
+    );
+    print_prediction(config, model, longest);
+    Ok(())
+}
+
+fn print_sources(train: &Dataset, test: &Dataset) {
+    let evaluated = test.sources.iter().map(|source| source.items.len()).chain(std::iter::repeat(0));
+    for (train, test) in train.sources.iter().zip(evaluated) {
+        let tokens: usize = train.items.iter().map(|item| item.prompt.len()).sum();
+        println!(
+            "{:<20} {:>6} rows, {test:>4} for evaluation, prompts of {:.0} tokens on average",
+            train.name,
+            train.items.len(),
+            tokens as f64 / train.items.len() as f64,
+        );
+    }
+}
+
+fn print_prediction(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize) {
     let (parts, gb) = (predict::run(config, model, prompt_tokens), |bytes: usize| bytes as f64 * 1e-9);
     println!(
         "\nmemory   {:.2} GB predicted at most, on {:?}",
@@ -71,10 +95,28 @@ fn print_memory(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize)
         config.engine.device
     );
     parts.iter().for_each(|part| println!("  {:>9.2} GB  {}", gb(part.bytes), part.what));
-    if config.engine.device == DeviceKind::Cpu {
-        let (generate, train) = predict::seconds(config, model, prompt_tokens, gemm::measured_rate());
-        println!(
-            "time     about {generate:.0} s of generation and {train:.0} s of training a step, if every completion is as long as it may be"
-        );
+    match config.engine.device {
+        DeviceKind::Cpu => {
+            let (generate, train) = predict::seconds(config, model, prompt_tokens, gemm::measured_rate());
+            println!(
+                "time     about {generate:.0} s of generation and {train:.0} s of training a step, if every completion is as long as it may be"
+            );
+        }
+        DeviceKind::Cuda => println!("time     not predicted on a GPU: it was not measured there"),
+    }
+    if config.engine.device == DeviceKind::Cuda && !setup::HAS_CUDA {
+        println!("note     {}", setup::NO_CUDA);
+    }
+    print_missing_weights(config);
+}
+
+fn print_missing_weights(config: &RunConfig) {
+    let id = config.model.to_string_lossy();
+    match hub::local(&config.model) {
+        Some(folder) if has_weights(&folder) => {}
+        _ if config::is_hub_id(&id) && !config.model.is_dir() => {
+            println!("note     {id} is still to be downloaded; a run does that");
+        }
+        _ => println!("note     the model's weights are missing in {id}; a run needs them"),
     }
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use engine::Engine;
+use engine::decoder::DecoderConfig;
 use tokio::sync::watch;
 
 use crate::checkpoint::Checkpoint;
@@ -40,7 +41,7 @@ pub async fn run(config: RunConfig, out: &Path, resume: bool, stop: watch::Recei
         None => setup.trainer()?,
     };
     let shared = Arc::new(Shared::new(scheduler(&setup, checkpoint.as_ref(), out)?));
-    println!("{}", describe(&setup, out));
+    println!("{}", describe(&setup.config, &setup.decoder, &setup.train.sizes(), out));
     let adapter = trainer.adapter()?;
     let base = setup.base();
     let start = Start { setup, trainer, out: out.to_path_buf(), shared, checkpoint, stop };
@@ -130,36 +131,37 @@ impl WithEngine for Start {
             scale: config.advantage.scale,
             precision: engine_precision(config, &setup.decoder),
             max_off_policy_steps: config.pipeline.max_off_policy_steps,
+            skipped_in_a_row: checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.skipped_in_a_row),
             first_eval: checkpoint.and_then(|checkpoint| checkpoint.first_eval),
             seed: config.seed,
             published,
-            skipped_in_a_row: 0,
         };
         Ok((pipeline::run(stages, shared.clone(), learner, stop).await?, shared))
     }
 }
 
-/// What will run.
-pub(super) fn describe(setup: &Setup, out: &Path) -> String {
-    let config = &setup.config;
-    let rows: usize = setup.train.sizes().iter().sum();
+/// What will run, on distributions of these sizes.
+pub(super) fn describe(config: &RunConfig, model: &DecoderConfig, sizes: &[usize], out: &Path) -> String {
+    let rows: usize = sizes.iter().sum();
+    let millions = model.parameters() as f64 / 1e6;
     format!(
-        "model    {} ({:.2} M parameters; LoRA rank {} on {:.2} M)\ndata     {rows} rows in {} distributions\n\
+        "model    {} ({:.*} M parameters; LoRA rank {} on {:.2} M)\ndata     {rows} rows in {} distributions\n\
          run      {} steps of {} prompts × {} completions, curriculum {}, at most {} off-policy steps\n\
          engine   {:?} ({:?}) in {:?} on {:?}, up to {} sequences at a time\nout      {}",
         config.model.display(),
-        setup.decoder.parameters() as f64 / 1e6,
+        if millions < 1000.0 { 2 } else { 0 },
+        millions,
         config.lora.rank,
-        predict::adapter_parameters(config, &setup.decoder) as f64 / 1e6,
-        setup.train.sources.len(),
+        predict::adapter_parameters(config, model) as f64 / 1e6,
+        sizes.len(),
         config.max_steps,
         config.batch_size,
         config.group_size,
         config.curriculum.policy,
         config.pipeline.max_off_policy_steps,
-        config.engine.resolved_kind(&setup.decoder),
+        config.engine.resolved_kind(model),
         config.engine.kind,
-        engine_precision(config, &setup.decoder),
+        engine_precision(config, model),
         config.engine.device,
         config.engine.max_sequences,
         out.display(),

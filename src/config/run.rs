@@ -150,7 +150,7 @@ impl Default for FilterConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RewardConfig {
-    /// Completions lose reward from this many tokens before `engine.max_new_tokens` on; 0: never.
+    /// Completions lose reward from this many tokens before `engine.max_new_tokens` (or the context's end) on; 0: never.
     pub overlong_buffer: usize,
     /// What a completion of the longest length loses.
     pub overlong_penalty: f32,
@@ -417,6 +417,11 @@ impl RunConfig {
             let problem =
                 format!("must be at least 2, got {}: a group of one has no advantage to learn from", self.group_size);
             return Err(("group_size".into(), problem));
+        }
+        let (buffer, longest) = (self.reward.overlong_buffer, self.engine.max_new_tokens);
+        if buffer > longest {
+            let problem = format!("must be at most engine.max_new_tokens, which is {longest}, got {buffer}");
+            return Err(("reward.overlong_buffer".into(), problem));
         }
         match at_least_one.iter().find(|(_, value)| *value == 0) {
             Some((key, _)) => Err((key.to_string(), "must be at least 1".into())),

@@ -72,13 +72,18 @@ fn one(label: &str) -> Result<Variant, String> {
     Ok(Variant { label: label.to_string(), sets })
 }
 
+/// A policy's own table comes before `[curriculum]`, as both may have a key of that name.
 fn full_key(policy: &str, key: &str) -> String {
-    let shared = Value::try_from(CurriculumConfig::default()).ok();
-    let shared = shared.and_then(|table| table.get(key).cloned()).is_some_and(|value| !value.is_table());
-    match (key.contains('.'), shared) {
-        (true, _) => key.to_string(),
-        (false, true) => format!("curriculum.{key}"),
-        (false, false) => format!("curriculum.{}.{key}", policy.replace('+', "_plus")),
+    let defaults = Value::try_from(CurriculumConfig::default()).ok();
+    let has = |path: &[&str]| {
+        let found = path.iter().try_fold(defaults.as_ref()?, |value, part| value.get(part));
+        found.map(|value| !value.is_table())
+    };
+    let own = policy.replace('+', "_plus");
+    match (key.contains('.'), has(&[&own, key]), has(&[key])) {
+        (true, ..) => key.to_string(),
+        (false, None, Some(true)) => format!("curriculum.{key}"),
+        (false, ..) => format!("curriculum.{own}.{key}"),
     }
 }
 
@@ -88,12 +93,12 @@ mod tests {
 
     #[test]
     fn settings_go_where_they_belong() {
-        let variants = parse("uniform, dump[count=groups,filter.zero_variance=true],dump+[floor=0]").unwrap();
+        let variants = parse("uniform, dump[temperature=1,filter.zero_variance=true],dump+[temperature=2]").unwrap();
         assert_eq!(variants[0].sets, ["curriculum.policy=uniform"]);
-        let dump = ["curriculum.policy=dump", "curriculum.count=groups", "filter.zero_variance=true"];
+        let dump = ["curriculum.policy=dump", "curriculum.temperature=1", "filter.zero_variance=true"];
         assert_eq!(variants[1].sets, dump);
-        assert_eq!(variants[2].sets, ["curriculum.policy=dump+", "curriculum.dump_plus.floor=0"]);
-        assert_eq!(variants[1].folder(), "dump_count=groups_filter.zero_variance=true");
+        assert_eq!(variants[2].sets, ["curriculum.policy=dump+", "curriculum.dump_plus.temperature=2"]);
+        assert_eq!(variants[1].folder(), "dump_temperature=1_filter.zero_variance=true");
     }
 
     #[test]

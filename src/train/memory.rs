@@ -13,8 +13,10 @@ pub struct Batch {
     pub prompts: usize,
     pub group_size: usize,
     pub prompt_tokens: usize,
-    /// Of each completion.
+    /// Of each completion, or of the longest.
     pub new_tokens: usize,
+    /// Of the shortest completion.
+    pub fewest_tokens: usize,
 }
 
 /// How a step is computed.
@@ -49,12 +51,25 @@ impl Training {
     /// Bytes of everything between the input of a micro-batch and its gradients, for all micro-batches that run at a time.
     pub fn activation_bytes(&self, model: &DecoderConfig, batch: Batch) -> usize {
         let rows = self.rows(batch);
+        let largest = self.bytes_of(model, batch, rows);
+        // A micro-batch of shorter completions may be one that is kept.
+        let kept = of_machine() / 4 / (self.workers * kept_bytes(model, 1));
+        match self.recompute {
+            Recompute::Auto if !self.plain && batch.fewest_tokens < batch.new_tokens && kept < rows => {
+                largest.max(self.bytes_of(model, batch, kept))
+            }
+            _ => largest,
+        }
+    }
+
+    /// The same, of micro-batches of `rows` rows.
+    fn bytes_of(&self, model: &DecoderConfig, batch: Batch, rows: usize) -> usize {
         let stream = 4 * rows * model.hidden_size;
         let recomputes = match self.recompute {
             Recompute::Always => true,
             Recompute::Never => false,
             Recompute::Auto if self.plain => true,
-            Recompute::Auto => recomputes(model, self.micro_batch_tokens * self.workers),
+            Recompute::Auto => recomputes(model, rows * self.workers),
         };
         let (kept, block) = match recomputes {
             // The block's own, and their gradients.
@@ -76,7 +91,7 @@ fn plain_bytes(model: &DecoderConfig, rows: usize, batch: Batch) -> usize {
     4 * 4 * (scores + rows * model.vocab_size)
 }
 
-/// Whether blocks are computed again where the setting leaves it open: for `rows` rows at a time.
+/// Whether blocks are computed again where the setting leaves it open: for `rows` rows at a time, those of all workers.
 pub fn recomputes(model: &DecoderConfig, rows: usize) -> bool {
     kept_bytes(model, rows) > of_machine() / 4
 }
@@ -108,4 +123,26 @@ pub fn block_bytes(config: &DecoderConfig, rows: usize) -> usize {
 /// Bytes of what all blocks keep, when none is computed again.
 pub fn kept_bytes(config: &DecoderConfig, rows: usize) -> usize {
     config.num_hidden_layers * block_bytes(config, rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A sequence longer than `micro_batch_tokens` is not cut: what it really takes decides.
+    #[test]
+    fn the_longest_sequence_decides_whether_blocks_are_computed_again() {
+        let model = crate::presets::find("smollm2-135m").expect("a preset");
+        let limit = of_machine() / 4 / (2 * kept_bytes(&model, 1));
+        let bytes = |recompute, tokens, fewest_tokens| {
+            let training = Training { workers: 2, micro_batch_tokens: 512, recompute, plain: false };
+            let batch = Batch { prompts: 2, group_size: 1, prompt_tokens: 16, new_tokens: tokens - 16, fewest_tokens };
+            training.activation_bytes(&model, batch)
+        };
+        let (short, long) = (limit - 1, limit + 1);
+        assert_eq!(bytes(Recompute::Auto, short, short - 16), bytes(Recompute::Never, short, short - 16));
+        assert_eq!(bytes(Recompute::Auto, long, long - 16), bytes(Recompute::Always, long, long - 16));
+        // Where lengths vary, a shorter batch takes more: it is kept.
+        assert_eq!(bytes(Recompute::Auto, long, 1), bytes(Recompute::Never, limit, 1));
+    }
 }

@@ -27,6 +27,9 @@ use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor};
 
+/// So many steps in a row with a gradient that is not finite end a run.
+pub const MAX_SKIPPED: usize = 3;
+
 /// Tensors as the bytes of a safetensors file, names in order, so that equal tensors give equal bytes.
 pub fn tensors_to_bytes(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<u8>> {
     safetensors::serialize(tensors, None).map_err(|e| candle_core::Error::Msg(e.to_string()))

@@ -27,6 +27,13 @@ pub struct Rows {
     segments: Arc<[Segment]>,
 }
 
+impl Rows {
+    /// N.
+    pub fn count(&self) -> usize {
+        self.tokens.elem_count()
+    }
+}
+
 impl Model {
     pub fn new(config: DecoderConfig, weights: Weights) -> Self {
         Self { rope: config.rope(), config, weights }

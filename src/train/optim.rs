@@ -96,11 +96,6 @@ impl AdamW {
         self.updates
     }
 
-    /// The rate of the next update in a run of `total`.
-    pub fn lr(&self, total: u64) -> f64 {
-        self.config.rate(self.updates, total)
-    }
-
     /// One update; `grads` are clipped to the global norm first. Returns the norm before clipping.
     ///
     /// A non-finite norm changes nothing: the caller sees it in the return value.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use engine::LoraConfig;
-use engine::decoder::{DecoderConfig, Weights};
+use engine::decoder::{DecoderConfig, Weights, number_formats};
 use rand::Rng;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -20,6 +20,9 @@ use super::optim::{AdamW, NamedGrads, OptimConfig};
 use super::packed::Packed;
 use super::parallel::Workers;
 use crate::batch::{Item, pack};
+use crate::model_folder::write_tensors;
+
+const CONFIG: &str = "config.json";
 
 /// A token sequence and how much each token counts.
 #[derive(Debug, Clone)]
@@ -50,6 +53,13 @@ pub struct SftTrainer {
     vars: BTreeMap<String, Var>,
     optimiser: AdamW,
     workers: Workers,
+    origin: Option<Origin>,
+}
+
+/// The model that was trained on: what is saved keeps its configuration, as it stands there, and its number formats.
+struct Origin {
+    config: Vec<u8>,
+    formats: BTreeMap<String, DType>,
 }
 
 impl SftTrainer {
@@ -95,12 +105,14 @@ impl SftTrainer {
             vars.insert(name.to_string(), var.clone());
             Ok(var.as_tensor().clone())
         })?;
-        Self::new(Model::new(config, weights), None, vars, optim)
+        let origin = Origin { config: std::fs::read(dir.join(CONFIG))?, formats: number_formats(dir)? };
+        let trainer = Self::new(Model::new(config, weights), None, vars, optim)?;
+        Ok(Self { origin: Some(origin), ..trainer })
     }
 
     fn new(model: Model, lora: Option<Lora>, vars: BTreeMap<String, Var>, optim: OptimConfig) -> anyhow::Result<Self> {
         let optimiser = AdamW::new(optim, vars.clone())?;
-        Ok(Self { model, lora, vars, optimiser, workers: Workers::per_core()? })
+        Ok(Self { model, lora, vars, optimiser, workers: Workers::per_core()?, origin: None })
     }
 
     /// How many numbers are trained.
@@ -113,21 +125,24 @@ impl SftTrainer {
         &self.model.config
     }
 
-    /// One update, of `total` in the run, on a batch.
-    pub fn step(&mut self, batch: &[Example], micro_batch_tokens: usize, total: u64) -> Result<SftStats> {
+    /// Update `update` (from 0) of `total` in the run, on a batch. A gradient that is not finite changes nothing: its
+    /// norm says so.
+    pub fn step(&mut self, batch: &[Example], micro_batch_tokens: usize, update: u64, total: u64) -> Result<SftStats> {
         let weight: f32 = batch.iter().flat_map(|e| &e.weights[1..]).sum();
         let items = batch.iter().enumerate().map(|(group, e)| Item { group, shared: 0, own: e.tokens.len() });
         let items: Vec<Item> = items.collect();
-        let recomputes = memory::recomputes(&self.model.config, micro_batch_tokens * self.workers.count());
         let micro_batches = pack(&items, micro_batch_tokens, self.workers.count());
         let (grads, parts) = self.workers.sum(&micro_batches, |indices| {
             let examples: Vec<&Example> = indices.iter().map(|&i| &batch[i]).collect();
+            // A sequence is never cut, so a micro-batch may be longer than its budget.
+            let rows: usize = examples.iter().map(|example| example.tokens.len()).sum();
+            let recomputes = memory::recomputes(&self.model.config, rows * self.workers.count());
             self.gradients(&examples, weight, recomputes)
         })?;
         let completion_tokens: usize = batch.iter().map(|e| e.tokens.len() - e.learned.max(1)).sum();
         let loss = parts.iter().map(|part| part.loss).sum();
         let completion_loss = parts.iter().map(|part| part.completion_loss).sum::<f64>() / completion_tokens as f64;
-        let lr = self.optimiser.lr(total);
+        let lr = self.optimiser.config.rate(update, total);
         let grad_norm = self.optimiser.step(&grads, lr)?;
         Ok(SftStats { completion_loss, loss, grad_norm, tokens: items.iter().map(|item| item.own).sum() })
     }
@@ -158,17 +173,25 @@ impl SftTrainer {
         graph.gradients(&self.model.rows(&packed)?, loss)
     }
 
-    /// Writes `config.json` and `model.safetensors` (bf16) into `dir`; of an adapter the two files of PEFT.
+    /// Writes `config.json` and `model.safetensors` into `dir`, in the number formats of the model it was loaded from, or
+    /// else in bf16; of an adapter the two files of PEFT.
     pub fn save(&self, dir: &Path) -> anyhow::Result<()> {
         if let Some(lora) = &self.lora {
             return Ok(save_adapter(&lora.to_adapter()?, dir)?);
         }
-        let config = &self.model.config;
-        std::fs::write(dir.join("config.json"), serde_json::to_string_pretty(config)? + "\n")?;
-        let named = self.model.weights.named(config).into_iter();
-        let tensors = named.map(|(name, tensor)| Ok((name, tensor.to_dtype(DType::BF16)?))).collect::<Result<_>>()?;
-        crate::files::write_atomic(&dir.join("model.safetensors"), &super::tensors_to_bytes(&tensors)?)?;
-        Ok(())
+        let model = &self.model.config;
+        let config = match &self.origin {
+            Some(origin) => origin.config.clone(),
+            None => (serde_json::to_string_pretty(model)? + "\n").into_bytes(),
+        };
+        crate::files::write_atomic(&dir.join(CONFIG), &config)?;
+        let format = |name: &str| self.origin.as_ref().and_then(|origin| origin.formats.get(name)).copied();
+        let stored = |(name, tensor): (String, Tensor)| {
+            let dtype = format(&name).unwrap_or(DType::BF16);
+            Ok((name, tensor.to_dtype(dtype)?))
+        };
+        let tensors = self.model.weights.named(model).into_iter().map(stored).collect::<Result<_>>()?;
+        write_tensors(&dir.join("model.safetensors"), &tensors)
     }
 }
 

@@ -71,6 +71,8 @@ pub struct StepStats {
     lr: f64,
     /// Updates that were left out because the gradient was not finite.
     pub skipped_updates: usize,
+    /// Whether blocks of any micro-batch were computed again in the backward pass.
+    pub recomputed: bool,
 }
 
 impl StepStats {
@@ -91,6 +93,7 @@ impl StepStats {
             grad_norm: 0.0,
             lr: 0.0,
             skipped_updates: 0,
+            recomputed: false,
         }
     }
 
@@ -119,7 +122,7 @@ impl StepStats {
         }
     }
 
-    /// Name and value of every metric.
+    /// Name and value of every metric; without any token that was trained on there is no entropy.
     pub fn metrics(&self) -> Vec<(&'static str, f64)> {
         let tokens = self.tokens.max(1) as f64;
         let mut all = vec![
@@ -127,13 +130,15 @@ impl StepStats {
             ("actor/kl_loss", self.kl_loss),
             ("actor/pg_clipfrac", if self.weight > 0.0 { self.clipped_weight / self.weight } else { 0.0 }),
             ("actor/ppo_kl", self.ppo_kl_sum / tokens),
-            ("actor/entropy", self.entropy_sum / tokens),
             ("actor/grad_norm", self.grad_norm),
             ("actor/lr", self.lr),
             ("actor/skipped_updates", self.skipped_updates as f64),
             ("off_policy/mean", self.off_policy_mean),
             ("off_policy/max", self.off_policy_max),
         ];
+        if self.tokens > 0 {
+            all.push(("actor/entropy", self.entropy_sum / tokens));
+        }
         all.extend(self.mismatch.metrics());
         all
     }

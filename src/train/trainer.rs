@@ -74,7 +74,9 @@ pub struct TrainerSettings {
     pub temperature: f64,
     /// Longest completion allowed.
     pub max_new_tokens: usize,
-    /// Optimiser updates of the whole run, for the schedule of the rate.
+    /// Optimiser updates that a step is to make, and the whole run: the schedule of the rate is laid out over them,
+    /// whether or not a step has that many prompts and gradients that are finite.
+    pub updates_per_step: u64,
     pub total_updates: u64,
 }
 
@@ -104,8 +106,6 @@ pub struct Trainer {
     workers: Workers,
     settings: TrainerSettings,
     device: Device,
-    /// Whether blocks are computed again in the backward pass.
-    recomputes: bool,
 }
 
 impl Trainer {
@@ -127,23 +127,16 @@ impl Trainer {
         let vars = lora.vars();
         let optimiser = AdamW::new(settings.optim.clone(), vars.clone())?;
         let workers = if device.is_cpu() { Workers::per_core()? } else { Workers::new(1)? };
-        let recomputes = match settings.trainer.recompute {
-            Recompute::Always => true,
-            Recompute::Never => false,
-            Recompute::Auto if !device.is_cpu() => true,
-            Recompute::Auto => memory::recomputes(&model.config, settings.trainer.micro_batch_tokens * workers.count()),
-        };
-        Ok(Self { model, lora, vars, optimiser, workers, settings, device, recomputes })
+        Ok(Self { model, lora, vars, optimiser, workers, settings, device })
     }
 
     /// Puts the state of a checkpoint in place.
     ///
     /// # Errors
-    /// If the adapter or the moments do not fit this model, or the adapter is of another rank, scale or extent.
+    /// If the adapter or the moments do not fit this model, or the adapter is of another base model, rank, scale or extent:
+    /// says what was expected and what was found.
     pub fn restore(self, state: &TrainerState) -> anyhow::Result<Self> {
-        let (ours, saved) = (self.lora.config(), &state.adapter.config);
-        let shape = |c: &LoraConfig| (c.r, c.lora_alpha, c.target_modules.clone());
-        anyhow::ensure!(shape(ours) == shape(saved), "the adapter was made with {saved:?}, the settings are {ours:?}");
+        check_same(self.lora.config(), &state.adapter.config)?;
         let lora = Lora::from_adapter(&state.adapter, &self.model.config, &self.device)?;
         let mut trainer = Self::with_lora(self.model, lora, self.settings)?;
         let moments = candle_core::safetensors::load_buffer(&state.optimizer, &trainer.device)?;
@@ -151,9 +144,15 @@ impl Trainer {
         Ok(trainer)
     }
 
-    /// Whether blocks are computed again in the backward pass.
-    pub fn recomputes(&self) -> bool {
-        self.recomputes
+    /// Whether the blocks of a micro-batch of `rows` rows are computed again in the backward pass.
+    pub fn recomputes(&self, rows: usize) -> bool {
+        match self.settings.trainer.recompute {
+            Recompute::Always => true,
+            Recompute::Never => false,
+            Recompute::Auto => {
+                !self.device.is_cpu() || memory::recomputes(&self.model.config, rows * self.workers.count())
+            }
+        }
     }
 
     /// The policy as it stands.
@@ -181,6 +180,7 @@ impl Trainer {
             }
         }
         let mut stats = StepStats::new(samples, step);
+        let mut update = step * self.settings.updates_per_step;
         for epoch in 0..self.settings.trainer.ppo_epochs {
             for mini_batch in &mut mini_batches {
                 let (grads, parts) = self.workers.sum(mini_batch, |micro_batch| self.gradients(micro_batch))?;
@@ -191,7 +191,8 @@ impl Trainer {
                         stats.mismatch.add(&old, &rollout, &micro_batch.policy_steps, step);
                     }
                 }
-                self.update(&grads, &parts, &mut stats)?;
+                self.update(update, &grads, &parts, &mut stats)?;
+                update += 1;
             }
         }
         stats.finish();
@@ -231,9 +232,11 @@ impl Trainer {
         prompts.chunks(size.max(1)).map(cut).collect()
     }
 
-    fn update(&mut self, grads: &NamedGrads, parts: &[Part], stats: &mut StepStats) -> Result<()> {
+    /// Update `update` of the run (from 0).
+    fn update(&mut self, update: u64, grads: &NamedGrads, parts: &[Part], stats: &mut StepStats) -> Result<()> {
         parts.iter().for_each(|part| stats.add(&part.loss, part.entropy_sum, part.tokens, part.ppo_kl_sum));
-        let lr = self.optimiser.lr(self.settings.total_updates);
+        stats.recomputed |= parts.iter().any(|part| part.recomputes);
+        let lr = self.settings.optim.rate(update, self.settings.total_updates);
         let grad_norm = if grads.is_empty() { 0.0 } else { self.optimiser.step(grads, lr)? };
         stats.updated(grad_norm, lr);
         Ok(())
@@ -273,9 +276,11 @@ impl Trainer {
     }
 
     fn gradients(&self, micro_batch: &MicroBatch) -> Result<(NamedGrads, Part)> {
-        let Self { model, lora, vars, recomputes, .. } = self;
-        let graph = Graph { model, lora: Some(lora), vars, recomputes: *recomputes };
-        graph.gradients(&micro_batch.rows, |hidden| self.loss(hidden, micro_batch))
+        let Self { model, lora, vars, .. } = self;
+        let recomputes = self.recomputes(micro_batch.rows.count());
+        let graph = Graph { model, lora: Some(lora), vars, recomputes };
+        let (grads, part) = graph.gradients(&micro_batch.rows, |hidden| self.loss(hidden, micro_batch))?;
+        Ok((grads, Part { recomputes, ..part }))
     }
 
     /// The loss of a micro-batch with its gradient, and what else is worth knowing.
@@ -301,6 +306,7 @@ impl Trainer {
             ppo_kl_sum: f64::from((old - &detached)?.sum_all()?.to_scalar::<f32>()?),
             tokens: micro_batch.policy_steps.len(),
             log_probs: detached,
+            recomputes: false,
             loss,
         };
         Ok((total, part))
@@ -335,6 +341,22 @@ impl Trainer {
             reference: None,
         })
     }
+}
+
+/// Refuses an adapter that was made for something else than the settings say.
+fn check_same(expected: &LoraConfig, found: &LoraConfig) -> anyhow::Result<()> {
+    let described = |config: &LoraConfig| {
+        [
+            ("base model", config.base_model_name_or_path.clone()),
+            ("rank", config.r.to_string()),
+            ("alpha", config.lora_alpha.to_string()),
+            ("target modules", config.target_modules.join(", ")),
+        ]
+    };
+    for ((what, expected), (_, found)) in described(expected).into_iter().zip(described(found)) {
+        anyhow::ensure!(expected == found, "the adapter's {what}: expected {expected}, found {found}");
+    }
+    Ok(())
 }
 
 /// Tensors of one micro-batch: everything but `rows` has one entry a completion token.
@@ -388,4 +410,6 @@ struct Part {
     entropy_sum: f64,
     ppo_kl_sum: f64,
     tokens: usize,
+    /// Whether its blocks were computed again.
+    recomputes: bool,
 }

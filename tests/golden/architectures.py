@@ -3,8 +3,8 @@
 
     pip install torch transformers peft safetensors
     python3 tests/golden/architectures.py                      writes architectures/ beside itself
-    python3 tests/golden/architectures.py --model DIR --out OUT  the same numbers of a real model, for
-    DUMP_RL_MODEL=DIR DUMP_RL_GOLDEN=OUT cargo test --release --workspace a_real_model -- --ignored
+    python3 tests/golden/architectures.py --model DIR          the same numbers of a real model, compared at once with those of
+                                                               this program (by the test `a_real_model`, which cargo builds)
 
 For each family a folder with `config.json`, `model.safetensors` (random, f32, two blocks), a random LoRA adapter on all
 linear layers as PEFT saves it, and `expected.safetensors`: the tokens (2 × T), the logits behind the last token of each
@@ -14,7 +14,10 @@ adapter. Weights are drawn wide enough that biases, norms and rotary scaling mat
 
 import argparse
 import json
+import os
 import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 
 import torch
@@ -44,6 +47,9 @@ FAMILIES = {
                 "sliding_window": None, **WIDE, "tie_word_embeddings": False},
     "qwen2": {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "rope_theta": 1000000.0,
               "use_sliding_window": False, "tie_word_embeddings": True},
+    "qwen2-linear": {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "rope_theta": 10000.0,
+                     "rope_scaling": {"rope_type": "linear", "factor": 4.0}, "use_sliding_window": False,
+                     "tie_word_embeddings": False},
     "qwen3": {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "rope_theta": 1000000.0,
               **WIDE, "attention_bias": False, "tie_word_embeddings": True},
 }
@@ -100,19 +106,27 @@ def expect(model, folder, name):
     print(name, "ok")
 
 
+def compare(folder):
+    """Prints how far this program is from transformers and PEFT on the model in `folder`."""
+    with tempfile.TemporaryDirectory() as out:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+        expect(model.eval(), Path(out), folder.name)
+        del model
+        test = ["cargo", "test", "--release", "--package", "dump-rl", "a_real_model", "--", "--ignored", "--nocapture"]
+        environment = {**os.environ, "DUMP_RL_MODEL": str(folder.resolve()), "DUMP_RL_GOLDEN": out}
+        return subprocess.run(test, cwd=OUT.parent, env=environment).returncode
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path)
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.model:
-        args.out.mkdir(parents=True, exist_ok=True)
-        model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32, attn_implementation="eager")
-        return expect(model.eval(), args.out, args.model.name)
+        return compare(args.model)
     for name, settings in FAMILIES.items():
         make(name, settings)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

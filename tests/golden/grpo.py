@@ -11,6 +11,8 @@ Made with torch 2.13.0, transformers 5.23.0 and peft 0.21.2 on a CPU with one th
   expected.json               log-probabilities, entropy, losses, and what each update did
   grads_<mode>.safetensors    gradients of the loss, by each mode of averaging
   after1, after2.safetensors  the adapter after one AdamW update on the batch, and after two (token-mean)
+  losses.json                 every kind of loss and every option: advantages, loss, and of the gradient with respect to
+                              each tensor of the adapter its norm and the sum of its entries
 
 Every sequence is computed alone, without padding. Loss: src/train/loss.rs. Everything is f32.
 """
@@ -149,6 +151,128 @@ def gradient(policy, loss):
     return math.sqrt(sum(float(p.grad.double().square().sum()) for p in trainable(policy).values()))
 
 
+# Rewards of two groups, of the first three completions and of the other two.
+GROUPS = [[1.0, -0.5, 0.25], [2.0, -1.0]]
+# What the policy from before the batch gave, beside the policy's own log-probabilities; ratios lie on both sides of a clip.
+OFFSETS = [0.0, -0.35, 0.05, 0.4, -0.3]
+MAX_NEW_TOKENS = 32
+# The defaults of each kind, by the papers that src/train/loss.rs names.
+KINDS = {
+    "grpo": {},
+    "dr_grpo": {"loss_agg_mode": "seq-mean-token-sum-norm", "scale": "none"},
+    "dapo": {"clip_ratio_high": 0.28},
+    "gspo": {"clip_ratio_low": 3e-4, "clip_ratio_high": 4e-4, "loss_agg_mode": "seq-mean-token-mean"},
+    "cispo": {"clip_ratio_low": 1.0, "clip_ratio_high": 4.0},
+    "rloo": {"scale": "leave_one_out"},
+    "reinforce++": {"scale": "batch_std"},
+}
+DEFAULTS = {
+    "clip_ratio_low": 0.2, "clip_ratio_high": 0.2, "clip_ratio_c": 0.0, "loss_agg_mode": "token-mean", "kl_loss_coef": 0.0,
+    "kl_loss_type": "k3", "entropy_coef": 0.0, "rollout_is": "truncate", "rollout_is_threshold": 2.0, "scale": "group_std",
+}
+CASES = [{"kind": kind} for kind in KINDS]
+CASES += [{"kind": "grpo", "loss_agg_mode": mode} for mode in
+          ["seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"]]
+CASES += [{"kind": "grpo", "kl_loss_coef": 0.1, "kl_loss_type": kl} for kl in ["k1", "k2", "k3"]]
+CASES += [
+    {"kind": "grpo", "clip_ratio_c": 1.3},
+    {"kind": "grpo", "rollout_is": "none"},
+    {"kind": "grpo", "rollout_is_threshold": 1.2},
+    {"kind": "grpo", "rollout_is": "mask", "rollout_is_threshold": 1.3},
+    {"kind": "grpo", "entropy_coef": 0.05},
+    {"kind": "gspo", "clip_ratio_low": 0.01, "clip_ratio_high": 0.01},
+    {"kind": "cispo", "clip_ratio_low": 0.2, "clip_ratio_high": 0.2},
+    {"kind": "gspo", "kl_loss_coef": 0.1, "kl_loss_type": "k2", "entropy_coef": -0.02, "rollout_is": "mask"},
+]
+
+
+def advantages(scale):
+    """Of every completion: its reward less the mean of its group, or of the group's others, and what that is divided by."""
+    centred = []
+    for rewards in map(torch.tensor, GROUPS):
+        if scale == "leave_one_out":
+            others = (rewards.sum() - rewards) / (len(rewards) - 1)
+            centred.append(rewards - others)
+        else:
+            divisor = rewards.std() + 1e-6 if scale == "group_std" else 1.0
+            centred.append((rewards - rewards.mean()) / divisor)
+    flat = torch.cat(centred)
+    return flat / (flat.std() + 1e-6) if scale == "batch_std" else flat
+
+
+def token_terms(s, log_probs, old, advantage):
+    """What a kind makes of a completion's tokens, and where it was clipped."""
+    low, high = 1 - s["clip_ratio_low"], 1 + s["clip_ratio_high"]
+    ratio = torch.exp(log_probs - old)
+    if s["kind"] == "cispo":
+        weight = ratio.detach().clamp(low, high)
+        return -weight * advantage * log_probs, (weight != ratio).float()
+    if s["kind"] == "gspo":
+        sequence = torch.exp((log_probs - old).mean()).detach()
+        ratio = sequence * torch.exp(log_probs - log_probs.detach())
+    free, bound = -ratio * advantage, -ratio.clamp(low, high) * advantage
+    loss, clipped = torch.max(free, bound), bound > free
+    if s["clip_ratio_c"] > 1 and advantage < 0:
+        ceiling = -s["clip_ratio_c"] * advantage * torch.ones_like(loss)
+        clipped, loss = clipped | (loss > ceiling), torch.min(loss, ceiling)
+    return loss, clipped.float()
+
+
+def importance(s, old, rollout):
+    weight, cap = torch.exp(old - rollout), s["rollout_is_threshold"]
+    if s["rollout_is"] == "none":
+        return torch.ones_like(weight)
+    if s["rollout_is"] == "truncate":
+        return weight.clamp(max=cap)
+    return weight * ((weight <= cap) & (weight >= 1 / cap))
+
+
+def kl_terms(kind, log_probs, reference):
+    if kind == "k1":
+        return log_probs - reference
+    if kind == "k2":
+        return 0.5 * (log_probs - reference) ** 2
+    return torch.exp(reference - log_probs) - (reference - log_probs) - 1
+
+
+def averaged(per_token, mode):
+    if mode == "token-mean":
+        return torch.cat(per_token).mean()
+    if mode == "seq-mean-token-mean":
+        return torch.stack([tokens.mean() for tokens in per_token]).mean()
+    total = torch.stack([tokens.sum() for tokens in per_token]).mean()
+    return total if mode == "seq-mean-token-sum" else total / MAX_NEW_TOKENS
+
+
+def case(policy, batch, old, reference, changes):
+    """One kind of loss with its options, in numbers."""
+    s = {**DEFAULTS, **KINDS[changes["kind"]], **changes}
+    surrogate, kl, entropy, clipped = [], [], [], []
+    offset = 0
+    for sample, old_lp, ref_lp, advantage in zip(batch, old, reference, advantages(s["scale"])):
+        log_probs, entropies = score(policy, sample)
+        moved = torch.tensor([OFFSETS[(offset + i) % len(OFFSETS)] for i in range(len(old_lp))])
+        offset += len(old_lp)
+        before, rollout = old_lp + moved, torch.tensor(sample["rollout_log_probs"])
+        terms, is_clipped = token_terms(s, log_probs, before, advantage)
+        surrogate.append(terms * importance(s, before, rollout))
+        kl.append(kl_terms(s["kl_loss_type"], log_probs, ref_lp))
+        entropy.append(entropies)
+        clipped.append(is_clipped)
+    pg_loss, kl_loss, bonus, share = (averaged(x, s["loss_agg_mode"]) for x in (surrogate, kl, entropy, clipped))
+    total = pg_loss + s["kl_loss_coef"] * kl_loss - s["entropy_coef"] * bonus
+    gradient(policy, total)
+    grads = [p.grad.double() for p in trainable(policy).values()]
+    short = lambda x: float(f"{x.item():.9g}")
+    uniform = averaged([torch.ones_like(x) for x in clipped], s["loss_agg_mode"])
+    return {
+        "settings": changes,
+        "advantages": [short(a) for a in advantages(s["scale"])],
+        "total": short(total), "pg_loss": short(pg_loss), "kl_loss": short(kl_loss), "clip_fraction": short(share / uniform),
+        "grad_norms": [short(g.norm()) for g in grads], "grad_sums": [short(g.sum()) for g in grads],
+    }
+
+
 def mismatch(log_probs, batch):
     """What the trainer reports about the engine: d = trainer − engine."""
     d = torch.cat(log_probs).double() - torch.tensor([x for s in batch for x in s["rollout_log_probs"]]).double()
@@ -192,6 +316,12 @@ def main():
         norm = gradient(policy, total)
         losses[mode] = {"total": total.item(), "pg_loss": pg_loss.item(), "kl_loss": kl_loss.item(), "grad_norm": norm}
         save(f"grads_{mode}", {n: p.grad for n, p in trainable(policy).items()})
+
+    cases = [case(policy, batch, old, reference, changes) for changes in CASES]
+    (OUT / "losses.json").write_text("[\n" + ",\n".join(json.dumps(c) for c in cases) + "\n]\n")
+    clips = {c["settings"]["kind"]: c["clip_fraction"] for c in reversed(cases)}
+    clips["cispo"] = max(c["clip_fraction"] for c in cases if c["settings"]["kind"] == "cispo")
+    assert all(0.1 < clips[kind] < 0.9 for kind in ("grpo", "cispo", "dapo")) and 0 < clips["gspo"] < 1, clips
 
     optimiser = torch.optim.AdamW(trainable(policy).values(), lr=LR, weight_decay=WEIGHT_DECAY)
     updates = []

@@ -49,6 +49,12 @@ impl TensorFile {
         self.metadata.offset_keys()
     }
 
+    /// A tensor's shape and number format; `None` where there is none of that name, or candle has no such format.
+    pub fn info(&self, name: &str) -> Option<(&[usize], DType)> {
+        let info = self.metadata.info(name)?;
+        Some((&info.shape, DType::try_from(info.dtype).ok()?))
+    }
+
     /// Reads a tensor and converts it.
     ///
     /// # Errors

@@ -13,4 +13,4 @@ mod weights;
 pub use config::{Architecture, DecoderConfig};
 pub use module::Module;
 pub use rope::Rope;
-pub use weights::{LayerWeights, Linear, Weights, weight_files};
+pub use weights::{LayerWeights, Linear, Weights, has_weights, number_formats, weight_files};

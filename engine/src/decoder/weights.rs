@@ -46,23 +46,21 @@ impl Weights {
     /// If a file or a tensor is missing, left over, or has another shape than `config` says: names the tensor and both
     /// shapes.
     pub fn load(dir: &Path, config: &DecoderConfig, dtype: DType, device: &Device) -> Result<Self, EngineError> {
-        let mut files = weight_files(dir)?.iter().map(|path| TensorFile::open(path)).collect::<Result<Vec<_>, _>>()?;
-        let names = |(index, file): (usize, &TensorFile)| file.names().into_iter().map(move |name| (name, index));
-        let mut unread: BTreeMap<String, usize> = files.iter().enumerate().flat_map(names).collect();
-        let fail = |problem: String| EngineError::Model { path: dir.to_path_buf(), problem };
-        let weights = Self::from_named(config, |name, shape| {
-            let index = unread.remove(name).ok_or_else(|| fail(format!("tensor {name} is missing")))?;
-            let tensor = files[index].read(name, dtype, device)?;
-            if tensor.dims() != shape {
-                return Err(fail(format!("tensor {name}: expected shape {shape:?}, found {:?}", tensor.dims())));
-            }
-            Ok(tensor)
-        })?;
-        let is_needless = |name: &str| name.ends_with("rotary_emb.inv_freq") || name == "lm_head.weight";
-        match unread.keys().find(|name| !is_needless(name)) {
-            Some(name) => Err(fail(format!("tensor {name} belongs to no part of a {}", config.architectures[0]))),
-            None => Ok(weights),
-        }
+        let mut folder = Folder::open(dir)?;
+        let weights = Self::from_named(config, |name, shape| folder.take(name, shape)?.read(name, dtype, device))?;
+        folder.check_left_over(config)?;
+        Ok(weights)
+    }
+
+    /// Checks names and shapes as [`Weights::load`] does, by the files' tables of contents: no tensor is read.
+    ///
+    /// # Errors
+    /// As [`Weights::load`].
+    pub fn check(dir: &Path, config: &DecoderConfig) -> Result<(), EngineError> {
+        let mut folder = Folder::open(dir)?;
+        let nothing = Tensor::zeros((), DType::F32, &Device::Cpu)?;
+        Self::from_named(config, |name, shape| folder.take(name, shape).map(|_| nothing.clone()))?;
+        folder.check_left_over(config)
     }
 
     /// Builds the structure from a function that gives each tensor by name and shape.
@@ -147,6 +145,68 @@ impl LayerWeights {
     }
 }
 
+/// The open files of a model folder.
+struct Folder<'a> {
+    dir: &'a Path,
+    files: Vec<TensorFile>,
+    /// The file of each tensor that nothing has asked for yet.
+    left_over: BTreeMap<String, usize>,
+}
+
+impl<'a> Folder<'a> {
+    fn open(dir: &'a Path) -> Result<Self, EngineError> {
+        let files = weight_files(dir)?.iter().map(|path| TensorFile::open(path)).collect::<Result<Vec<_>, _>>()?;
+        let names = |(index, file): (usize, &TensorFile)| file.names().into_iter().map(move |name| (name, index));
+        let left_over = files.iter().enumerate().flat_map(names).collect();
+        Ok(Self { dir, files, left_over })
+    }
+
+    fn fail(&self, problem: String) -> EngineError {
+        EngineError::Model { path: self.dir.to_path_buf(), problem }
+    }
+
+    /// The file that holds this tensor, which must have this shape.
+    fn take(&mut self, name: &str, shape: &[usize]) -> Result<&mut TensorFile, EngineError> {
+        let index = self.left_over.remove(name).ok_or_else(|| self.fail(format!("tensor {name} is missing")))?;
+        match self.files[index].info(name) {
+            Some((found, _)) if found != shape => {
+                Err(self.fail(format!("tensor {name}: expected shape {shape:?}, found {found:?}")))
+            }
+            // A number format that candle lacks is named when the tensor is read.
+            _ => Ok(&mut self.files[index]),
+        }
+    }
+
+    fn check_left_over(&self, config: &DecoderConfig) -> Result<(), EngineError> {
+        let is_needless = |name: &str| name.ends_with("rotary_emb.inv_freq") || name == "lm_head.weight";
+        match self.left_over.keys().find(|name| !is_needless(name)) {
+            Some(name) => Err(self.fail(format!("tensor {name} belongs to no part of a {}", config.architectures[0]))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The number format of each tensor of a model folder.
+///
+/// # Errors
+/// As [`weight_files`], or if a file is damaged.
+pub fn number_formats(dir: &Path) -> Result<BTreeMap<String, DType>, EngineError> {
+    let mut all = BTreeMap::new();
+    for path in weight_files(dir)? {
+        let file = TensorFile::open(&path)?;
+        all.extend(file.names().into_iter().filter_map(|name| Some((name.clone(), file.info(&name)?.1))));
+    }
+    Ok(all)
+}
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Whether a model folder has any weights: the file, or an index of shards.
+pub fn has_weights(dir: &Path) -> bool {
+    dir.join(SINGLE).exists() || dir.join(INDEX).exists()
+}
+
 /// The safetensors files of a model folder: `model.safetensors`, or the shards that `model.safetensors.index.json` names.
 ///
 /// # Errors
@@ -156,7 +216,7 @@ pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, EngineError> {
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
-    let (single, index) = (dir.join("model.safetensors"), dir.join("model.safetensors.index.json"));
+    let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
     if single.exists() || !index.exists() {
         return Ok(vec![existing(single)?]);
     }

@@ -31,6 +31,10 @@ impl Case {
             group_size: self.group_size,
             prompt_tokens: self.prompt_tokens,
             new_tokens: self.new_tokens,
+            fewest_tokens: match self.lengths {
+                Lengths::Fixed => self.new_tokens,
+                Lengths::Drawn => 1,
+            },
         }
     }
 }

@@ -40,7 +40,7 @@ struct Measured {
     tokens_per_s: f64,
     /// Of the process up to here, the model's weights included.
     peak_rss_mb: f64,
-    /// What `--dry-run` would have said.
+    /// What `predict` says of the trainer and the program around it: `--dry-run` without the engine.
     predicted_mb: f64,
 }
 
@@ -59,11 +59,11 @@ pub fn run(config: RunConfig, json: Option<&Path>) -> Result<()> {
 
 fn measure(base: &Base, trainer: &mut Trainer, case: Case) -> Result<Measured> {
     let batch = batch(case, base.decoder.vocab_size as u32);
-    let mut seconds = Vec::new();
+    let (mut seconds, mut recomputed) = (Vec::new(), false);
     // The first step is not counted: buffers, threads, a model that is read for the first time.
     for step in 0..=base.config.bench.repeats as u64 {
         let since = Instant::now();
-        trainer.step(step, &batch)?;
+        recomputed = trainer.step(step, &batch)?.stats.recomputed;
         seconds.push(since.elapsed().as_secs_f64());
     }
     let tokens = batch.iter().map(|sample| sample.prompt.len() + sample.completion.len()).sum();
@@ -80,7 +80,7 @@ fn measure(base: &Base, trainer: &mut Trainer, case: Case) -> Result<Measured> {
         new_tokens: case.new_tokens,
         lengths: case.lengths,
         micro_batch_tokens: base.config.trainer.micro_batch_tokens,
-        recompute: if trainer.recomputes() { Recompute::Always } else { Recompute::Never },
+        recompute: if recomputed { Recompute::Always } else { Recompute::Never },
         tokens,
         seconds,
         tokens_per_s: tokens as f64 / seconds,

@@ -103,7 +103,7 @@ impl<'a> Demonstrations<'a> {
         let puzzle = self.puzzle(people);
         let prompt = tokenizer.encode_prompt(&prompt::messages(text::quiz(&puzzle)))?;
         let mut completion = tokenizer.encode(&self.completion(&puzzle, along))?;
-        completion.push(tokenizer.stop_tokens[0]);
+        completion.push(tokenizer.end_of_turn);
         Ok(self.weighted(&prompt, &completion))
     }
 

@@ -9,7 +9,7 @@ mod demonstrations;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use engine::LoraConfig;
 use engine::decoder::DecoderConfig;
 
@@ -17,10 +17,11 @@ use crate::commands::data::parse_people;
 use crate::config::sft::SftConfig;
 use crate::error::InputError;
 use crate::hub;
+use crate::model_folder::copy_beside;
 use crate::tokenizer::ChatTokenizer;
-use crate::train::bpe;
 use crate::train::lora::ADAPTER;
 use crate::train::sft::{Example, SftStats, SftTrainer};
+use crate::train::{MAX_SKIPPED, bpe};
 use conversations::Conversations;
 use demonstrations::Demonstrations;
 
@@ -31,13 +32,30 @@ trait Examples {
     fn batch(&mut self, along: f64) -> Result<Vec<Example>>;
 }
 
+/// A folder with any of these holds a model or an adapter.
+const MODEL_FILES: [&str; 4] = ["config.json", "model.safetensors", "model.safetensors.index.json", ADAPTER];
+
+/// Refuses to overwrite a model: the one in `init`, or any other.
+fn check_free(config: &SftConfig) -> Result<(), InputError> {
+    let dir = &config.out;
+    let is_init = dir.canonicalize().is_ok_and(|dir| config.init.canonicalize().is_ok_and(|init| init == dir));
+    if is_init {
+        let problem = "is the folder of init, whose files would be overwritten; choose another with --out DIR";
+        return Err(InputError::new(dir.display(), problem));
+    }
+    match MODEL_FILES.iter().find(|name| dir.join(name).exists()) {
+        Some(there) => {
+            let problem = format!("{there} is already here; remove it, or choose another folder with --out DIR");
+            Err(InputError::new(dir.display(), problem))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Trains and saves the model; refuses to overwrite one.
 pub fn run(config: &SftConfig) -> Result<()> {
     let dir = &config.out;
-    if let Some(there) = ["model.safetensors", ADAPTER].iter().find(|name| dir.join(name).exists()) {
-        let problem = format!("{there} is already here; remove it, or choose another folder with --set out=DIR");
-        return Err(InputError::new(dir.display(), problem).into());
-    }
+    check_free(config)?;
     let people = parse_people(&config.data.people).map_err(|e| InputError::new("data.people", e))?;
     let mut demonstrations = Demonstrations::new(config, people);
     std::fs::create_dir_all(dir).map_err(|e| InputError::new(dir.display(), e))?;
@@ -72,25 +90,36 @@ fn from_nothing(config: &SftConfig, demonstrations: &mut Demonstrations) -> Resu
 fn from_model(config: &SftConfig) -> Result<SftTrainer> {
     let init = hub::folder(&config.init)?;
     for name in ["tokenizer.json", "tokenizer_config.json"] {
-        let path = init.join(name);
-        std::fs::copy(&path, config.out.join(name)).map_err(|e| InputError::new(path.display(), e))?;
+        if !init.join(name).is_file() {
+            return Err(InputError::new(init.join(name).display(), "is missing").into());
+        }
     }
-    for name in ["chat_template.jinja", "generation_config.json"].iter().filter(|name| init.join(name).is_file()) {
-        std::fs::copy(init.join(name), config.out.join(name))?;
-    }
+    copy_beside(&init, &config.out)?;
     if config.lora.rank == 0 {
         return SftTrainer::load(&init, config.optim.clone());
     }
-    let base = init.display().to_string();
+    // As it was given: a name on the hub means something elsewhere, the folder of its cache does not.
+    let base = config.init.display().to_string();
     let lora = LoraConfig::new(config.lora.rank, config.lora.alpha, config.lora.target_modules.clone(), base);
     SftTrainer::with_lora(&init, Arc::new(lora), config.optim.clone(), config.seed)
 }
 
 fn train(config: &SftConfig, trainer: &mut SftTrainer, examples: &mut dyn Examples) -> Result<()> {
-    let mut progress = Progress::new();
+    let (mut progress, mut skipped_in_a_row) = (Progress::new(), 0);
     for step in 0..config.max_steps {
         let batch = examples.batch(step as f64 / config.max_steps as f64)?;
-        progress.add(trainer.step(&batch, config.micro_batch_tokens, config.max_steps)?);
+        let stats = trainer.step(&batch, config.micro_batch_tokens, step, config.max_steps)?;
+        skipped_in_a_row = if stats.grad_norm.is_finite() { 0 } else { skipped_in_a_row + 1 };
+        if skipped_in_a_row > 0 {
+            tracing::warn!(step = step + 1, "the gradient was not finite; the update was left out");
+        }
+        ensure!(
+            skipped_in_a_row < MAX_SKIPPED,
+            "{MAX_SKIPPED} steps in a row up to step {} had a gradient that is not finite; lower optim.lr or \
+             optim.max_grad_norm, or look for numbers in init that are not finite",
+            step + 1
+        );
+        progress.add(stats);
         let is_last = step + 1 == config.max_steps || step + 1 == config.stop_after;
         if (step + 1) % config.log_interval == 0 || is_last {
             progress.print(step + 1, config.max_steps);
