@@ -18,6 +18,7 @@ use crate::metrics::{self, StepTimes};
 use crate::pipeline::Shared;
 use crate::progress;
 use crate::run_dir::RunDir;
+use crate::run_log;
 use crate::tokenizer::ChatTokenizer;
 use crate::train::MAX_SKIPPED;
 use crate::train::stats::StepStats;
@@ -96,7 +97,7 @@ impl<E: Engine> Learner<E> {
     async fn stop(self) -> Result<End> {
         self.shared.change(|scheduler| scheduler.close());
         let path = self.checkpoint().await?;
-        println!("stopped; checkpoint in {}", path.display());
+        run_log::say(&format!("stopped; checkpoint in {}", path.display()));
         Ok(End::Stopped)
     }
 
@@ -109,7 +110,7 @@ impl<E: Engine> Learner<E> {
         let mut line = metrics::Line::new(0);
         line.eval(&scores, self.eval.samples, seconds);
         self.run.metrics(&line.into_map())?;
-        println!("{}", progress::eval_line(0, &scores));
+        run_log::say(&progress::eval_line(0, &scores));
         self.first_eval = Some(scores.clone());
         Ok(Some(scores))
     }
@@ -150,7 +151,7 @@ impl<E: Engine> Learner<E> {
         line.values(output.stats.metrics());
         line.values(canary.map(|difference| ("rollout_corr/canary_max_diff", difference)));
         line.times(&times, self.shared.clock.take(), self.shared.take_waited(), &batch);
-        println!("{}", progress::step_line(self.max_steps, &line, &sources));
+        run_log::say(&progress::step_line(self.max_steps, &line, &sources));
         self.run.rollouts(step + 1, metrics::rollout_lines(step + 1, &batch, &sources))?;
         self.run.observations(&metrics::observations(step + 1, &history.observed, &sources))?;
         self.run.decisions(&metrics::decisions(step + 1, &history.ended, &sources))?;
@@ -172,7 +173,7 @@ impl<E: Engine> Learner<E> {
         }
         let (scores, seconds) = self.evaluate().await?;
         line.eval(&scores, self.eval.samples, seconds);
-        println!("{}", progress::eval_line(step, &scores));
+        run_log::say(&progress::eval_line(step, &scores));
         Ok(Some(scores))
     }
 

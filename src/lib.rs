@@ -48,6 +48,8 @@ pub mod rollout;
 #[cfg(feature = "train")]
 pub mod run_dir;
 #[cfg(feature = "train")]
+pub mod run_log;
+#[cfg(feature = "train")]
 pub mod scheduler;
 #[cfg(feature = "train")]
 pub mod setup;

@@ -211,11 +211,11 @@ fn main() -> ExitCode {
     keep_freed_memory_for_a_while();
     let log = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,mistralrs_core=off"));
-    tracing_subscriber::fmt().with_env_filter(log).with_target(false).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_env_filter(log).with_target(false).with_writer(|| dump_rl::run_log::Warnings).init();
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            let _ = writeln!(dump_rl::run_log::Warnings, "error: {error:#}");
             ExitCode::from(if is_input(&error) { 2 } else { 1 })
         }
     }

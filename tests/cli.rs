@@ -665,6 +665,8 @@ fn policies_are_compared_and_what_is_done_stays_done() {
     };
     let said = compare("uniform,dump[count=groups]");
     assert_eq!(said.matches("took").count(), 4, "{said}");
+    let log = fs::read_to_string(bench.path("bench/uniform/seed_0/run.log")).expect("a log");
+    assert!(log.starts_with("model ") && log.contains("step    2/2") && log.contains("done in"), "{log}");
     let json = || parse(&fs::read_to_string(bench.path("bench/bench.json")).expect("results"));
     let curve = json()["rows"][1]["curves"][1].clone();
     assert_eq!(curve["points"].as_array().map(Vec::len), Some(3));

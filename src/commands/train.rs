@@ -18,6 +18,7 @@ use crate::pipeline::{self, Shared, Stages};
 use crate::predict;
 use crate::progress;
 use crate::run_dir::RunDir;
+use crate::run_log;
 use crate::scheduler::{Scheduler, SchedulerConfig};
 use crate::setup::{Setup, WithEngine, engine_precision, with_engine};
 use crate::train::trainer::Trainer;
@@ -41,15 +42,15 @@ pub async fn run(config: RunConfig, out: &Path, resume: bool, stop: watch::Recei
         None => setup.trainer()?,
     };
     let shared = Arc::new(Shared::new(scheduler(&setup, checkpoint.as_ref(), out)?));
-    println!("{}", describe(&setup.config, &setup.decoder, &setup.train.sizes(), out));
+    run_log::say(&describe(&setup.config, &setup.decoder, &setup.train.sizes(), out));
     let adapter = trainer.adapter()?;
     let base = setup.base();
     let start = Start { setup, trainer, out: out.to_path_buf(), shared, checkpoint, stop };
     let (end, shared) = with_engine(base, adapter, start).await?;
     if let End::Finished { first: Some(first), last: Some(last) } = &end {
-        println!("\n{}", progress::final_table(first, last, &shared.scheduler().ledger().trained));
+        run_log::say(&format!("\n{}", progress::final_table(first, last, &shared.scheduler().ledger().trained)));
     }
-    println!("done in {:.0} s; the run is in {}", since.elapsed().as_secs_f64(), out.display());
+    run_log::say(&format!("done in {:.0} s; the run is in {}", since.elapsed().as_secs_f64(), out.display()));
     Ok(())
 }
 
@@ -89,6 +90,8 @@ impl WithEngine for Start {
             Some(checkpoint) => RunDir::resume(&out, config, checkpoint.step())?,
             None => RunDir::create(&out, config)?,
         };
+        let log = out.join("run.log");
+        run_log::open(&log).map_err(|e| InputError::new(log.display(), e))?;
         let step = shared.scheduler().step();
         let adapter = trainer.adapter()?;
         let published = BTreeMap::from([(step, adapter.hash.clone())]);

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use engine::decoder::{DecoderConfig, Module};
 
-use super::ops::LOGITS;
+use super::ops::{LOGITS, PLAIN_VALUES};
 use super::trainer::Recompute;
 
 /// The shape of a policy step's batch.
@@ -26,7 +26,7 @@ pub struct Training {
     pub workers: usize,
     pub micro_batch_tokens: usize,
     pub recompute: Recompute,
-    /// Whether candle's own operators run, as on a GPU: all scores of a segment and all logits stand in memory.
+    /// Whether candle's own operators run, as on a GPU.
     pub plain: bool,
 }
 
@@ -83,12 +83,12 @@ impl Training {
     }
 }
 
-/// What candle's operators need beside: scores of the longest segment, masked, as weights, and their gradients; logits,
-/// their softmax, and their gradients.
+/// What candle's operators need beside, in f32: the scores of a block of rows, masked, as weights, and their gradients; or
+/// logits, their softmax, and their gradients. The head is done before the first block is gone back through.
 fn plain_bytes(model: &DecoderConfig, rows: usize, batch: Batch) -> usize {
     let longest = batch.prompt_tokens + batch.new_tokens;
     let scores = model.num_attention_heads * batch.new_tokens.max(batch.prompt_tokens) * longest;
-    4 * 4 * (scores + rows * model.vocab_size)
+    4 * 4 * scores.max(rows * model.vocab_size).min(PLAIN_VALUES)
 }
 
 /// Whether blocks are computed again where the setting leaves it open: for `rows` rows at a time, those of all workers.

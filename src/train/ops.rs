@@ -7,6 +7,7 @@
 mod attention;
 mod fused;
 mod plain;
+mod recomputed;
 
 use std::sync::Arc;
 
@@ -42,6 +43,9 @@ impl Heads {
 
 /// Logits that one head keeps in memory at a time.
 pub const LOGITS: usize = 4 << 20;
+
+/// Logits, or scores of all heads, that candle's own operators keep in memory at a time: large products, as a GPU wants.
+pub const PLAIN_VALUES: usize = 64 << 20;
 
 /// A low-rank update of a linear layer: scale·B·A.
 #[derive(Clone, Copy)]
@@ -85,7 +89,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, segments: &Ar
     if is_fusable(q) && heads.dim.is_multiple_of(engine::kernels::LANES) {
         fused::attention(q, k, v, heads, segments)
     } else {
-        plain::attention(q, k, v, heads, segments)
+        plain::attention(q, k, v, heads, segments, PLAIN_VALUES)
     }
 }
 
@@ -110,11 +114,10 @@ pub fn head_log_probs(
     if is_fusable(x) && !weight.is_variable() {
         return fused::head_log_probs(x, weight, targets, temperature, entropy);
     }
-    let logits = (linear(x, weight, None, None)?.to_dtype(DType::F32)? * (1.0 / temperature))?;
-    if is_fusable(&logits) {
-        return fused::log_softmax_gather(&logits, targets);
+    if is_fusable(x) {
+        return fused::log_softmax_gather(&plain::scaled_logits(x, weight, temperature)?, targets);
     }
-    plain::log_softmax_gather(&logits, targets)
+    plain::head_log_probs(x, weight, targets, temperature, PLAIN_VALUES)
 }
 
 #[cfg(test)]
@@ -185,8 +188,10 @@ mod tests {
                 check(
                     &[&q, &k, &v],
                     || fused::attention(&q, &k, &v, heads, &segments),
-                    || plain::attention(&q, &k, &v, heads, &segments),
+                    || plain::attention(&q, &k, &v, heads, &segments, usize::MAX),
                 );
+                let blocks = |most| plain::attention(&q, &k, &v, heads, &segments, most);
+                check(&[&q, &k, &v], || blocks(1000), || blocks(usize::MAX));
             }
         }
     }
@@ -215,6 +220,10 @@ mod tests {
             both(plain::log_softmax_gather(&logits, &targets)?)
         };
         check(&[&x], || both(fused::head_log_probs(&x, &weight, &targets, 0.8, Entropy::WithGradient)?), plain);
+        // Three rows of nine logits at a time, and all at once.
+        for most in [27, usize::MAX] {
+            check(&[&x], || both(plain::head_log_probs(&x, &weight, &targets, 0.8, most)?), plain);
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, D, DType, Layout, MetalStorage, Result, Shape, Storage, Tensor};
 
-use super::{Delta, Heads};
+use super::{Delta, Heads, recomputed};
 use crate::train::packed::Segment;
 
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
@@ -29,21 +29,42 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     Tensor::cat(&[new_left, new_right], D::Minus1)?.reshape((n, width))
 }
 
-/// Segment by segment, with all scores of a segment in memory.
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, segments: &Arc<[Segment]>) -> Result<Tensor> {
-    let parts = segments.iter().map(|segment| {
+/// Segment by segment, in blocks of rows with at most `most` scores (all heads) each; where a segment needs several blocks,
+/// their scores are not kept but computed again in the backward pass.
+pub fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: Heads,
+    segments: &Arc<[Segment]>,
+    most: usize,
+) -> Result<Tensor> {
+    let mut parts = Vec::new();
+    for segment in segments.iter() {
         let own = |x: &Tensor| x.narrow(0, segment.rows.start, segment.rows.len());
         let seen = |x: &Tensor| match segment.prefix.len() {
             0 => own(x),
             len => Tensor::cat(&[x.narrow(0, segment.prefix.start, len)?, own(x)?], 0),
         };
-        one_segment(&own(q)?, &seen(k)?, &seen(v)?, heads)
-    });
-    Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)
+        let (q, k, v) = (own(q)?, seen(k)?, seen(v)?);
+        let height = (most / (heads.query * segment.keys())).max(1);
+        if height >= segment.rows.len() {
+            parts.push(block(&q, &k, &v, heads)?);
+            continue;
+        }
+        for start in (0..segment.rows.len()).step_by(height) {
+            let rows = height.min(segment.rows.len() - start);
+            // Later keys are hidden from all rows of the block.
+            let keys = segment.prefix.len() + start + rows;
+            let (q, k, v) = (q.narrow(0, start, rows)?, k.narrow(0, 0, keys)?, v.narrow(0, 0, keys)?);
+            parts.push(recomputed::three(&q, &k, &v, move |[q, k, v]| block(q, k, v, heads))?);
+        }
+    }
+    Tensor::cat(&parts, 0)
 }
 
 /// q: (R × H·d), the last rows of a sequence; k, v: (T × K·d), all of it.
-fn one_segment(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads) -> Result<Tensor> {
+fn block(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads) -> Result<Tensor> {
     let ((rows, _), (keys, _)) = (q.dims2()?, k.dims2()?);
     let split = |x: &Tensor, n: usize, count: usize| x.reshape((n, count, heads.dim))?.transpose(0, 1)?.contiguous();
     let repeat = |x: Tensor| {
@@ -75,6 +96,38 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, delta: Option<
         }
         None => Ok(base),
     }
+}
+
+/// See [`super::head_log_probs`]; of a frozen head so many rows at a time that there are at most `most` logits, which are
+/// not kept but computed again in the backward pass.
+pub fn head_log_probs(
+    x: &Tensor,
+    weight: &Tensor,
+    targets: &Tensor,
+    temperature: f64,
+    most: usize,
+) -> Result<(Tensor, Tensor)> {
+    let (n, vocabulary) = (x.dim(0)?, weight.dim(0)?);
+    let height = (most / vocabulary).max(1);
+    if weight.is_variable() || height >= n {
+        return log_softmax_gather(&scaled_logits(x, weight, temperature)?, targets);
+    }
+    let mut parts = Vec::new();
+    for start in (0..n).step_by(height) {
+        let rows = height.min(n - start);
+        let (weight, targets) = (weight.clone(), targets.narrow(0, start, rows)?.contiguous()?);
+        parts.push(recomputed::one(&x.narrow(0, start, rows)?, move |[x]| {
+            let (log_probs, entropy) = log_softmax_gather(&scaled_logits(x, &weight, temperature)?, &targets)?;
+            Tensor::stack(&[log_probs, entropy], 1)
+        })?);
+    }
+    let both = Tensor::cat(&parts, 0)?;
+    Ok((both.narrow(1, 0, 1)?.squeeze(1)?, both.narrow(1, 1, 1)?.squeeze(1)?))
+}
+
+/// x·Wᵀ/T in f32.
+pub fn scaled_logits(x: &Tensor, weight: &Tensor, temperature: f64) -> Result<Tensor> {
+    linear(x, weight, None, None)?.to_dtype(DType::F32)? * (1.0 / temperature)
 }
 
 pub fn log_softmax_gather(logits: &Tensor, targets: &Tensor) -> Result<(Tensor, Tensor)> {

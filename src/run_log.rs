@@ -1,0 +1,65 @@
+//! What a run says to the person who started it: on the screen, and in the run's `run.log`.
+//!
+//! One run a process. What is said before the run has a folder is kept, and stands at the log's beginning.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// So much is kept while there is no file.
+const MOST_KEPT: usize = 1 << 16;
+
+enum Log {
+    Before(Vec<u8>),
+    File(File),
+}
+
+static LOG: Mutex<Log> = Mutex::new(Log::Before(Vec::new()));
+
+fn log() -> MutexGuard<'static, Log> {
+    LOG.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Appends to the file at `path` from now on.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn open(path: &Path) -> io::Result<()> {
+    let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+    let mut log = log();
+    if let Log::Before(kept) = &*log {
+        file.write_all(kept)?;
+    }
+    *log = Log::File(file);
+    Ok(())
+}
+
+/// Prints a line. That a log cannot be written ends no run.
+pub fn say(line: &str) {
+    println!("{line}");
+    write(format!("{line}\n").as_bytes());
+}
+
+fn write(bytes: &[u8]) {
+    match &mut *log() {
+        Log::File(file) => drop(file.write_all(bytes)),
+        Log::Before(kept) if kept.len() < MOST_KEPT => kept.extend_from_slice(bytes),
+        Log::Before(_) => {}
+    }
+}
+
+/// Where warnings go: to standard error and into the log.
+pub struct Warnings;
+
+impl Write for Warnings {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        write(bytes);
+        io::stderr().write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
