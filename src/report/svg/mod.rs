@@ -1,7 +1,7 @@
 //! A small chart library: inline SVG that scales by its view box and takes every colour from a CSS variable, so that one
 //! drawing serves light, dark and paper.
 //!
-//! - [`line`]: several lines with bands · [`bars`]: stacked bars over steps, histograms · [`heat`]: heat maps
+//! - [`mod@line`]: several lines with bands · [`bars`]: stacked bars over steps, histograms · [`heat`]: heat maps
 //!
 //! What a chart shows is also in `<title>` elements, which browsers show as tooltips and readers read aloud.
 
@@ -214,8 +214,9 @@ impl Frame {
     }
 }
 
+/// A range that numbers of six digits cannot show is a single value, which gets room on both sides.
 fn widened((low, high): (f64, f64)) -> (f64, f64) {
-    if high > low {
+    if high - low > 1e-5 * low.abs().max(high.abs()) {
         return (low, high);
     }
     let margin = if low == 0.0 { 1.0 } else { 0.1 * low.abs() };
