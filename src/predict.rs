@@ -149,6 +149,7 @@ mod tests {
         check(4096, 4096 << 20);
         // 3072 tokens and two blocks of 16 tokens more; a token has 8 bytes of key and value × 28 layers × 4 heads × 128.
         check(1, (3072 + 32) * 8 * 28 * 4 * 128);
-        check(1 << 20, 64 * 3072 * 8 * 28 * 4 * 128);
+        // The prompts of 8 groups of 8 and one to come, and each completion with a block where its prompt ends.
+        check(1 << 20, (9 * 1024 + 64 * (2048 + 16)) * 8 * 28 * 4 * 128);
     }
 }

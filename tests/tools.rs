@@ -104,7 +104,7 @@ fn a_run_takes_the_memory_that_was_predicted() {
         args.extend(sets.iter().flat_map(|set| ["--set", set]));
         let said = dump_rl(&[&args[..], &["--dry-run"]].concat());
         let said = String::from_utf8_lossy(&said.stdout).into_owned();
-        let line = said.lines().find_map(|line| line.strip_prefix("memory ")).expect("a prediction");
+        let line = said.lines().find_map(|line| line.strip_prefix("memory   ")).expect("a prediction");
         let predicted: f64 = line.split_whitespace().next().unwrap().parse().unwrap();
         let run = dump_rl(&[&args[..], &["--out", out.to_str().unwrap()]].concat());
         assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));

@@ -17,6 +17,7 @@ use crate::learner::{End, Learner};
 use crate::pipeline::{self, Shared, Stages};
 use crate::predict;
 use crate::progress;
+use crate::report;
 use crate::run_dir::RunDir;
 use crate::run_log;
 use crate::scheduler::{Scheduler, SchedulerConfig};
@@ -50,7 +51,11 @@ pub async fn run(config: RunConfig, out: &Path, resume: bool, stop: watch::Recei
     if let End::Finished { first: Some(first), last: Some(last) } = &end {
         run_log::say(&format!("\n{}", progress::final_table(first, last, &shared.scheduler().ledger().trained)));
     }
-    run_log::say(&format!("done in {:.0} s; the run is in {}", since.elapsed().as_secs_f64(), out.display()));
+    let page = out.join("report.html");
+    if let Err(error) = report::run(&[out.to_path_buf()], &page) {
+        tracing::warn!(%error, "no report was written");
+    }
+    run_log::say(&format!("done in {:.0} s; see {}", since.elapsed().as_secs_f64(), page.display()));
     Ok(())
 }
 
