@@ -2,7 +2,7 @@
 //!
 //! Reads JSON Lines `{"step": t, "observations": [{"source": …, "rewards": […], "advantages": […]}]}`, as a run's
 //! `curriculum.jsonl` holds them, and writes after each `{"step": t, "weights": {source: weight, …}}`. Where the
-//! observations also name the probability that their source was drawn with, each line has an [`Importance`].
+//! observations also name the probability that their source was drawn with, each line has importance-weighted means.
 //! Pure but for the file that it reads.
 
 use std::collections::HashMap;

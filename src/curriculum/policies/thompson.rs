@@ -7,7 +7,7 @@
 //! the nearest to ½ and so has the largest p(1 − p): what drawing by Thompson's rule would give, without the draws, so
 //! the weights are a function of the counts.
 //!
-//! It is an integral, P(d) = ∫ f_d(y) Π_{e≠d} P(Y_e > y) dy over y = |p − ½|, summed over [`BINS`] equal bins; of two
+//! It is an integral, P(d) = ∫ f_d(y) Π_{e≠d} P(Y_e > y) dy over y = |p − ½|, summed over `BINS` equal bins; of two
 //! arms in one bin, each is taken as the nearer half of the time.
 //!
 //! The belief is about the pooled success rate: an arm of solved and of hopeless prompts looks ideal here.
