@@ -192,6 +192,7 @@ async fn check_cuts<E: Engine>(engine: Arc<E>, trainer: &Trainer) {
     assert!(difference < TOLERANCE, "engine and trainer differ by {difference}");
 }
 
+#[cfg(feature = "mistralrs")]
 /// The likeliest token behind the prompt, and behind each of `completion`'s but the last, in the trainer's own forward.
 fn likeliest(model: &Path, trainer: &Trainer, prompt: &[u32], completion: &[u32]) -> Vec<u32> {
     let config = DecoderConfig::load(model).unwrap();

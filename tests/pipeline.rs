@@ -78,7 +78,8 @@ impl World {
     fn often_equal(&self) -> Scripted {
         let answers = self.answers.clone();
         Scripted::new(move |request: &Request, index: usize, _: &PolicyVersion| {
-            let kind = if request.seed.is_multiple_of(2) { request.seed / 2 } else { mix_seed(request.seed, index as u64) };
+            let kind =
+                if request.seed.is_multiple_of(2) { request.seed / 2 } else { mix_seed(request.seed, index as u64) };
             answers[&request.prompt][(kind % 2) as usize].clone()
         })
         .with_concurrency(B)
