@@ -3,13 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{Device as CandleDevice, Tensor};
-use dump_rl::train::lora::Lora;
 use dump_rl::train::loss::LossConfig;
-use dump_rl::train::model::Model;
-use dump_rl::train::ops::Entropy;
 use dump_rl::train::optim::OptimConfig;
-use dump_rl::train::packed::Packed;
 use dump_rl::train::trainer::{Sample, Trainer, TrainerConfig, TrainerSettings};
 use engine::adapter::LINEAR_LAYERS;
 use engine::decoder::{DecoderConfig, Weights};
@@ -192,27 +187,6 @@ async fn check_cuts<E: Engine>(engine: Arc<E>, trainer: &Trainer) {
     assert!(difference < TOLERANCE, "engine and trainer differ by {difference}");
 }
 
-#[cfg(feature = "mistralrs")]
-/// The likeliest token behind the prompt, and behind each of `completion`'s but the last, in the trainer's own forward.
-fn likeliest(model: &Path, trainer: &Trainer, prompt: &[u32], completion: &[u32]) -> Vec<u32> {
-    let config = DecoderConfig::load(model).unwrap();
-    let weights = Weights::load(model, &config, candle_core::DType::F32, &CandleDevice::Cpu).unwrap();
-    let lora = Lora::from_adapter(&trainer.adapter().unwrap(), &config, &CandleDevice::Cpu).unwrap();
-    let (vocabulary, forward) = (config.vocab_size as u32, Model::new(config, weights));
-    let mut packed = Packed::default();
-    packed.push(&[prompt, &completion[..completion.len() - 1]].concat());
-    let rows = forward.rows(&packed).unwrap();
-    let hidden = forward.hidden(&rows, Some(&lora)).unwrap();
-    let targets = Tensor::arange(0, vocabulary, &CandleDevice::Cpu).unwrap();
-    let best = |at: usize| {
-        let positions =
-            Tensor::full((prompt.len() - 1 + at) as u32, targets.dims1().unwrap(), &CandleDevice::Cpu).unwrap();
-        let (log_probs, _) = forward.log_probs(&hidden, &positions, &targets, 1.0, Entropy::Detached).unwrap();
-        log_probs.argmax(0).unwrap().to_scalar::<u32>().unwrap()
-    };
-    (0..completion.len()).map(best).collect()
-}
-
 /// Tokens that look random and follow from the request alone.
 fn scripted() -> Arc<Scripted> {
     let token = |seed: u64, at: usize| 3 + (mix_seed(seed, at as u64) % 250) as u32;
@@ -274,8 +248,31 @@ async fn native_agrees_on_the_shipped_model_too() {
 #[cfg(feature = "mistralrs")]
 mod mistral {
     use super::*;
+    use candle_core::Tensor;
+    use dump_rl::train::{lora::Lora, model::Model, ops::Entropy, packed::Packed};
     use engine::mistral::{Device, MistralRs, MistralSettings};
     use std::process::Command;
+
+    /// The likeliest token behind the prompt, and behind each of `completion`'s but the last, in the trainer's own forward.
+    fn likeliest(model: &Path, trainer: &Trainer, prompt: &[u32], completion: &[u32]) -> Vec<u32> {
+        let config = DecoderConfig::load(model).unwrap();
+        let weights = Weights::load(model, &config, candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
+        let lora = Lora::from_adapter(&trainer.adapter().unwrap(), &config, &candle_core::Device::Cpu).unwrap();
+        let (vocabulary, forward) = (config.vocab_size as u32, Model::new(config, weights));
+        let mut packed = Packed::default();
+        packed.push(&[prompt, &completion[..completion.len() - 1]].concat());
+        let rows = forward.rows(&packed).unwrap();
+        let hidden = forward.hidden(&rows, Some(&lora)).unwrap();
+        let targets = Tensor::arange(0, vocabulary, &candle_core::Device::Cpu).unwrap();
+        let best = |at: usize| {
+            let positions =
+                Tensor::full((prompt.len() - 1 + at) as u32, targets.dims1().unwrap(), &candle_core::Device::Cpu)
+                    .unwrap();
+            let (log_probs, _) = forward.log_probs(&hidden, &positions, &targets, 1.0, Entropy::Detached).unwrap();
+            log_probs.argmax(0).unwrap().to_scalar::<u32>().unwrap()
+        };
+        (0..completion.len()).map(best).collect()
+    }
 
     async fn mistral(model: &Path, trainer: &Trainer) -> Arc<MistralRs> {
         let settings = MistralSettings { device: Device::Cpu { replicas: 2 }, precision: Precision::F32 };
