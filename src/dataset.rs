@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::commands::data::parse_people;
 use crate::config::run::{DataConfig, DataKind, RunConfig};
-use crate::curriculum::Mixture;
+use crate::curriculum::{Curriculum, Mixture};
 use crate::error::InputError;
 use crate::task::{Grader, Row, kk, rows};
 use crate::tokenizer::ChatTokenizer;
@@ -102,4 +102,13 @@ pub fn mixture(config: &RunConfig) -> Result<Mixture, InputError> {
         }
     };
     Ok(Mixture { sources, sizes, max_steps: config.max_steps, batch_size: config.batch_size })
+}
+
+/// Checks that a configuration's curriculum fits its data.
+///
+/// # Errors
+/// The setting that does not fit, and what would; or as [`load_rows`].
+pub fn check_curriculum(config: &RunConfig) -> Result<(), InputError> {
+    let fits = Curriculum::new(&config.curriculum, &mixture(config)?);
+    fits.map(drop).map_err(|(key, problem)| InputError::new(format_args!("curriculum.{key}"), problem))
 }

@@ -686,6 +686,8 @@ fn policies_are_compared_and_what_is_done_stays_done() {
     };
     refused("uniform,dmup", &["curriculum.policy", "dump"]);
     refused("dump[tau=1]", &["curriculum.dump.tau"]);
+    refused("sec[alpha=2]", &["curriculum.sec.alpha"]);
+    refused("fixed_mix[curriculum.fixed_mix.weights={kk_logic_9=1}]", &["kk_logic_9", "kk_logic_3"]);
     let other = ["curriculum", "bench", &config, "--policies", "uniform", "--out", &out, "--set", "optim.lr=0.5"];
     bench.refused(&other, &["optim.lr was"]);
 }

@@ -32,6 +32,7 @@ pub fn run(config: RunConfig) -> Result<()> {
     print!("{}", config::to_toml(&config)?);
     setup::check_model(&config)?;
     setup::check_format(&config)?;
+    dataset::check_curriculum(&config)?;
     let Some(folder) = hub::local(&config.model) else {
         let id = config.model.to_string_lossy();
         let problem =

@@ -23,6 +23,9 @@ use curve::Curve;
 use summary::Summary;
 use variant::Variant;
 
+/// More say nothing that fewer do not.
+const MOST_SEEDS: u64 = 100_000;
+
 /// What `curriculum bench` was asked for.
 pub struct Bench {
     pub config: PathBuf,
@@ -51,8 +54,10 @@ impl Bench {
     /// # Errors
     /// Wrong input, before anything runs; the first run that fails, with the place of its log.
     pub fn run(&self) -> Result<()> {
-        if self.seeds == 0 {
-            return Err(InputError::new("--seeds", "must be at least 1").into());
+        if !(1..=MOST_SEEDS).contains(&self.seeds) {
+            return Err(
+                InputError::new("--seeds", format!("must be from 1 to {MOST_SEEDS}, got {}", self.seeds)).into()
+            );
         }
         let variants = variant::parse(&self.policies)?;
         // Every combination has to resolve before the first of them costs time.
@@ -75,6 +80,7 @@ impl Bench {
         if config.eval.interval == 0 && !self.simulate {
             return Err(InputError::new("eval.interval", "must be above 0: curves are made of evaluations").into());
         }
+        dataset::check_curriculum(&config)?;
         Ok(config)
     }
 
