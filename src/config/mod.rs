@@ -22,6 +22,8 @@ pub trait Config: Default + Serialize + DeserializeOwned {
     const PATHS: &'static [&'static str];
     /// Those of them that may also hold the name of a model on the hub.
     const MODELS: &'static [&'static str];
+    /// Dotted keys of tables whose keys are names out of the data.
+    const BY_NAME: &'static [&'static str];
 
     /// What the keys are that `given` leaves out.
     fn defaults(_given: &Table) -> Self {
@@ -42,7 +44,7 @@ pub fn load<C: Config>(path: &Path, sets: &[String]) -> Result<C, InputError> {
     let mut table: Table = text.parse().map_err(|e: toml::de::Error| syntax_error(path, &text, &e))?;
     let known = Value::try_from(C::default()).map_err(|e| InputError::new("defaults", e))?;
     let place = |key: &str| Place { path, text: &text }.of(key);
-    check_keys(&table, &known, "", &place)?;
+    check_keys::<C>(&table, &known, "", &place)?;
     absolute_paths::<C>(&mut table, path.parent().unwrap_or(Path::new(".")));
     for set in sets {
         apply_set::<C>(&mut table, set, &known)?;
@@ -110,14 +112,19 @@ impl Place<'_> {
 }
 
 /// Every key of `given` must be one of `known`, at every level.
-fn check_keys(given: &Table, known: &Value, prefix: &str, place: &dyn Fn(&str) -> String) -> Result<(), InputError> {
+fn check_keys<C: Config>(
+    given: &Table,
+    known: &Value,
+    prefix: &str,
+    place: &dyn Fn(&str) -> String,
+) -> Result<(), InputError> {
     for (name, value) in given {
         let key = format!("{prefix}{name}");
         let Some(inner) = known.get(name) else {
             return Err(InputError::new(place(&key), unknown_key(&key, known, prefix)));
         };
-        if let (Value::Table(given), Value::Table(_)) = (value, inner) {
-            check_keys(given, inner, &format!("{key}."), place)?;
+        if let (Value::Table(given), Value::Table(_), false) = (value, inner, C::BY_NAME.contains(&key.as_str())) {
+            check_keys::<C>(given, inner, &format!("{key}."), place)?;
         }
     }
     Ok(())
@@ -191,7 +198,7 @@ fn apply_set<C: Config>(table: &mut Table, set: &str, known: &Value) -> Result<(
     let mut single =
         key.rsplit('.').fold(value, |value, part| Value::Table(Table::from_iter([(part.to_string(), value)])));
     let Some(wrapped) = single.as_table_mut() else { return Err(InputError::new(&place, "expected KEY=VALUE")) };
-    check_keys(wrapped, known, "", &|_| place.clone())?;
+    check_keys::<C>(wrapped, known, "", &|_| place.clone())?;
     absolute_paths::<C>(wrapped, Path::new("."));
     merge(table, std::mem::take(wrapped));
     Ok(())
@@ -233,6 +240,15 @@ mod tests {
         );
         check_error("[optim]\nqqq = 1\n", &[], "c.toml:2: unknown key \"optim.qqq\"; known here: optim.beta1");
         check_error("", &["optim.ler=1"], "--set optim.ler=1: unknown key \"optim.ler\"; did you mean \"optim.lr\"?");
+    }
+
+    #[test]
+    fn tables_by_name_take_any_name() {
+        let config =
+            load_text("[curriculum.fixed_mix.weights]\nmine = 2.0", &["curriculum.fixed_mix.weights.other=1"]).unwrap();
+        let weights: Vec<_> = config.curriculum.fixed_mix.weights.into_iter().collect();
+        assert_eq!(weights, [("mine".to_string(), 2.0), ("other".to_string(), 1.0)]);
+        check_error("[curriculum.fixed_mix.weights]\nmine = \"much\"", &[], "curriculum.fixed_mix.weights.mine");
     }
 
     #[test]

@@ -321,6 +321,7 @@ impl Default for LoraSettings {
 impl Config for RunConfig {
     const PATHS: &'static [&'static str] = &["model", "data.train_files", "data.test_files"];
     const MODELS: &'static [&'static str] = &["model"];
+    const BY_NAME: &'static [&'static str] = &["curriculum.fixed_mix.weights"];
 
     /// GRPO's, or those of the loss that is named.
     fn defaults(given: &Table) -> Self {

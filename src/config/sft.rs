@@ -152,6 +152,7 @@ impl Default for SftTokenizer {
 impl Config for SftConfig {
     const PATHS: &'static [&'static str] = &["out", "init", "data.files"];
     const MODELS: &'static [&'static str] = &["init"];
+    const BY_NAME: &'static [&'static str] = &[];
 
     /// With conversations of one's own only what the assistant says counts.
     fn defaults(given: &Table) -> Self {
