@@ -94,8 +94,10 @@ impl Run {
             return Ok(());
         }
         let since = Instant::now();
-        let resume = Checkpoint::load_latest(&self.folder).is_ok();
-        if !resume && self.folder.exists() {
+        let resume = self.has_checkpoint();
+        if resume {
+            Checkpoint::load_latest(&self.folder)?;
+        } else if self.folder.join("config.toml").exists() {
             // It was cut off before its first checkpoint.
             std::fs::remove_dir_all(&self.folder).with_context(|| self.folder.display().to_string())?;
         }
@@ -112,6 +114,12 @@ impl Run {
         }
         println!("{} (seed {}) took {:.0} s; of {runs} runs", self.label, self.seed, since.elapsed().as_secs_f64());
         Ok(())
+    }
+
+    /// Whether a checkpoint was ever finished, be it readable or not.
+    fn has_checkpoint(&self) -> bool {
+        let found = std::fs::read_dir(self.folder.join("checkpoints")).into_iter().flatten().flatten();
+        found.map(|entry| entry.file_name()).any(|name| !name.to_string_lossy().ends_with(".tmp"))
     }
 
     /// The last step in the run's metrics.

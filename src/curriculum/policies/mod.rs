@@ -88,6 +88,9 @@ impl CurriculumConfig {
     pub fn validate(&self) -> Result<(), (String, String)> {
         self.entry()?;
         above_zero("temperature", self.temperature)?;
+        if !self.success_above.is_finite() {
+            return Err(("success_above".into(), format!("must be a finite number, got {}", self.success_above)));
+        }
         if self.window == 0 {
             return Err(("window".into(), "must be at least 1 rollout, got 0".into()));
         }
