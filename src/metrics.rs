@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::curriculum::Observation;
 use crate::eval::SourceScore;
-use crate::scheduler::{DropReason, Ended, Scheduler};
+use crate::scheduler::{DropReason, Ended, Observed, Scheduler};
 use crate::train::trainer::Sample;
 use crate::types::ScoredGroup;
 
@@ -206,10 +205,13 @@ pub fn sample_lines<'a>(
 }
 
 /// The groups that the curriculum saw during a step, in that order, as `curriculum replay` reads them.
-pub fn observations(step: u64, groups: &[Observation], sources: &[String]) -> Value {
-    let one = |group: &Observation| {
+pub fn observations(step: u64, groups: &[Observed], sources: &[String]) -> Value {
+    let one = |Observed { drawn, group }: &Observed| {
+        let in_flight = sources.iter().zip(&drawn.in_flight).filter(|(_, groups)| **groups > 0);
+        let in_flight: Map<String, Value> = in_flight.map(|(name, groups)| (name.clone(), json!(groups))).collect();
         json!({"source": sources[group.arm], "rewards": group.rewards, "advantages": group.advantages,
-            "tokens": group.tokens, "probability": group.probability})
+            "tokens": group.tokens, "drawn": {"step": drawn.step, "seen": drawn.seen, "in_flight": in_flight,
+            "probability": group.probability}})
     };
     json!({"step": step, "observations": groups.iter().map(one).collect::<Vec<_>>()})
 }
@@ -218,7 +220,7 @@ pub fn observations(step: u64, groups: &[Observation], sources: &[String]) -> Va
 /// of them.
 pub fn decisions(step: u64, ended: &[Ended], sources: &[String]) -> Value {
     let one = |Ended { job, decision, dropped }: &Ended| {
-        json!({"job": job.id, "drawn_at_step": decision.step, "source": sources[job.arm], "row": job.row,
+        json!({"job": job.id, "drawn_at_step": decision.drawn.step, "source": sources[job.arm], "row": job.row,
             "outcome": dropped.map_or(json!("trained"), |reason| json!(reason)),
             "weights": decision.weights, "values": decision.values, "bonuses": decision.bonuses})
     };

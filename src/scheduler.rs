@@ -14,6 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::config::run::{FilterConfig, RunConfig};
+use crate::curriculum::policies::exact;
 use crate::curriculum::{self, Curriculum, CurriculumConfig, CurriculumState, Mixture, Observation, Score};
 use crate::types::Job;
 
@@ -86,11 +87,21 @@ pub enum Outcome {
     Dropped(DropReason),
 }
 
-/// Why a job was drawn, and what became of it: what stands in decisions.jsonl.
+/// What a draw knew: with what was observed before, all that another curriculum needs to decide in its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drawn {
+    /// Policy steps that were made.
+    pub step: u64,
+    /// Groups that the curriculum had observed since the start.
+    pub seen: u64,
+    /// Groups of each arm that were drawn before and not observed.
+    pub in_flight: Vec<u64>,
+}
+
+/// Why a job was drawn: what stands in decisions.jsonl.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
-    /// Policy steps that were made when it was drawn.
-    pub step: u64,
+    pub drawn: Drawn,
     /// The probability, value and bonus of each arm, as the draw saw them; in f32, which survives JSON text exactly.
     pub weights: Vec<f32>,
     pub values: Vec<f32>,
@@ -105,11 +116,18 @@ pub struct Ended {
     pub dropped: Option<DropReason>,
 }
 
+/// A group that the curriculum saw.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Observed {
+    pub drawn: Drawn,
+    pub group: Observation,
+}
+
 /// What happened since the last step, for the run's logs.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct History {
-    /// Groups in the order in which the curriculum saw them.
-    pub observed: Vec<Observation>,
+    /// In the order in which the curriculum saw them.
+    pub observed: Vec<Observed>,
     /// Jobs in the order in which they ended.
     pub ended: Vec<Ended>,
 }
@@ -132,7 +150,8 @@ pub struct Ledger {
     pub dispatched: Vec<u64>,
     pub trained: Vec<u64>,
     pub dropped: BTreeMap<DropReason, u64>,
-    /// Tokens of all completions that were observed, also of groups that were dropped later.
+    /// Groups that the curriculum observed, also those that were dropped later, and tokens of their completions.
+    pub observed: u64,
     pub tokens: u64,
 }
 
@@ -146,14 +165,16 @@ impl Ledger {
 /// What a checkpoint keeps.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SchedulerState {
-    /// Names of the distributions, in the order of the arms.
-    pub sources: Vec<String>,
+    /// Names of the distributions, in the order of the arms, and how many rows each has.
+    sources: Vec<String>,
+    sizes: Vec<usize>,
     pub step: u64,
     next_id: u64,
     rng: ChaCha8Rng,
     curriculum: CurriculumState,
     flights: Vec<Flight>,
     ledger: Ledger,
+    #[serde(with = "exact::list")]
     weights: Vec<f64>,
     filtered: u64,
     history: History,
@@ -194,7 +215,7 @@ impl Scheduler {
         let (dispatched, trained) = (zeros.clone(), zeros.clone());
         Ok(Self {
             rng: ChaCha8Rng::seed_from_u64(config.seed),
-            ledger: Ledger { dispatched, trained, dropped: BTreeMap::new(), tokens: 0 },
+            ledger: Ledger { dispatched, trained, dropped: BTreeMap::new(), observed: 0, tokens: 0 },
             weights: curriculum.weights(0, &zeros),
             config,
             mixture,
@@ -246,11 +267,12 @@ impl Scheduler {
         let seed = engine::sampler::mix_seed(self.config.seed, self.next_id);
         let job = Job { id: self.next_id, arm, row, seed, refills: self.filtered / self.config.batch_size as u64 };
         let scores = self.curriculum.scores(self.step, &self.in_flight);
+        let (step, seen, in_flight) = (self.step, self.ledger.observed, self.in_flight.clone());
         let decision = Decision {
-            step: self.step,
-            weights: self.weights.iter().map(|weight| *weight as f32).collect(),
-            values: scores.iter().map(|score| score.value as f32).collect(),
-            bonuses: scores.iter().map(|score| score.bonus as f32).collect(),
+            drawn: Drawn { step, seen, in_flight },
+            weights: rounded(self.weights.iter().copied()),
+            values: rounded(scores.iter().map(|score| score.value)),
+            bonuses: rounded(scores.iter().map(|score| score.bonus)),
         };
         self.queue.push_back(job.id);
         self.flights.insert(job.id, Flight { job, decision, observed: false, settled: None });
@@ -280,14 +302,15 @@ impl Scheduler {
         }
     }
 
-    fn apply(&mut self, id: u64, observation: Observation) {
-        self.in_flight[observation.arm] -= 1;
-        if let Some(flight) = self.flights.get_mut(&id) {
-            flight.observed = true;
-        }
-        self.ledger.tokens += observation.tokens;
-        self.curriculum.observe(&observation, self.step, &self.in_flight);
-        self.history.observed.push(observation);
+    fn apply(&mut self, id: u64, group: Observation) {
+        let Some(flight) = self.flights.get_mut(&id) else { return };
+        flight.observed = true;
+        let drawn = flight.decision.drawn.clone();
+        self.in_flight[group.arm] -= 1;
+        self.ledger.observed += 1;
+        self.ledger.tokens += group.tokens;
+        self.curriculum.observe(&group, self.step, &self.in_flight);
+        self.history.observed.push(Observed { drawn, group });
     }
 
     /// What is to become of a group in a batch that will train the policy of `step`: too old, nothing to learn from, or good.
@@ -395,6 +418,7 @@ impl Scheduler {
     pub fn state(&self) -> SchedulerState {
         SchedulerState {
             sources: self.mixture.sources.clone(),
+            sizes: self.mixture.sizes.clone(),
             step: self.step,
             next_id: self.next_id,
             rng: self.rng.clone(),
@@ -410,11 +434,15 @@ impl Scheduler {
     /// Goes on from a checkpoint.
     ///
     /// # Errors
-    /// If the distributions differ or the curriculum's state does not fit its settings.
+    /// If the data differ or the curriculum's state does not fit its settings.
     pub fn restore(&mut self, state: SchedulerState) -> Result<(), String> {
-        let sources = &self.mixture.sources;
+        let Mixture { sources, sizes, .. } = &self.mixture;
         if state.sources != *sources {
             return Err(format!("the checkpoint's distributions are {:?}, the data's {sources:?}", state.sources));
+        }
+        if let Some(arm) = (0..sizes.len()).find(|arm| state.sizes.get(*arm) != Some(&sizes[*arm])) {
+            let (name, now, before) = (&sources[arm], sizes[arm], state.sizes.get(arm).unwrap_or(&0));
+            return Err(format!("distribution {name} has {now} training rows, and had {before} at the checkpoint"));
         }
         self.curriculum.load(&self.config.curriculum, state.curriculum)?;
         (self.step, self.next_id, self.rng, self.ledger) = (state.step, state.next_id, state.rng, state.ledger);
@@ -426,6 +454,11 @@ impl Scheduler {
         self.flights = state.flights.into_iter().map(|flight| (flight.job.id, flight)).collect();
         Ok(())
     }
+}
+
+/// In f32, and finite: JSON has no infinity.
+fn rounded(values: impl Iterator<Item = f64>) -> Vec<f32> {
+    values.map(|value| (value as f32).clamp(f32::MIN, f32::MAX)).collect()
 }
 
 #[cfg(test)]

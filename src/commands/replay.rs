@@ -2,10 +2,10 @@
 //!
 //! Reads JSON Lines `{"step": t, "observations": [{"source": …, "rewards": […], "advantages": […]}]}`, as a run's
 //! `curriculum.jsonl` holds them, and writes after each `{"step": t, "weights": {source: weight, …}}`. Where the
-//! observations also name the probability that their source was drawn with, each line has importance-weighted means.
+//! observations also say how their source was drawn, each line has importance-weighted means.
 //! Pure but for the file that it reads.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::path::Path;
 
@@ -30,8 +30,21 @@ struct Group {
     /// Tokens of all its completions.
     #[serde(default)]
     tokens: u64,
-    /// The probability that the recorded run's curriculum gave its source when it was drawn.
+    /// How the recorded run came to draw it.
     #[serde(default)]
+    drawn: Option<Drawn>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Drawn {
+    /// Policy steps that were made.
+    step: u64,
+    /// Groups of this file that its curriculum had observed, from the first line on.
+    seen: u64,
+    /// Groups of each source that were drawn before and not observed.
+    in_flight: BTreeMap<String, u64>,
+    /// What its curriculum gave the source.
     probability: f32,
 }
 
@@ -46,19 +59,22 @@ struct Decision<'a> {
 
 /// What the replayed curriculum would have seen on average up to here, estimated from the groups that the recorded one drew.
 ///
-/// A group that was drawn with probability p, and would have been with q, weighs q/p; means are self-normalised
-/// (Σ w·x / Σ w), and (Σ w)² / Σ w² tells how many groups they rest on. The model is that of the recorded run: what another
-/// mix would have made of it cannot be known from a record.
+/// A group that was drawn with probability p, and would have been with q, weighs w = q/p; means are self-normalised
+/// (Σ w·x / Σ w), and (Σ w)² / Σ w² tells how many groups they rest on. q is what the replayed curriculum gives when it has
+/// seen what the recorded one had, with the same groups in flight. The model is that of the recorded run: what another mix
+/// would have made of it cannot be known from a record.
 #[derive(Debug, Clone, Copy, Serialize)]
 struct Importance {
     groups: u64,
     effective_sample_size: f64,
+    /// 1 but for chance. Below: the record hardly ever drew what the replayed curriculum would, and the means leave that out.
+    mean_weight: f64,
     /// Mean |Â|.
     learnability: f64,
     reward: f64,
 }
 
-/// Sums over the groups whose probability is known.
+/// Sums over the groups of which is known how they were drawn.
 #[derive(Default)]
 struct Sums {
     groups: u64,
@@ -69,23 +85,21 @@ struct Sums {
 }
 
 impl Sums {
-    /// Takes in a group that the replayed curriculum would have drawn with this probability.
-    fn add(&mut self, group: &Observation, probability: f64) {
+    /// Takes in a group that weighs so much.
+    fn add(&mut self, group: &Observation, weight: f64) {
         let (Some(learnability), Some(reward)) = (group.mean_abs_advantage(), group.mean_reward()) else { return };
-        if group.probability > 0.0 {
-            let weight = probability / f64::from(group.probability);
-            self.groups += 1;
-            self.weight += weight;
-            self.squares += weight * weight;
-            self.learnability += weight * learnability;
-            self.reward += weight * reward;
-        }
+        self.groups += 1;
+        self.weight += weight;
+        self.squares += weight * weight;
+        self.learnability += weight * learnability;
+        self.reward += weight * reward;
     }
 
     fn importance(&self) -> Option<Importance> {
         (self.weight > 0.0).then(|| Importance {
             groups: self.groups,
             effective_sample_size: self.weight * self.weight / self.squares,
+            mean_weight: self.weight / self.groups as f64,
             learnability: self.learnability / self.weight,
             reward: self.reward / self.weight,
         })
@@ -99,42 +113,83 @@ impl Sums {
 /// skipped. Wrong input names its `file:line:column`.
 pub fn run(config: &CurriculumConfig, known: &Mixture, events: &Path, out: &mut impl Write) -> Result<(), InputError> {
     let events = read(events)?;
-    let recorded = events.iter().flat_map(|event| &event.observations).map(|group| &group.source);
-    let (names, arms) = index(known.sources.iter().chain(recorded));
+    let groups = || events.iter().flat_map(|event| &event.observations);
+    let in_flight = groups().flat_map(|group| &group.drawn).flat_map(|drawn| drawn.in_flight.keys());
+    let (names, arms) = index(known.sources.iter().chain(groups().map(|group| &group.source)).chain(in_flight));
     let mut mixture = Mixture { sources: names.clone(), ..known.clone() };
     mixture.sizes.resize(names.len(), 1);
-    let mut curriculum = Curriculum::new(config, &mixture)
+    let curriculum = Curriculum::new(config, &mixture)
         .map_err(|(key, problem)| InputError::new(format_args!("curriculum.{key}"), problem))?;
-    let mut sums = Sums::default();
+    let waiting = waiting(&events, &arms);
+    let mut replay = Replay { curriculum, waiting, seen: 0, weights: HashMap::new(), sums: Sums::default() };
     for Event { step, observations } in events {
-        // A line is written after its step: its groups were drawn before.
-        replay(&mut curriculum, step.saturating_sub(1), observations, &arms, &mut sums);
-        let weights = curriculum.weights(step, &vec![0; names.len()]);
-        let decision = Decision { step, weights: (&names, weights), importance: sums.importance() };
+        for group in observations {
+            // A line is written after its step: its groups were observed before.
+            replay.observe(step.saturating_sub(1), &group.observation(&arms));
+        }
+        let weights = replay.curriculum.weights(step, &vec![0; names.len()]);
+        let decision = Decision { step, weights: (&names, weights), importance: replay.sums.importance() };
         write_line(&decision, out).map_err(|error| InputError::new("output", error))?;
     }
     Ok(())
 }
 
-/// The groups of one step: all drawn, one after the other, and then observed in that order.
-fn replay(curriculum: &mut Curriculum, step: u64, groups: Vec<Group>, arms: &HashMap<String, usize>, sums: &mut Sums) {
-    let mut in_flight = vec![0; arms.len()];
-    let groups: Vec<Observation> = groups.into_iter().map(|group| group.observation(arms)).collect();
-    for group in &groups {
-        if group.probability > 0.0 {
-            sums.add(group, curriculum.weights(step, &in_flight)[group.arm]);
+/// A draw to decide again: of the group that is observed as number `group`, from 0.
+struct Draw {
+    group: u64,
+    arm: usize,
+    step: u64,
+    in_flight: Vec<u64>,
+    probability: f64,
+}
+
+struct Replay {
+    curriculum: Curriculum,
+    /// By how many groups had been observed.
+    waiting: HashMap<u64, Vec<Draw>>,
+    seen: u64,
+    /// w of the groups whose draw was decided again and that are not observed yet.
+    weights: HashMap<u64, f64>,
+    sums: Sums,
+}
+
+impl Replay {
+    /// Decides the draws that were made in this state again, and then takes the next group in.
+    fn observe(&mut self, step: u64, group: &Observation) {
+        for Draw { group, arm, step, in_flight, probability } in self.waiting.remove(&self.seen).unwrap_or_default() {
+            self.weights.insert(group, self.curriculum.weights(step, &in_flight)[arm] / probability);
         }
-        in_flight[group.arm] += 1;
+        if let Some(weight) = self.weights.remove(&self.seen) {
+            self.sums.add(group, weight);
+        }
+        self.curriculum.observe(group, step, &vec![0; self.arms()]);
+        self.seen += 1;
     }
-    for group in &groups {
-        in_flight[group.arm] -= 1;
-        curriculum.observe(group, step, &in_flight);
+
+    fn arms(&self) -> usize {
+        self.curriculum.arms().as_slice().len()
     }
+}
+
+/// All draws of the record, by how many groups had been observed before.
+fn waiting(events: &[Event], arms: &HashMap<String, usize>) -> HashMap<u64, Vec<Draw>> {
+    let mut waiting: HashMap<u64, Vec<Draw>> = HashMap::new();
+    let groups = events.iter().flat_map(|event| &event.observations);
+    for (at, Group { source, drawn, .. }) in (0..).zip(groups) {
+        let Some(Drawn { step, seen, in_flight, probability }) = drawn else { continue };
+        let mut in_flight_of_arm = vec![0; arms.len()];
+        in_flight.iter().for_each(|(name, groups)| in_flight_of_arm[arms[name]] = *groups);
+        let (arm, probability) = (arms[source], f64::from(*probability));
+        let draw = Draw { group: at, arm, step: *step, in_flight: in_flight_of_arm, probability };
+        waiting.entry(*seen).or_default().push(draw);
+    }
+    waiting
 }
 
 impl Group {
     fn observation(self, arms: &HashMap<String, usize>) -> Observation {
-        let Self { source, rewards, advantages, tokens, probability } = self;
+        let Self { source, rewards, advantages, tokens, drawn } = self;
+        let probability = drawn.map_or(0.0, |drawn| drawn.probability);
         Observation { arm: arms[&source], rewards, advantages, tokens, probability }
     }
 }
@@ -155,19 +210,38 @@ fn index<'a>(sources: impl Iterator<Item = &'a String>) -> (Vec<String>, HashMap
 fn read(path: &Path) -> Result<Vec<Event>, InputError> {
     let text = std::fs::read_to_string(path).map_err(|error| InputError::new(path.display(), error))?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    lines.map(|(at, line)| parse(line).map_err(|(column, problem)| wrong(path, at + 1, column, problem))).collect()
+    let mut seen = 0;
+    let one = |(at, line)| parse(line, &mut seen).map_err(|(column, problem)| wrong(path, at + 1, column, problem));
+    lines.map(one).collect()
 }
 
-/// One line as an event; an error is its column, where known, and the problem.
-fn parse(line: &str) -> Result<Event, (Option<usize>, String)> {
+/// One line as an event after `seen` groups, which counts on; an error is its column, where known, and the problem.
+fn parse(line: &str, seen: &mut u64) -> Result<Event, (Option<usize>, String)> {
     let event: Event = serde_json::from_str(line).map_err(|error| (Some(error.column()), without_place(&error)))?;
-    for Group { source, rewards, advantages, .. } in &event.observations {
+    for Group { source, rewards, advantages, drawn, .. } in &event.observations {
         let (rewards, advantages) = (rewards.len(), advantages.len());
         if rewards != advantages {
             return Err((None, format!("{source:?} has {rewards} rewards but {advantages} advantages")));
         }
+        if let Some(drawn) = drawn {
+            check(drawn, *seen).map_err(|problem| (None, format!("{source:?}: {problem}")))?;
+        }
+        *seen += 1;
     }
     Ok(event)
+}
+
+fn check(drawn: &Drawn, before: u64) -> Result<(), String> {
+    let Drawn { seen, probability, .. } = *drawn;
+    if seen > before {
+        return Err(format!(
+            "drawn after {seen} groups were observed, but the file has {before} before it; give all of it"
+        ));
+    }
+    match probability > 0.0 && probability <= 1.0 {
+        true => Ok(()),
+        false => Err(format!("drawn with a probability of {probability}; must be above 0 and at most 1")),
+    }
 }
 
 /// The message without serde_json's " at line 1 column 7": every line of the file is line 1 to it.
@@ -192,17 +266,20 @@ fn as_map<S: Serializer>((names, weights): &(&[String], Vec<f64>), serializer: S
     serializer.collect_map(names.iter().zip(weights))
 }
 
+#[cfg(all(test, feature = "train"))]
+mod recorded;
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::curriculum::CountUnit;
 
-    fn mixture(known: &[&str]) -> Mixture {
+    pub fn mixture(known: &[&str]) -> Mixture {
         let sources: Vec<String> = known.iter().map(ToString::to_string).collect();
         Mixture { sizes: vec![1; sources.len()], sources, max_steps: 10, batch_size: 4 }
     }
 
-    fn replay(config: &CurriculumConfig, known: &[&str], events: &str) -> Result<String, InputError> {
+    pub fn replay(config: &CurriculumConfig, known: &[&str], events: &str) -> Result<String, InputError> {
         let folder = temp_dir::TempDir::new().unwrap();
         let file = folder.child("events.jsonl");
         std::fs::write(&file, events).unwrap();
@@ -271,6 +348,13 @@ mod tests {
         let group = |lists: &str| format!("{{\"step\": 2, \"observations\": [{{\"source\": \"a\", {lists}}}]}}");
         check(&group("\"rewards\": [1, 2], \"advantages\": [1]"), "events:2", "\"a\" has 2 rewards but 1 advantages");
         check(&group("\"rewards\": [1]"), "events:2:", "missing field `advantages`");
+        let drawn = |seen: u64, probability: f64| {
+            let drawn =
+                format!("{{\"step\": 0, \"seen\": {seen}, \"in_flight\": {{}}, \"probability\": {probability}}}");
+            group(&format!("\"rewards\": [1], \"advantages\": [1], \"drawn\": {drawn}"))
+        };
+        check(&drawn(1, 0.5), "events:2", "drawn after 1 groups");
+        check(&drawn(0, 0.0), "events:2", "probability of 0");
     }
 
     #[test]

@@ -90,7 +90,7 @@ impl Made {
         let sources = self.sources();
         let group = |i: u64| {
             json!({"source": sources[i as usize % sources.len()], "rewards": vec![3.0; COMPLETIONS as usize],
-                "advantages": vec![0.0; COMPLETIONS as usize], "tokens": 100, "probability": 0.5})
+                "advantages": vec![0.0; COMPLETIONS as usize], "tokens": 100})
         };
         json!({"step": step, "observations": (0..GROUPS).map(group).collect::<Vec<_>>()})
     }

@@ -183,7 +183,7 @@ fn same_arms(saved: usize, arms: usize) -> Result<(), String> {
 }
 
 /// A finite f64 in a saved state, as text: the JSON reader in use may be off by the last bit of a number, Rust is not.
-mod exact {
+pub(crate) mod exact {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
 
@@ -193,8 +193,25 @@ mod exact {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
         let text = String::deserialize(deserializer)?;
+        parse(&text)
+    }
+
+    fn parse<E: Error>(text: &str) -> Result<f64, E> {
         let value = text.parse().ok().filter(|value: &f64| value.is_finite());
-        value.ok_or_else(|| D::Error::custom(format!("{text:?} is not a finite number")))
+        value.ok_or_else(|| E::custom(format!("{text:?} is not a finite number")))
+    }
+
+    /// Several of them.
+    pub mod list {
+        use super::*;
+
+        pub fn serialize<S: Serializer>(values: &[f64], serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.collect_seq(values.iter().map(f64::to_string))
+        }
+
+        pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
+            Vec::<String>::deserialize(deserializer)?.iter().map(|text| parse(text)).collect()
+        }
     }
 }
 
