@@ -110,5 +110,5 @@ pub fn mixture(config: &RunConfig) -> Result<Mixture, InputError> {
 /// The setting that does not fit, and what would; or as [`load_rows`].
 pub fn check_curriculum(config: &RunConfig) -> Result<(), InputError> {
     let fits = Curriculum::new(&config.curriculum, &mixture(config)?);
-    fits.map(drop).map_err(|(key, problem)| InputError::new(format_args!("curriculum.{key}"), problem))
+    fits.map(drop).map_err(InputError::in_curriculum)
 }

@@ -17,6 +17,11 @@ impl InputError {
     pub fn new(place: impl fmt::Display, problem: impl fmt::Display) -> Self {
         Self { place: place.to_string(), problem: problem.to_string() }
     }
+
+    /// Of a key inside `[curriculum]`, and what is wrong with it.
+    pub fn in_curriculum((key, problem): (String, String)) -> Self {
+        Self::new(format_args!("curriculum.{key}"), problem)
+    }
 }
 
 impl fmt::Display for InputError {

@@ -1,8 +1,10 @@
 //! Writing files so that a crash leaves the old one or the new one, never half of it.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+
+use crate::error::InputError;
 
 /// Writes `bytes` to a temporary name beside `path`, syncs, and renames.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -20,6 +22,24 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
 pub fn sync_parent(path: &Path) -> io::Result<()> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(parent).and_then(|folder| folder.sync_all()).map_err(|e| at(parent, e))
+}
+
+/// Keeps every other process of this program out of `folder` until the file that is returned is closed.
+///
+/// # Errors
+/// If another process is in it, or it cannot be written to.
+pub fn lock(folder: &Path) -> Result<File, InputError> {
+    let path = folder.join(".lock");
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(|e| InputError::new(path.display(), e))?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            let problem = "another dump-rl is writing here; wait for it, or choose another folder with --out DIR";
+            Err(InputError::new(folder.display(), problem))
+        }
+        // A file system without locks is no reason not to run.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+    }
 }
 
 /// `path` with `.tmp` added to its name.

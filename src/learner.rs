@@ -161,7 +161,7 @@ impl<E: Engine> Learner<E> {
         if self.ckpt.interval > 0 && (step + 1).is_multiple_of(self.ckpt.interval) || step + 1 == self.max_steps {
             self.checkpoint().await?;
         }
-        // Only now may the dispatcher draw for the next step: an evaluation and a checkpoint see a policy at rest.
+        // With η = 0 only now may the dispatcher draw for the next step: an evaluation and a checkpoint see a policy at rest.
         self.shared.change(|_| ());
         Ok(scores)
     }

@@ -1,7 +1,7 @@
 //! A run's folder: what is written, step by step, and how a resume goes on without losing or doubling a line.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -22,9 +22,10 @@ const RUN_FILES: [&str; 4] = ["config.toml", "metrics.jsonl", "curriculum.jsonl"
 /// Settings that a resume may change.
 const MAY_CHANGE: [&str; 3] = ["max_steps", "eval", "ckpt"];
 
-/// A folder that belongs to one run.
+/// A folder that belongs to one run, and to one process while this lives.
 pub struct RunDir {
     path: PathBuf,
+    _lock: File,
 }
 
 impl RunDir {
@@ -33,10 +34,12 @@ impl RunDir {
     /// # Errors
     /// If a run is there already: nothing is overwritten.
     pub fn create(path: &Path, config: &RunConfig) -> Result<Self> {
+        fs::create_dir_all(path).map_err(|e| InputError::new(path.display(), e))?;
+        let lock = files::lock(path)?;
         Self::check_free(path)?;
         fs::create_dir_all(path.join("rollouts")).map_err(|e| InputError::new(path.display(), e))?;
         files::write_atomic(&path.join("config.toml"), config::to_toml(config)?.as_bytes())?;
-        Ok(Self { path: path.to_path_buf() })
+        Ok(Self { path: path.to_path_buf(), _lock: lock })
     }
 
     /// Goes on with the run in `path`: everything after `step` is taken out of its logs.
@@ -44,10 +47,11 @@ impl RunDir {
     /// # Errors
     /// If there is no run, or `config` differs from the run's in a setting that cannot change.
     pub fn resume(path: &Path, config: &RunConfig, step: u64) -> Result<Self> {
+        let lock = files::lock(path)?;
         Self::check_same(path, config)?;
         STEP_LOGS.iter().try_for_each(|name| truncate_after(&path.join(name), step))?;
         files::write_atomic(&path.join("config.toml"), config::to_toml(config)?.as_bytes())?;
-        Ok(Self { path: path.to_path_buf() })
+        Ok(Self { path: path.to_path_buf(), _lock: lock })
     }
 
     /// # Errors
@@ -63,12 +67,21 @@ impl RunDir {
     /// # Errors
     /// If `path` holds no run, or `config` differs from the run's in a setting that cannot change.
     pub fn check_same(path: &Path, config: &RunConfig) -> Result<()> {
+        let why = format!("only {} may change on a resume", MAY_CHANGE.join(", "));
+        Self::check_same_but(&MAY_CHANGE, path, config, &why)
+    }
+
+    /// # Errors
+    /// If `path` holds no run, or `config` differs from the run's in anything but the settings `may_change`; `why` says why
+    /// that is wrong, and what to do.
+    pub fn check_same_but(may_change: &[&str], path: &Path, config: &RunConfig, why: &str) -> Result<()> {
         let old: RunConfig = config::load(&path.join("config.toml"), &[])?;
-        if let Some(difference) = first_difference(&old, config)? {
-            let problem = format!("{difference}; only {} may change on a resume", MAY_CHANGE.join(", "));
-            return Err(InputError::new(path.join("config.toml").display(), problem).into());
+        match first_difference(&old, config, may_change)? {
+            Some(difference) => {
+                Err(InputError::new(path.join("config.toml").display(), format!("{difference}; {why}")).into())
+            }
+            None => Ok(()),
         }
-        Ok(())
     }
 
     pub fn path(&self) -> &Path {
@@ -125,9 +138,9 @@ impl RunDir {
 }
 
 /// The first key whose value differs and must not, as "key was X, is Y".
-fn first_difference<C: Config>(old: &C, new: &C) -> Result<Option<String>> {
+fn first_difference<C: Config>(old: &C, new: &C, may_change: &[&str]) -> Result<Option<String>> {
     let (old, new) = (toml::Table::try_from(old)?, toml::Table::try_from(new)?);
-    let differs = |key: &&String| !MAY_CHANGE.contains(&key.as_str()) && old.get(*key) != new.get(*key);
+    let differs = |key: &&String| !may_change.contains(&key.as_str()) && old.get(*key) != new.get(*key);
     let Some(key) = new.keys().find(differs) else { return Ok(None) };
     Ok(Some(match (&old.get(key), &new[key]) {
         (Some(toml::Value::Table(old)), toml::Value::Table(new)) => {
@@ -144,13 +157,13 @@ fn show(value: Option<&toml::Value>) -> String {
 
 /// Keeps the lines whose "step" is at most `step`; a torn last line goes too.
 fn truncate_after(path: &Path, step: u64) -> Result<()> {
-    let Ok(file) = File::open(path) else { return Ok(()) };
+    let Ok(bytes) = fs::read(path) else { return Ok(()) };
     let mut kept = Vec::new();
-    for line in BufReader::new(file).lines() {
-        let line = line?;
-        let at = serde_json::from_str::<Value>(&line).ok().and_then(|v| v["step"].as_u64());
+    // In bytes: the last line may be torn within a character.
+    for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+        let at = serde_json::from_slice::<Value>(line).ok().and_then(|v| v["step"].as_u64());
         if at.is_some_and(|at| at <= step) {
-            kept.extend_from_slice(line.as_bytes());
+            kept.extend_from_slice(line.trim_ascii_end());
             kept.push(b'\n');
         }
     }
@@ -169,7 +182,8 @@ mod tests {
             run.metrics(&Map::from_iter([("step".to_string(), step.into())])).unwrap();
         }
         let torn = dir.path().join("metrics.jsonl");
-        OpenOptions::new().append(true).open(&torn).unwrap().write_all(b"{\"step\":").unwrap();
+        OpenOptions::new().append(true).open(&torn).unwrap().write_all(b"{\"step\":1,\"\xC3").unwrap();
+        drop(run);
         RunDir::resume(dir.path(), &RunConfig::default(), 1).unwrap();
         assert_eq!(fs::read_to_string(torn).unwrap(), "{\"step\":0}\n{\"step\":1}\n");
     }
@@ -177,7 +191,10 @@ mod tests {
     #[test]
     fn a_folder_with_a_run_is_not_overwritten_and_a_changed_setting_is_named() {
         let dir = temp_dir::TempDir::new().unwrap();
-        RunDir::create(dir.path(), &RunConfig::default()).unwrap();
+        let run = RunDir::create(dir.path(), &RunConfig::default()).unwrap();
+        let error = RunDir::resume(dir.path(), &RunConfig::default(), 0).err().unwrap().to_string();
+        assert!(error.contains("another dump-rl"), "{error}");
+        drop(run);
         let error = RunDir::create(dir.path(), &RunConfig::default()).err().unwrap().to_string();
         assert!(error.contains("--resume") && error.contains("--out"), "{error}");
         let mut changed = RunConfig { max_steps: 7, ..RunConfig::default() };

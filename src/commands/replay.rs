@@ -118,8 +118,7 @@ pub fn run(config: &CurriculumConfig, known: &Mixture, events: &Path, out: &mut 
     let (names, arms) = index(known.sources.iter().chain(groups().map(|group| &group.source)).chain(in_flight));
     let mut mixture = Mixture { sources: names.clone(), ..known.clone() };
     mixture.sizes.resize(names.len(), 1);
-    let curriculum = Curriculum::new(config, &mixture)
-        .map_err(|(key, problem)| InputError::new(format_args!("curriculum.{key}"), problem))?;
+    let curriculum = Curriculum::new(config, &mixture).map_err(InputError::in_curriculum)?;
     let waiting = waiting(&events, &arms);
     let mut replay = Replay { curriculum, waiting, seen: 0, weights: HashMap::new(), sums: Sums::default() };
     for Event { step, observations } in events {

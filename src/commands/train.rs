@@ -65,8 +65,8 @@ fn restore(trainer: Trainer, checkpoint: &Checkpoint, out: &Path) -> Result<Trai
 }
 
 fn scheduler(setup: &Setup, checkpoint: Option<&Checkpoint>, out: &Path) -> Result<Scheduler> {
-    let mut scheduler = Scheduler::new(SchedulerConfig::of(&setup.config), setup.mixture())
-        .map_err(|(key, problem)| InputError::new(format_args!("curriculum.{key}"), problem))?;
+    let scheduler = Scheduler::new(SchedulerConfig::of(&setup.config), setup.mixture());
+    let mut scheduler = scheduler.map_err(InputError::in_curriculum)?;
     if let Some(checkpoint) = checkpoint {
         let restored = scheduler.restore(checkpoint.scheduler.clone());
         restored.map_err(|problem| InputError::new(out.display(), problem))?;

@@ -424,6 +424,16 @@ impl RunConfig {
             let problem = format!("must be at most engine.max_new_tokens, which is {longest}, got {buffer}");
             return Err(("reward.overlong_buffer".into(), problem));
         }
+        // More is a slip of the pen, and would only be found out when memory ends.
+        let at_most = [
+            ("max_steps", self.max_steps, 1_000_000_000),
+            ("batch_size", self.batch_size as u64, 1_000_000),
+            ("group_size", self.group_size as u64, 100_000),
+            ("pipeline.max_off_policy_steps", self.pipeline.max_off_policy_steps, 1_000_000),
+        ];
+        if let Some((key, value, most)) = at_most.iter().find(|(_, value, most)| value > most) {
+            return Err((key.to_string(), format!("must be at most {most}, got {value}")));
+        }
         match at_least_one.iter().find(|(_, value)| *value == 0) {
             Some((key, _)) => Err((key.to_string(), "must be at least 1".into())),
             None => Ok(()),
@@ -438,6 +448,8 @@ impl RunConfig {
             return Err(("loss.rollout_is_threshold".into(), problem));
         }
         let ranges = [
+            ("simulate.skill_easiest", self.simulate.skill_easiest, -1e3, 1e3),
+            ("simulate.skill_slope", self.simulate.skill_slope, -1e3, 1e3),
             ("simulate.transfer", self.simulate.transfer, 0.0, 1.0),
             ("simulate.drift", self.simulate.drift, 0.0, 1.0),
             ("simulate.rate", self.simulate.rate, 0.0, 1e3),

@@ -12,8 +12,9 @@ pub mod variant;
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use rayon::prelude::*;
+use tokio::sync::watch;
 
 use crate::config::{self, run::RunConfig};
 use crate::dataset;
@@ -49,30 +50,49 @@ pub struct Measured {
 }
 
 impl Bench {
-    /// Runs what is not there yet, prints the tables, and writes `bench.json` into the folder.
+    /// Runs what is not there yet, prints the tables, and writes `bench.json` into the folder. Once `stop` turns true, what
+    /// runs ends at a checkpoint, and the same command goes on from there.
     ///
     /// # Errors
-    /// Wrong input, before anything runs; the first run that fails, with the place of its log.
-    pub fn run(&self) -> Result<()> {
+    /// Wrong input, before anything runs; a run that failed, after the tables of the seeds that are whole.
+    pub fn run(&self, stop: &watch::Receiver<bool>) -> Result<()> {
         if !(1..=MOST_SEEDS).contains(&self.seeds) {
             return Err(
                 InputError::new("--seeds", format!("must be from 1 to {MOST_SEEDS}, got {}", self.seeds)).into()
             );
         }
+        if let Some(target) = self.targets.iter().find(|target| !target.is_finite()) {
+            return Err(InputError::new("--targets", format!("must be finite numbers, got {target}")).into());
+        }
         let variants = variant::parse(&self.policies)?;
         // Every combination has to resolve before the first of them costs time.
         let configs = variants.iter().map(|variant| self.resolve(variant)).collect::<Result<Vec<_>>>()?;
         std::fs::create_dir_all(&self.out).map_err(|e| InputError::new(self.out.display(), e))?;
+        let _lock = files::lock(&self.out)?;
         let measured = match self.simulate {
-            true => self.simulated(&variants, &configs)?,
-            false => runs::measure(self, &variants, &configs)?,
+            true => self.pool()?.install(|| self.simulated(&variants, &configs))?,
+            false => runs::measure(self, &variants, &configs, stop)?,
         };
-        let summary = Summary::new(&measured, &self.targets, self.simulate);
+        let seeds = measured[0].curves.len() as u64;
+        if seeds > 0 {
+            self.summarise(&measured)?;
+        }
+        ensure!(seeds == self.seeds || *stop.borrow(), "only {seeds} of {} seeds have all their runs", self.seeds);
+        Ok(())
+    }
+
+    fn summarise(&self, measured: &[Measured]) -> Result<()> {
+        let summary = Summary::new(measured, &self.targets, self.simulate);
         println!("{summary}");
         let path = self.out.join(if self.simulate { "simulation.json" } else { "bench.json" });
         files::write_atomic(&path, (serde_json::to_string_pretty(&summary)? + "\n").as_bytes())?;
         println!("all of it, with every curve, is in {}", path.display());
         Ok(())
+    }
+
+    /// So many threads as `--jobs` says.
+    fn pool(&self) -> Result<rayon::ThreadPool> {
+        Ok(rayon::ThreadPoolBuilder::new().num_threads(self.jobs).build()?)
     }
 
     fn resolve(&self, variant: &Variant) -> Result<RunConfig> {
@@ -89,8 +109,7 @@ impl Bench {
             let mixture = dataset::mixture(config)?;
             let one = |seed| simulate::run(config, &mixture, seed);
             let curves: Result<_, _> = (0..self.seeds).into_par_iter().map(one).collect();
-            let wrong = |(key, problem)| InputError::new(format!("curriculum.{key}"), problem);
-            Ok(Measured { label: variant.label.clone(), curves: curves.map_err(wrong)? })
+            Ok(Measured { label: variant.label.clone(), curves: curves.map_err(InputError::in_curriculum)? })
         };
         variants.iter().zip(configs).map(of_variant).collect()
     }

@@ -131,9 +131,11 @@ fn mean_curve(curves: &[Curve]) -> Curve {
     let shortest = curves.iter().map(|curve| curve.points.len()).min().unwrap_or(0);
     let n = curves.len() as f64;
     let at = |i: usize| {
+        let step = curves[0].points[i].step;
+        assert!(curves.iter().all(|curve| curve.points[i].step == step), "this is a bug: evaluations at other steps");
         let mean = |f: fn(&super::curve::Point) -> f64| curves.iter().map(|c| f(&c.points[i])).sum::<f64>() / n;
         super::curve::Point {
-            step: curves[0].points[i].step,
+            step,
             tokens: mean(|p| p.tokens),
             seconds: mean(|p| p.seconds),
             reward: mean(|p| p.reward),

@@ -13,6 +13,8 @@
 //! The belief is about the pooled success rate: an arm of solved and of hopeless prompts looks ideal here.
 //! `learnability` and `dump` are not deceived so.
 
+use std::cell::OnceCell;
+
 use serde::{Deserialize, Serialize};
 
 use super::super::{Mixture, Observation, Policy, Score, View};
@@ -43,8 +45,8 @@ struct Thompson {
     arms: Vec<Arm>,
     /// ln(½ + y) and ln(½ − y) at the middle of each bin.
     logarithms: Vec<(f64, f64)>,
-    /// What follows from `arms`.
-    weights: Vec<f64>,
+    /// What follows from `arms`, where it was asked for: the integral is dear.
+    weights: OnceCell<Vec<f64>>,
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -62,9 +64,8 @@ pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Pol
     let middle = |bin| (bin as f64 + 0.5) / BINS as f64 / 2.0;
     let logarithms = (0..BINS).map(middle).map(|y| ((0.5 + y).ln(), (0.5 - y).ln())).collect();
     let arms = vec![Arm::default(); mixture.arms()];
-    let mut policy = Thompson { discount, success_above: config.success_above, arms, logarithms, weights: Vec::new() };
-    policy.weights = policy.nearest_to_half();
-    Ok(Box::new(policy))
+    let (success_above, weights) = (config.success_above, OnceCell::new());
+    Ok(Box::new(Thompson { discount, success_above, arms, logarithms, weights }))
 }
 
 impl Thompson {
@@ -109,7 +110,7 @@ impl Thompson {
 
 impl Policy for Thompson {
     fn weights(&self, _view: View) -> Vec<f64> {
-        self.weights.clone()
+        self.weights.get_or_init(|| self.nearest_to_half()).clone()
     }
 
     /// The expectation of p(1 − p): ab/((a + b)(a + b + 1)) for Beta(a, b).
@@ -133,7 +134,7 @@ impl Policy for Thompson {
         let share = successes as f64 / completions as f64;
         self.arms[group.arm].successes += share;
         self.arms[group.arm].failures += 1.0 - share;
-        self.weights = self.nearest_to_half();
+        self.weights = OnceCell::new();
     }
 
     fn save(&self) -> serde_json::Value {
@@ -142,7 +143,7 @@ impl Policy for Thompson {
 
     fn load(&mut self, state: serde_json::Value) -> Result<(), String> {
         self.arms = list_from_json(state, self.arms.len())?;
-        self.weights = self.nearest_to_half();
+        self.weights = OnceCell::new();
         Ok(())
     }
 }
