@@ -99,6 +99,17 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Write a model of random weights, to measure speed and memory without a download.
+    InitModel {
+        /// qwen2.5-0.5b, 1.5b, 3b or 7b (or the size alone), llama-3.1-8b, qwen3-4b, smollm2-135m, kk-tiny.
+        #[arg(long)]
+        arch: String,
+        /// The model's folder; it must be empty.
+        #[arg(long)]
+        out: PathBuf,
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+    },
     /// Work with a curriculum apart from training.
     #[command(subcommand)]
     Curriculum(Curriculum),
@@ -274,6 +285,7 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Export { run, out, merge } => commands::export::run(&run, &out, merge),
         Command::Import { file, out } => commands::import::run(&file, &out),
+        Command::InitModel { arch, out, seed } => commands::init_model::run(&arch, &out, seed),
         Command::Grade { data, completions } => to_stdout(|out| commands::grade::run(&data, &completions, out)),
         Command::Curriculum(Curriculum::Bench { config, sets, policies, seeds, targets, out, jobs, simulate }) => {
             let name = format!("bench-{}", config.file_stem().unwrap_or_default().display());
