@@ -42,6 +42,10 @@ bench-rollout *ARGS:
 bench-train *ARGS:
     cargo run --release -- bench train configs/kk-tiny.toml {{ARGS}}
 
+# What must be seen on a GPU before anyone trains there (tests/gpu/README.md)
+test-gpu *ARGS:
+    tests/gpu/run.sh {{ARGS}}
+
 # Draw runs as one HTML file: just report RUN_DIR... --out FILE.html
 report *ARGS:
     cargo run --release -- report {{ARGS}}

@@ -1,5 +1,7 @@
 //! The end of the line: train on a batch, publish the policy, evaluate, log, checkpoint, and only then count the step.
 
+mod check;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,6 +12,7 @@ use engine::{Adapter, AdapterHash, Engine, EngineError, Finish, Precision, Reque
 use tokio::sync::watch;
 
 use crate::advantage::{AdvantageScale, divide_by_batch_std};
+use crate::agreement;
 use crate::checkpoint::Checkpoint;
 use crate::config::run::{CkptConfig, EvalConfig};
 use crate::dataset::Dataset;
@@ -27,7 +30,7 @@ use crate::train::worker::TrainerHandle;
 use crate::types::ScoredGroup;
 
 /// Log-probabilities of engine and trainer that differ by more than this point to a fault, by what the engine computes in.
-fn mismatch_limit(engine: Precision) -> f64 {
+pub fn mismatch_limit(engine: Precision) -> f64 {
     match engine {
         Precision::F32 => 0.01,
         // Eight significant bits in every product.
@@ -63,6 +66,8 @@ pub struct Learner<E> {
     pub precision: Precision,
     /// η; above 0 a canary is sampled after each publish.
     pub max_off_policy_steps: u64,
+    /// What log-probabilities may differ by in a check of the engine before the first step; `None`: there is no check.
+    pub engine_check: Option<f64>,
     pub first_eval: Option<Vec<SourceScore>>,
     pub seed: u64,
     /// The adapter that each recent step published.
@@ -73,6 +78,7 @@ pub struct Learner<E> {
 impl<E: Engine> Learner<E> {
     /// Serves batches until the last step is made or `stop` turns true.
     pub async fn work(mut self, batches: Receiver<Vec<ScoredGroup>>, mut stop: watch::Receiver<bool>) -> Result<End> {
+        self.check_engine().await?;
         let mut last_eval = self.evaluate_first().await?;
         let mut since = Instant::now();
         while self.step() < self.max_steps {
@@ -256,15 +262,8 @@ impl<E: Engine> Learner<E> {
         let fresh =
             completions.iter().all(|c| c.policy.step == step && self.published.get(&step) == Some(&c.policy.adapter));
         ensure!(fresh, "after step {step} was published, the engine still answered by another policy");
-        let sample = |c: engine::Completion| Sample {
-            prompt: prompt.clone(),
-            completion: c.tokens,
-            rollout_log_probs: c.full_log_probs,
-            advantage: 0.0,
-            policy_step: c.policy.step,
-            truncated: false,
-        };
-        let mismatch = self.trainer.mismatch(step, completions.into_iter().map(sample).collect()).await?;
+        let samples = completions.into_iter().map(|it| agreement::sample(prompt.clone(), it)).collect();
+        let mismatch = self.trainer.mismatch(step, samples).await?;
         Ok(Some(mismatch.on_policy_max))
     }
 

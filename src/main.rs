@@ -99,6 +99,17 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Write a model of random weights, to measure speed and memory without a download.
+    InitModel {
+        /// qwen2.5-0.5b, 1.5b, 3b or 7b (or the size alone), llama-3.1-8b, qwen3-4b, smollm2-135m, kk-tiny.
+        #[arg(long)]
+        arch: String,
+        /// The model's folder; it must be empty.
+        #[arg(long)]
+        out: PathBuf,
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+    },
     /// Work with a curriculum apart from training.
     #[command(subcommand)]
     Curriculum(Curriculum),
@@ -128,7 +139,46 @@ enum Bench {
         json: Option<PathBuf>,
     },
     /// Time policy steps of the trainer on random tokens, of the shapes in `[bench]`.
+    ///
+    /// A line is a combination of prompts, group size and lengths, or a length of `bench.train_tokens`; times are medians.
+    /// GFLOP/s: what the mathematics of a step needs, in 10^9 operations, without what is computed again, over its time.
+    /// MFU: that as a part of `bench.peak_tflops`, or of what is known of the card.
+    /// peak MB, card MB: the most memory of the process, and in use on the card; predicted MB: as --dry-run says it.
+    #[command(verbatim_doc_comment)]
     Train {
+        config: PathBuf,
+        #[command(flatten)]
+        sets: Sets,
+        /// Also write the results here, as a JSON list.
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+    /// Time publishes of a policy, each followed by completions of the first combination in `[bench]`.
+    Sync {
+        config: PathBuf,
+        #[command(flatten)]
+        sets: Sets,
+        /// Also write the results here, as a JSON list.
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+    /// Make `max_steps` whole steps, without evaluations, and say where their time goes.
+    ///
+    /// A model of random weights earns the same with every completion: set loss.kl_loss_coef or loss.entropy_coef, or nothing
+    /// is trained on.
+    Pipeline {
+        config: PathBuf,
+        #[command(flatten)]
+        sets: Sets,
+        /// Also write the results here, as a JSON list.
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+    /// Hold what the engine samples, many completions at a time, against the model's own forward.
+    ///
+    /// Exit status 1 where log-probabilities differ by more than the bound of the number format: do not train with that
+    /// engine on that device. The completions are those of the first combination in `[bench]`.
+    Check {
         config: PathBuf,
         #[command(flatten)]
         sets: Sets,
@@ -259,6 +309,15 @@ fn run(command: Command) -> Result<()> {
         Command::Bench(Bench::Train { config, sets, json }) => {
             commands::bench::train::run(config::load(&config, &sets.sets)?, json.as_deref())
         }
+        Command::Bench(Bench::Sync { config, sets, json }) => {
+            block_on(commands::bench::sync::run(config::load(&config, &sets.sets)?, json.as_deref()))
+        }
+        Command::Bench(Bench::Pipeline { config, sets, json }) => {
+            block_on(commands::bench::pipeline::run(config::load(&config, &sets.sets)?, json.as_deref()))
+        }
+        Command::Bench(Bench::Check { config, sets, json }) => {
+            block_on(commands::bench::check::run(config::load(&config, &sets.sets)?, json.as_deref()))
+        }
         Command::Data(Data::Kk { people, train, test, seed, out }) => {
             let people = commands::data::parse_people(&people).map_err(|e| InputError::new("--people", e))?;
             Ok(commands::data::kk(people, train, test, seed, &out)?)
@@ -274,6 +333,7 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Export { run, out, merge } => commands::export::run(&run, &out, merge),
         Command::Import { file, out } => commands::import::run(&file, &out),
+        Command::InitModel { arch, out, seed } => commands::init_model::run(&arch, &out, seed),
         Command::Grade { data, completions } => to_stdout(|out| commands::grade::run(&data, &completions, out)),
         Command::Curriculum(Curriculum::Bench { config, sets, policies, seeds, targets, out, jobs, simulate }) => {
             let name = format!("bench-{}", config.file_stem().unwrap_or_default().display());

@@ -1,4 +1,4 @@
-//! A model folder in Hugging Face layout, as `export` and `sft` write it.
+//! A model folder in Hugging Face layout, as `export`, `init-model` and `sft` write it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -43,6 +43,15 @@ pub fn write_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<
     fs::rename(&temporary, path).with_context(|| path.display().to_string())
 }
 
+/// # Errors
+/// If there is something in the folder `path`.
+pub fn check_empty(path: &Path) -> Result<(), InputError> {
+    match fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) {
+        true => Err(InputError::new(path.display(), "is not empty; choose another folder with --out DIR")),
+        false => Ok(()),
+    }
+}
+
 /// Lets `write` fill a folder under another name, which becomes `path` once it is whole; `path` may be there, but empty.
 ///
 /// # Errors
@@ -51,7 +60,7 @@ pub fn write_folder(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Res
     let path = &std::path::absolute(path)?;
     let temporary = files::temporary_name(path);
     if temporary.exists() {
-        let problem = "is left from an export that was cut off, or is yours; remove it, or choose another folder";
+        let problem = "is left from a command that was cut off, or is yours; remove it, or choose another folder";
         return Err(InputError::new(temporary.display(), problem).into());
     }
     fs::create_dir_all(&temporary).map_err(|e| InputError::new(temporary.display(), e))?;

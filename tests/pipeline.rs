@@ -14,8 +14,10 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use dump_rl::advantage::AdvantageScale;
 use dump_rl::checkpoint::Checkpoint;
-use dump_rl::config::run::{CkptConfig, DataConfig, EngineConfig, EvalConfig, LoraSettings, PipelineConfig, RunConfig};
-use dump_rl::learner::{End, Learner};
+use dump_rl::config::run::{
+    CkptConfig, DataConfig, EngineCheck, EngineConfig, EvalConfig, LoraSettings, PipelineConfig, RunConfig,
+};
+use dump_rl::learner::{End, Learner, mismatch_limit};
 use dump_rl::pipeline::{self, Shared, Stages};
 use dump_rl::run_dir::RunDir;
 use dump_rl::scheduler::{Scheduler, SchedulerConfig};
@@ -181,6 +183,7 @@ async fn train<E: Engine>(config: &RunConfig, out: &Path, engine: Arc<E>, stop: 
         scale: config.advantage.scale,
         precision: config.engine.dtype,
         max_off_policy_steps: config.pipeline.max_off_policy_steps,
+        engine_check: config.engine.is_checked(&setup.decoder).then(|| mismatch_limit(config.engine.dtype)),
         skipped_in_a_row: checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.skipped_in_a_row),
         first_eval: checkpoint.and_then(|checkpoint| checkpoint.first_eval),
         seed: config.seed,
@@ -403,6 +406,23 @@ fn a_run_trains_and_its_rewards_vary() {
         .map(|it| it.expect("an entry").file_name().into_string().expect("text"))
         .collect();
     assert_eq!(kept, BTreeSet::from(["step_4".to_string(), "step_5".to_string()]));
+}
+
+/// The scripted engine says of every token that it is as likely as not: wrong, and with a check the run never begins.
+#[test]
+fn an_engine_that_fails_its_check_is_not_trained_on() {
+    let world = World::new();
+    let with_check = |check| {
+        let engine = EngineConfig { check, ..world.config().engine };
+        RunConfig { engine, ..world.config() }
+    };
+    let out = world.out("checked");
+    let error = fail(&with_check(EngineCheck::Always), &out, world.engine());
+    assert!(error.contains("nothing was trained") && error.contains("of 16 completions"), "{error}");
+    assert!(metrics(&out).is_empty() && !out.join("checkpoints").join("step_1").exists());
+    finish(&with_check(EngineCheck::Never), &world.out("unchecked"), world.engine());
+    // On a CPU the engines have passed it: nothing is asked of them.
+    finish(&with_check(EngineCheck::Auto), &world.out("auto"), world.engine());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! `bench`, `export` and `import`, from the command line.
+//! `bench`, `export`, `import` and `init-model`, from the command line.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -431,4 +431,195 @@ fn a_gguf_file_becomes_the_model_it_was() {
     let refused = dump_rl(&no_gguf.iter().map(String::as_str).collect::<Vec<_>>());
     assert_eq!(refused.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("config.json: this is no GGUF file"));
+}
+
+/// A model of random weights is the same for the same seed, has the numbers that were asked for, and trains with every
+/// engine, which all agree with the trainer.
+#[test]
+fn a_random_model_is_made_and_trained() {
+    let folder = temp_dir::TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let init = |name: &str, arch: &str, seed: &str| {
+        dump_rl(&["init-model", "--arch", arch, "--out", &path(name), "--seed", seed])
+    };
+    for (name, seed) in [("model", "1"), ("same", "1"), ("other", "2")] {
+        let output = init(name, "KK-tiny", seed);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let read = |name: &str, file: &str| fs::read(folder.path().join(name).join(file)).unwrap();
+    assert!(read("model", "model.safetensors") == read("same", "model.safetensors"));
+    assert!(read("model", "model.safetensors") != read("other", "model.safetensors"));
+    assert!(read("model", "tokenizer.json") == read("other", "tokenizer.json"));
+
+    let model = folder.path().join("model");
+    let config = DecoderConfig::load(&model).unwrap();
+    let shipped = DecoderConfig::load(&root().join("data/kk-tiny")).unwrap();
+    assert_eq!(DecoderConfig { eos_token_id: shipped.eos_token_id.clone(), ..config.clone() }, shipped);
+    ChatTokenizer::load(&model, &config).unwrap();
+    let named = Weights::load(&model, &config, DType::F32, &Device::Cpu).unwrap().named(&config);
+    for (name, mean, deviation) in [
+        ("model.norm.weight", 1.0, 0.0),
+        ("model.embed_tokens.weight", 0.0, 0.02),
+        ("model.layers.5.mlp.up_proj.weight", 0.0, 0.02),
+        ("model.layers.5.mlp.down_proj.weight", 0.0, 0.02 / 12f32.sqrt()),
+    ] {
+        let number = |tensor: Tensor| tensor.to_scalar::<f32>().unwrap();
+        let found = number(named[name].mean_all().unwrap());
+        let spread = number((&named[name] - f64::from(found)).unwrap().sqr().unwrap().mean_all().unwrap()).sqrt();
+        assert!((found - mean).abs() < 1e-3 && (spread - deviation).abs() < 5e-4, "{name}: {found} ± {spread}");
+    }
+
+    let settings = format!(
+        "model = {model:?}\nmax_steps = 1\nbatch_size = 2\ngroup_size = 3\n[data]\npeople = \"3\"\ntrain = 4\ntest = 1\n\
+         [engine]\nmax_new_tokens = 12\n[eval]\ninterval = 0\n[loss]\nentropy_coef = 0.001\n"
+    );
+    fs::write(path("c.toml"), settings).unwrap();
+    for kind in ["native", "mistralrs"].into_iter().filter(|kind| *kind == "native" || cfg!(feature = "mistralrs")) {
+        let engine = format!("engine.kind={kind}");
+        let output = dump_rl(&[
+            "train",
+            &path("c.toml"),
+            "--out",
+            &path(kind),
+            "--set",
+            &engine,
+            "--set",
+            "engine.check=always",
+        ]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(said.contains("checked  16 completions at a time"), "{said}");
+        let lines = fs::read_to_string(folder.path().join(kind).join("metrics.jsonl")).unwrap();
+        let line: serde_json::Value = serde_json::from_str(lines.trim()).unwrap();
+        let difference = line["rollout_corr/on_policy_max_diff"].as_f64().unwrap();
+        assert!(difference < 1e-4, "{kind}: {difference}");
+    }
+
+    let refused = [
+        (init("model", "kk-tiny", "1"), "model: is not empty"),
+        (init("new", "8b", "1"), "\"8b\" is not known; known are kk-tiny, smollm2-135m, qwen2.5-0.5b,"),
+    ];
+    for (output, problem) in refused {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(2) && said.contains(problem), "{said}");
+    }
+    assert!(!folder.path().join("new").exists() && !folder.path().join("new.tmp").exists());
+}
+
+/// What each bench writes as JSON: the fields that scripts rely on.
+fn measured(kind: &str, config: &str, sets: &[&str]) -> Vec<serde_json::Value> {
+    let folder = temp_dir::TempDir::new().unwrap();
+    let json = folder.path().join("b.json");
+    let mut args = vec!["bench", kind, config, "--json", json.to_str().unwrap()];
+    args.extend(sets.iter().flat_map(|set| ["--set", set]));
+    let output = dump_rl(&args);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let measured: Vec<serde_json::Value> = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    for it in &measured {
+        assert!(it["bench"] == *kind && it["engine"].is_string() && it["model"].is_string(), "{it}");
+        let positive = ["sequences", "new_tokens", "tokens_per_s", "seconds", "peak_rss_mb"];
+        assert!(positive.iter().all(|key| it[key].as_f64().unwrap() > 0.0), "{it}");
+        assert!(it.get("prompt_tokens").is_some(), "{it}");
+    }
+    measured
+}
+
+/// A model that lasts as long as the folder, and the configuration that names it.
+fn benched() -> (TinyModel, temp_dir::TempDir, String) {
+    let (model, folder) = (TinyModel::new(), temp_dir::TempDir::new().unwrap());
+    let config = folder.path().join("c.toml");
+    let text = format!(
+        "model = {:?}\nbatch_size = 2\ngroup_size = 2\n[data]\npeople = \"3\"\ntrain = 4\ntest = 1\n[engine]\n\
+         max_new_tokens = 8\n[bench]\nprompts = [3]\ngroup_sizes = [2]\nprompt_tokens = [20]\nnew_tokens = [9]\nrepeats = 2\n",
+        model.path()
+    );
+    fs::write(&config, text).unwrap();
+    let config = config.display().to_string();
+    (model, folder, config)
+}
+
+#[test]
+fn a_step_s_arithmetic_is_measured_at_each_length() {
+    let (_model, _folder, config) = benched();
+    let sets = ["bench.train_tokens=[24,60]", "bench.peak_tflops=0.5", "bench.repeats=1"];
+    let lengths = measured("train", &config, &sets);
+    assert_eq!(lengths.len(), 2);
+    for (it, [prompt, new]) in lengths.iter().zip([[12, 12], [20, 40]]) {
+        assert_eq!((it["prompt_tokens"].as_u64(), it["new_tokens"].as_u64()), (Some(prompt), Some(new)));
+        let (rate, mfu) = (it["gflops_per_s"].as_f64().unwrap(), it["mfu"].as_f64().unwrap());
+        assert!(rate > 0.0 && (mfu - rate / 500.0).abs() < 1e-9, "{it}");
+    }
+    // Nobody knows a CPU's peak.
+    assert!(measured("train", &config, &sets[2..])[0]["mfu"].is_null());
+}
+
+#[test]
+fn publishes_and_whole_steps_are_measured() {
+    let (_model, _folder, config) = benched();
+    let sync = &measured("sync", &config, &[])[0];
+    assert_eq!((sync["publishes"].as_u64(), sync["sequences"].as_u64()), (Some(2), Some(6)));
+    // f32 numbers and a table of contents.
+    let (numbers, size) = (sync["adapter_parameters"].as_f64().unwrap(), sync["adapter_mb"].as_f64().unwrap());
+    assert!((4e-6 * numbers..4e-6 * numbers + 0.01).contains(&size), "{sync}");
+    assert!(
+        sync["seconds_min"].as_f64() <= sync["seconds"].as_f64()
+            && sync["seconds"].as_f64() <= sync["seconds_max"].as_f64()
+    );
+    let steps = measured("pipeline", &config, &["max_steps=2"]);
+    assert_eq!(steps.iter().map(|step| step["step"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2]);
+    for step in &steps {
+        let parts = ["generate_seconds", "train_seconds", "publish_seconds"].map(|part| step[part].as_f64().unwrap());
+        assert!(
+            parts.iter().all(|part| *part > 0.0) && parts.iter().sum::<f64>() < step["seconds"].as_f64().unwrap() * 1.5
+        );
+    }
+}
+
+/// Every engine passes; one that computes in another format than it says does not pass at that format's bounds.
+#[test]
+fn an_engine_is_held_against_the_model() {
+    let (_model, _folder, config) = benched();
+    for kind in ["native", "mistralrs"].into_iter().filter(|kind| *kind == "native" || cfg!(feature = "mistralrs")) {
+        let found = measured("check", &config, &[&format!("engine.kind={kind}")]);
+        assert_eq!(
+            (found.len(), found[0]["engine"].as_str(), found[0]["sequences"].as_u64()),
+            (1, Some(kind), Some(6))
+        );
+        assert!(found[0]["passed"] == true && found[0]["relative_error"].as_f64().unwrap() < 1e-3, "{}", found[0]);
+    }
+}
+
+/// The script for GPUs, on a CPU with a tiny model: every part passes and stands in its results.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_script_for_gpus_runs_on_a_cpu() {
+    let folder = temp_dir::TempDir::new().unwrap();
+    let mut command = Command::new(root().join("tests/gpu/run.sh"));
+    command.arg(env!("CARGO_BIN_EXE_dump-rl")).env("OUT", folder.path()).env("TMPDIR", folder.path());
+    let output = command.envs([("DEVICE", "cpu"), ("SMALL", "1")]).env_remove("MODELS").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}");
+    let results: serde_json::Value =
+        serde_json::from_slice(&fs::read(folder.path().join("results.json")).unwrap()).unwrap();
+    let parts = results["parts"].as_array().unwrap();
+    let with = |begin: &str| {
+        let found = parts.iter().filter(|part| part["part"].as_str().unwrap().starts_with(begin));
+        found.map(|part| part["results"].as_array().unwrap().len()).collect::<Vec<_>>()
+    };
+    assert!(parts.iter().all(|part| part["state"] == "passed"), "{said}");
+    // Two lengths each; two engines each on a CPU.
+    let engines = if cfg!(feature = "mistralrs") { 2 } else { 1 };
+    assert_eq!((with("check"), with("train"), with("rollout")), (vec![1], vec![2; 3], vec![engines; 4]));
+    assert!(with("pipeline") == [2] && with("sync").len() >= 2, "{said}");
+
+    // A program that fails is recorded, and every part still has its turn.
+    let failing = folder.path().join("false");
+    fs::write(&failing, "#!/bin/sh\nexit 3\n").unwrap();
+    fs::set_permissions(&failing, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = Command::new(root().join("tests/gpu/run.sh"));
+    command.arg(&failing).env("OUT", folder.path()).env("TMPDIR", folder.path());
+    let output = command.envs([("DEVICE", "cpu"), ("SMALL", "1")]).env_remove("MODELS").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let results = fs::read_to_string(folder.path().join("results.json")).unwrap();
+    assert!(results.matches("failed: exit status 3").count() >= 10, "{results}");
 }

@@ -1,6 +1,5 @@
 //! `dump-rl export`: a run's newest policy, as a PEFT adapter or merged into its base model.
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -12,7 +11,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::{self, run::RunConfig};
 use crate::error::InputError;
 use crate::hub;
-use crate::model_folder::{copy, copy_beside, write_folder, write_tensors};
+use crate::model_folder::{check_empty, copy, copy_beside, write_folder, write_tensors};
 use crate::train::lora::{Lora, save_adapter};
 
 /// Writes the newest policy of the run in `run` to `out`: PEFT's two files, or with `merge` a model folder.
@@ -23,9 +22,7 @@ pub fn run(run: &Path, out: &Path, merge: bool) -> Result<()> {
     let config: RunConfig = config::load(&run.join("config.toml"), &[])?;
     let checkpoint = Checkpoint::load_latest(run)?;
     let (step, adapter) = (checkpoint.step(), checkpoint.trainer.adapter);
-    if fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(InputError::new(out.display(), "is not empty; choose another folder with --out DIR").into());
-    }
+    check_empty(out)?;
     let base = &hub::folder(&config.model)?;
     let decoder = DecoderConfig::load(base)?;
     check_fits(&adapter, base, &decoder)?;

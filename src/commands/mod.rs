@@ -12,6 +12,8 @@ pub mod export;
 pub mod grade;
 #[cfg(feature = "train")]
 pub mod import;
+#[cfg(feature = "train")]
+pub mod init_model;
 pub mod replay;
 #[cfg(feature = "train")]
 pub mod sft;

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use crate::checkpoint::Checkpoint;
 use crate::config::run::RunConfig;
 use crate::error::InputError;
-use crate::learner::{End, Learner};
+use crate::learner::{End, Learner, mismatch_limit};
 use crate::pipeline::{self, Shared, Stages};
 use crate::predict;
 use crate::progress;
@@ -31,6 +31,25 @@ use crate::train::worker::TrainerHandle;
 /// Wrong input before anything is written; the first failure of any stage afterwards.
 pub async fn run(config: RunConfig, out: &Path, resume: bool, stop: watch::Receiver<bool>) -> Result<()> {
     let since = Instant::now();
+    let (end, shared) = run_in(config, out, resume, stop).await?;
+    if let End::Finished { first: Some(first), last: Some(last) } = &end {
+        run_log::say(&format!("\n{}", progress::final_table(first, last, &shared.scheduler().ledger().trained)));
+    }
+    let page = out.join("report.html");
+    if let Err(error) = report::run(&[out.to_path_buf()], &page) {
+        tracing::warn!(%error, "no report was written");
+    }
+    run_log::say(&format!("done in {:.0} s; see {}", since.elapsed().as_secs_f64(), page.display()));
+    Ok(())
+}
+
+/// The same, without the table and the report at the end.
+pub(super) async fn run_in(
+    config: RunConfig,
+    out: &Path,
+    resume: bool,
+    stop: watch::Receiver<bool>,
+) -> Result<(End, Arc<Shared>)> {
     // Before the model is read, which takes long where it is large.
     let checkpoint = if resume { Some(Checkpoint::load_latest(out)?) } else { None };
     match &checkpoint {
@@ -47,16 +66,7 @@ pub async fn run(config: RunConfig, out: &Path, resume: bool, stop: watch::Recei
     let adapter = trainer.adapter()?;
     let base = setup.base();
     let start = Start { setup, trainer, out: out.to_path_buf(), shared, checkpoint, stop };
-    let (end, shared) = with_engine(base, adapter, start).await?;
-    if let End::Finished { first: Some(first), last: Some(last) } = &end {
-        run_log::say(&format!("\n{}", progress::final_table(first, last, &shared.scheduler().ledger().trained)));
-    }
-    let page = out.join("report.html");
-    if let Err(error) = report::run(&[out.to_path_buf()], &page) {
-        tracing::warn!(%error, "no report was written");
-    }
-    run_log::say(&format!("done in {:.0} s; see {}", since.elapsed().as_secs_f64(), page.display()));
-    Ok(())
+    with_engine(base, adapter, start).await
 }
 
 fn restore(trainer: Trainer, checkpoint: &Checkpoint, out: &Path) -> Result<Trainer> {
@@ -139,6 +149,7 @@ impl WithEngine for Start {
             scale: config.advantage.scale,
             precision: engine_precision(config, &setup.decoder),
             max_off_policy_steps: config.pipeline.max_off_policy_steps,
+            engine_check: engine_check(config, &setup.decoder),
             skipped_in_a_row: checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.skipped_in_a_row),
             first_eval: checkpoint.and_then(|checkpoint| checkpoint.first_eval),
             seed: config.seed,
@@ -146,6 +157,11 @@ impl WithEngine for Start {
         };
         Ok((pipeline::run(stages, shared.clone(), learner, stop).await?, shared))
     }
+}
+
+/// What the engine may differ by from the trainer before the first step, where it is checked.
+fn engine_check(config: &RunConfig, model: &DecoderConfig) -> Option<f64> {
+    config.engine.is_checked(model).then(|| mismatch_limit(engine_precision(config, model)))
 }
 
 /// What will run, on distributions of these sizes.

@@ -85,6 +85,16 @@ pub enum EngineKind {
     Mistralrs,
 }
 
+/// Whether the engine is held against the trainer before the first step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineCheck {
+    /// Where nobody has seen the engine pass it: mistral.rs on a GPU.
+    Auto,
+    Always,
+    Never,
+}
+
 /// Where the model runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -100,6 +110,9 @@ pub struct EngineConfig {
     pub device: DeviceKind,
     /// The engine's number format (on a GPU also the trainer's). On a CPU `bf16` takes AVX-512 BF16.
     pub dtype: Precision,
+    /// Whether a few completions are sampled together and scored by the trainer before the first step; where the two
+    /// disagree the run ends.
+    pub check: EngineCheck,
     /// Sampling temperature; the trainer's log-probabilities use the same.
     pub temperature: f32,
     /// Only so many of the likeliest tokens are drawn; 0: all. This and the next two cut the distribution that is
@@ -193,7 +206,7 @@ pub struct CkptConfig {
     pub keep_last: usize,
 }
 
-/// What `bench rollout` measures: every combination of the lists.
+/// What the benches measure: every combination of the lists.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BenchConfig {
@@ -204,6 +217,11 @@ pub struct BenchConfig {
     pub prompt_tokens: Vec<usize>,
     pub new_tokens: Vec<usize>,
     pub lengths: Lengths,
+    /// For `bench train`, instead of `prompt_tokens` and `new_tokens`: tokens of a sequence, of which the prompt takes the
+    /// first of `prompt_tokens`, at most half.
+    pub train_tokens: Vec<usize>,
+    /// What the device can do at most, in 10^12 floating-point operations a second; 0: what is known of the card.
+    pub peak_tflops: f64,
     /// Timed runs of each combination; the median is reported.
     pub repeats: usize,
 }
@@ -266,6 +284,7 @@ impl Default for EngineConfig {
             kind: EngineKind::Auto,
             device: DeviceKind::Cpu,
             dtype: Precision::F32,
+            check: EngineCheck::Auto,
             temperature: 1.0,
             top_k: 0,
             top_p: 1.0,
@@ -300,6 +319,8 @@ impl Default for BenchConfig {
             prompt_tokens: vec![100],
             new_tokens: vec![128],
             lengths: Lengths::Fixed,
+            train_tokens: Vec::new(),
+            peak_tflops: 0.0,
             repeats: 3,
         }
     }
@@ -378,6 +399,12 @@ impl EngineConfig {
             (kind, _) => kind,
         }
     }
+
+    /// Whether `check` asks for a check of the engine that samples `model`.
+    pub fn is_checked(&self, model: &DecoderConfig) -> bool {
+        let is_unseen = self.device == DeviceKind::Cuda && self.resolved_kind(model) == EngineKind::Mistralrs;
+        self.check == EngineCheck::Always || self.check == EngineCheck::Auto && is_unseen
+    }
 }
 
 impl RunConfig {
@@ -413,6 +440,10 @@ impl RunConfig {
         ];
         if let Some((key, _)) = lists.iter().find(|(_, list)| list.is_empty() || list.contains(&0)) {
             return Err((key.to_string(), "must list numbers of at least 1".into()));
+        }
+        if let Some(tokens) = bench.train_tokens.iter().find(|tokens| **tokens < 2) {
+            let problem = format!("must list numbers of at least 2, a prompt and a completion, got {tokens}");
+            return Err(("bench.train_tokens".into(), problem));
         }
         if self.group_size < 2 {
             let problem =
@@ -456,6 +487,7 @@ impl RunConfig {
             ("simulate.spread", self.simulate.spread, 0.0, 1e3),
             ("simulate.tokens_easiest", self.simulate.tokens_easiest, 1.0, 1e9),
             ("simulate.tokens_slope", self.simulate.tokens_slope, 0.0, 1e9),
+            ("bench.peak_tflops", self.bench.peak_tflops, 0.0, 1e9),
             ("engine.temperature", f64::from(self.engine.temperature), 1e-3, 100.0),
             ("engine.top_p", f64::from(self.engine.top_p), 1e-6, 1.0),
             ("engine.min_p", f64::from(self.engine.min_p), 0.0, 1.0),

@@ -12,8 +12,10 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, Result, SplitDelimiterBehavior, TokenizerBuilder};
 
+/// The token that ends a turn.
+pub const END_OF_TURN: &str = "<|im_end|>";
 /// The token that pads, begins a turn and ends a turn.
-const CONTROL: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
+const CONTROL: [&str; 3] = ["<|endoftext|>", "<|im_start|>", END_OF_TURN];
 /// Tags of the answer's format: ordinary text, but one token each.
 const TAGS: [&str; 4] = ["<think>", "</think>", "<answer>", "</answer>"];
 /// A name, or a role.
@@ -48,7 +50,7 @@ pub fn train(texts: &[String], vocab_size: usize, dir: &Path) -> Result<()> {
     let settings = serde_json::json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": null,
-        "eos_token": CONTROL[2],
+        "eos_token": END_OF_TURN,
         "pad_token": CONTROL[0],
         "clean_up_tokenization_spaces": false,
         "chat_template": CHAT_TEMPLATE,

@@ -3,12 +3,13 @@
 //! - [`model`]: the decoder's forward · [`ops`]: differentiable building blocks · [`lora`]: the trainable adapter
 //! - [`loss`]: GRPO per token, and how tokens are weighed · [`optim`]: AdamW · [`parallel`]: gradients over threads
 //! - [`packed`]: sequences without padding, prompts shared · `gemm`: matrix products of slices
-//! - `backward`: a loss's gradients, activations kept or computed again · [`memory`]: how much either takes
+//! - `backward`: a loss's gradients, activations kept or computed again · [`memory`], [`flops`]: how much memory and arithmetic that takes
 //! - [`bpe`]: the tokenizer of a small model
 //! - [`trainer`]: one GRPO step on a batch · [`stats`]: its numbers · [`worker`]: the OS thread that owns a trainer · [`sft`]: supervised training
 
 mod backward;
 pub mod bpe;
+pub mod flops;
 pub mod gemm;
 pub mod lora;
 pub mod loss;

@@ -30,7 +30,9 @@ impl Mismatch {
             self.ratio_sum += ratio;
             self.ratio_square_sum += ratio * ratio;
             if sampled_at == step {
-                self.on_policy_max = self.on_policy_max.max(difference.abs());
+                // A difference that is no number must not pass for none.
+                let size = if difference.is_nan() { f64::INFINITY } else { difference.abs() };
+                self.on_policy_max = self.on_policy_max.max(size);
             }
         }
     }
@@ -161,6 +163,9 @@ mod tests {
         let mut mismatch = Mismatch::default();
         mismatch.add(&[-1.0, -2.0], &[-1.5, -2.25], &[2, 3], 3);
         assert_eq!(mismatch.on_policy_max, 0.25);
+        let mut broken = Mismatch::default();
+        broken.add(&[f32::NAN], &[-1.0], &[3], 3);
+        assert_eq!(broken.on_policy_max, f64::INFINITY);
         let kl = mismatch.metrics()[0].1;
         assert!((kl + 0.375).abs() < 1e-9, "{kl}");
         let effective = mismatch.metrics()[3].1;

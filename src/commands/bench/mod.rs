@@ -2,17 +2,29 @@
 //!
 //! Every bench prints a table and writes its results as a JSON list where it is asked to.
 
+mod card;
+pub mod check;
+pub mod pipeline;
 pub mod rollout;
+pub mod sync;
 pub mod train;
 
 use std::path::Path;
 
 use anyhow::Result;
+use candle_core::{Device, Tensor};
+use engine::Adapter;
+use engine::sampler::mix_seed;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
 use crate::config::run::{BenchConfig, Lengths};
 use crate::error::InputError;
+use crate::setup::Base;
 use crate::train::memory::Batch;
+use crate::train::tensors_to_bytes;
+use crate::train::trainer::{Trainer, TrainerState};
 
 /// One combination of the grid.
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +74,27 @@ fn cases(bench: &BenchConfig, context: usize) -> Result<Vec<Case>, InputError> {
         }
     }
     Ok(cases)
+}
+
+/// An adapter that changes every layer it covers, another one for each `seed`.
+fn random_adapter(base: &Base, seed: u64) -> Result<Adapter> {
+    /// Of the entries of B, which a fresh adapter has at 0: what it adds is then some tenths of what the model gives.
+    const MOST: f32 = 0.03;
+    let fresh = base.trainer()?.adapter()?;
+    let mut rng = ChaCha8Rng::seed_from_u64(mix_seed(seed, 0xADA9));
+    let mut tensors = fresh.tensors()?;
+    for (_, tensor) in tensors.iter_mut().filter(|(name, _)| name.ends_with("lora_B.weight")) {
+        let values: Vec<f32> = (0..tensor.elem_count()).map(|_| rng.random_range(-MOST..MOST)).collect();
+        *tensor = Tensor::from_vec(values, tensor.dims(), &Device::Cpu)?;
+    }
+    Ok(Adapter::new(fresh.config, tensors_to_bytes(&tensors)?))
+}
+
+/// A trainer whose policy is `adapter`.
+fn trainer_of(base: &Base, adapter: &Adapter) -> Result<Trainer> {
+    let trainer = base.trainer()?;
+    let state = TrainerState { adapter: adapter.clone(), ..trainer.state()? };
+    trainer.restore(&state)
 }
 
 fn write_json<T: Serialize>(path: Option<&Path>, measured: &[T]) -> Result<()> {

@@ -232,7 +232,7 @@ impl Measure {
 }
 
 /// Random prompts: nothing is shared between two of them, and no stop token ends a completion.
-fn requests(case: Case, vocabulary: u32, seed: u64) -> Vec<Request> {
+pub(super) fn requests(case: Case, vocabulary: u32, seed: u64) -> Vec<Request> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut request = |index: usize| {
         let prompt: Vec<u32> = (0..case.prompt_tokens).map(|_| rng.random_range(0..vocabulary)).collect();

@@ -1,4 +1,4 @@
-//! `dump-rl bench train`: how long a policy step takes, and how much memory.
+//! `dump-rl bench train`: how long a policy step takes, how much memory, and what part of the device's arithmetic it uses.
 
 use std::path::Path;
 use std::time::Instant;
@@ -9,10 +9,13 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
+use super::card::{MemoryWatch, peak_tflops};
 use super::{Case, cases, quantile, write_json};
-use crate::config::run::{DeviceKind, Lengths, RunConfig};
+use crate::config::run::{BenchConfig, DeviceKind, Lengths, RunConfig};
+use crate::error::InputError;
 use crate::metrics::memory_mb;
 use crate::setup::Base;
+use crate::train::flops::{self, Passes};
 use crate::train::trainer::{Recompute, Sample, Trainer};
 use crate::{predict, progress};
 
@@ -38,8 +41,15 @@ struct Measured {
     /// The median over the repeats, of a whole policy step with its optimiser update.
     seconds: f64,
     tokens_per_s: f64,
+    /// What the mathematics of a step needs, without blocks that are computed again (`train::flops`), over `seconds`.
+    gflops_per_s: f64,
+    /// The device's own, as far as it is known, and the part of it that `gflops_per_s` is; else `null`.
+    peak_tflops: Option<f64>,
+    mfu: Option<f64>,
     /// Of the process up to here, the model's weights included.
     peak_rss_mb: f64,
+    /// The most in use on the card up to here, by whomever; `null` without a card.
+    peak_device_mb: Option<f64>,
     /// What `predict` says of the trainer and the program around it: `--dry-run` without the engine.
     predicted_mb: f64,
 }
@@ -49,15 +59,41 @@ struct Measured {
 /// # Errors
 /// A model that cannot be loaded, lengths that do not fit its context; what a step fails with.
 pub fn run(config: RunConfig, json: Option<&Path>) -> Result<()> {
+    let memory = MemoryWatch::start(config.engine.device);
     let base = Base::load(config)?;
-    let cases = cases(&base.config.bench, base.decoder.max_position_embeddings)?;
+    let cases = shapes(&base.config.bench, base.decoder.max_position_embeddings)?;
     let mut trainer = base.trainer()?;
-    let measured = cases.into_iter().map(|case| measure(&base, &mut trainer, case)).collect::<Result<Vec<_>>>()?;
+    let mut measured = Vec::new();
+    for case in cases {
+        measured.push(measure(&base, &mut trainer, case, &memory)?);
+        // Also when a longer one runs out of memory.
+        write_json(json, &measured)?;
+    }
     println!("{}", table(&measured));
-    write_json(json, &measured)
+    Ok(())
 }
 
-fn measure(base: &Base, trainer: &mut Trainer, case: Case) -> Result<Measured> {
+/// The grid, or the sequence lengths in `train_tokens`.
+fn shapes(bench: &BenchConfig, context: usize) -> Result<Vec<Case>, InputError> {
+    let of_length = |&tokens: &usize| {
+        let prompt_tokens = bench.prompt_tokens[0].min(tokens / 2);
+        let (prompt_tokens, new_tokens) = (vec![prompt_tokens], vec![tokens - prompt_tokens]);
+        cases(&BenchConfig { prompt_tokens, new_tokens, ..bench.clone() }, context)
+    };
+    match bench.train_tokens[..] {
+        [] => cases(bench, context),
+        _ => Ok(bench.train_tokens.iter().map(of_length).collect::<Result<Vec<_>, _>>()?.concat()),
+    }
+}
+
+/// How often a step goes over a batch of `prompts` prompts.
+fn passes(config: &RunConfig, prompts: usize) -> Passes {
+    let is_cut = (1..prompts).contains(&config.trainer.ppo_mini_batch_size);
+    let forwards = usize::from(is_cut) + usize::from(config.loss.kl_loss_coef > 0.0);
+    Passes { updates: config.trainer.ppo_epochs, forwards }
+}
+
+fn measure(base: &Base, trainer: &mut Trainer, case: Case, memory: &MemoryWatch) -> Result<Measured> {
     let batch = batch(case, base.decoder.vocab_size as u32);
     let (mut seconds, mut recomputed) = (Vec::new(), false);
     // The first step is not counted: buffers, threads, a model that is read for the first time.
@@ -68,6 +104,9 @@ fn measure(base: &Base, trainer: &mut Trainer, case: Case) -> Result<Measured> {
     }
     let tokens = batch.iter().map(|sample| sample.prompt.len() + sample.completion.len()).sum();
     let seconds = quantile(&mut seconds[1..], 0.5);
+    let (config, adapter) = (&base.config, predict::adapter_parameters(&base.config, &base.decoder));
+    let gflops_per_s = 1e-9 * flops::of_step(&base.decoder, adapter, &batch, passes(config, case.prompts)) / seconds;
+    let peak_tflops = peak_tflops(&config.bench, config.engine.device, config.engine.dtype);
     Ok(Measured {
         bench: "train".into(),
         engine: "trainer".into(),
@@ -84,7 +123,11 @@ fn measure(base: &Base, trainer: &mut Trainer, case: Case) -> Result<Measured> {
         tokens,
         seconds,
         tokens_per_s: tokens as f64 / seconds,
+        gflops_per_s,
+        peak_tflops,
+        mfu: peak_tflops.map(|peak| 1e-3 * gflops_per_s / peak),
         peak_rss_mb: memory_mb("VmHWM"),
+        peak_device_mb: memory.peak_mb(),
         predicted_mb: 1e-6 * predict::bench(&base.config, &base.decoder, case.shape()) as f64,
     })
 }
@@ -121,7 +164,10 @@ fn table(measured: &[Measured]) -> Table {
         "recompute",
         "step s",
         "tok/s",
+        "GFLOP/s",
+        "MFU",
         "peak MB",
+        "card MB",
         "predicted MB",
     ]);
     for m in measured {
@@ -132,7 +178,10 @@ fn table(measured: &[Measured]) -> Table {
             format!("{:?}", m.recompute).to_lowercase(),
             format!("{:.2}", m.seconds),
             format!("{:.0}", m.tokens_per_s),
+            format!("{:.0}", m.gflops_per_s),
+            m.mfu.map_or("–".into(), |mfu| format!("{:.1} %", 100.0 * mfu)),
             format!("{:.0}", m.peak_rss_mb),
+            m.peak_device_mb.map_or("–".into(), |mb| format!("{mb:.0}")),
             format!("{:.0}", m.predicted_mb),
         ]);
     }

@@ -158,7 +158,7 @@ fn decoder_config(config: &SftConfig) -> Result<DecoderConfig> {
         attention_bias: false,
         mlp_bias: false,
         bos_token_id: serde_json::Value::Null,
-        eos_token_id: tokenizer.token_to_id("<|im_end|>").into(),
+        eos_token_id: tokenizer.token_to_id(bpe::END_OF_TURN).into(),
     })
 }
 

@@ -1,0 +1,154 @@
+//! Whether an engine computes what the trainer computes: many completions at a time that differ, scored again.
+//!
+//! One completion alone, or equal ones together, hide what goes wrong in a batch: sequences that are mixed up.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use engine::{Completion, Engine, EngineError, Precision, Request};
+use tokio::task::JoinSet;
+
+use crate::train::trainer::Sample;
+
+/// How far log-probabilities of the same tokens are from each other.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Agreement {
+    pub completions: usize,
+    pub tokens: usize,
+    /// Largest difference of a token, in nats; infinite where a number is none.
+    pub max_difference: f64,
+    pub mean_difference: f64,
+    /// The difference of a completion's tokens (root mean square) over how much their log-probabilities vary; of the worst
+    /// completion. Where a completion is mixed with another it comes near 1, however flat the model's distributions are.
+    pub relative_error: f64,
+}
+
+/// What an agreement may be off by.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bound {
+    pub max_difference: f64,
+    pub relative_error: f64,
+}
+
+impl Bound {
+    /// For an engine that computes in `precision`, held against a forward in the same or in f32.
+    pub fn of(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self { max_difference: 0.01, relative_error: 0.005 },
+            // Eight significant bits in every product.
+            Precision::Bf16 => Self { max_difference: 1.0, relative_error: 0.08 },
+        }
+    }
+
+    pub fn holds(&self, agreement: &Agreement) -> bool {
+        agreement.max_difference <= self.max_difference && agreement.relative_error <= self.relative_error
+    }
+}
+
+impl Agreement {
+    /// Of the engine's log-probabilities in `samples` with `scores`, those of a forward.
+    pub fn new(samples: &[Sample], scores: &[Vec<f32>]) -> Self {
+        assert_eq!(samples.len(), scores.len(), "one list a completion");
+        let mut all = Self { completions: samples.len(), ..Self::default() };
+        let mut sum = 0.0;
+        for (sample, scores) in samples.iter().zip(scores) {
+            let differences = differences(&sample.rollout_log_probs, scores);
+            all.tokens += differences.len();
+            sum += differences.iter().sum::<f64>();
+            all.max_difference = differences.iter().fold(all.max_difference, |most, it| most.max(*it));
+            let square = differences.iter().map(|it| it * it).sum::<f64>();
+            all.relative_error = all.relative_error.max((square / variation(scores).max(f64::MIN_POSITIVE)).sqrt());
+        }
+        all.mean_difference = sum / all.tokens.max(1) as f64;
+        all
+    }
+}
+
+/// Sizes of the differences, token by token.
+fn differences(engine: &[f32], forward: &[f32]) -> Vec<f64> {
+    assert_eq!(engine.len(), forward.len(), "one log-probability a token");
+    let difference = |(a, b): (&f32, &f32)| (f64::from(*a) - f64::from(*b)).abs();
+    let size = |it: f64| if it.is_nan() { f64::INFINITY } else { it };
+    engine.iter().zip(forward).map(difference).map(size).collect()
+}
+
+/// Σ (x − mean)².
+fn variation(values: &[f32]) -> f64 {
+    let mean = values.iter().map(|x| f64::from(*x)).sum::<f64>() / values.len().max(1) as f64;
+    values.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum()
+}
+
+/// Sends all requests at once; the answers as samples, in the order of the requests.
+///
+/// # Errors
+/// The first request that fails.
+pub async fn sample_together<E: Engine>(engine: &Arc<E>, requests: Vec<Request>) -> Result<Vec<Sample>> {
+    let mut running = JoinSet::new();
+    for (index, request) in requests.into_iter().enumerate() {
+        let engine = engine.clone();
+        running.spawn(async move {
+            let prompt = request.prompt.clone();
+            let completions = engine.generate(request).await?;
+            Ok::<_, EngineError>((index, completions.into_iter().map(|it| sample(prompt.clone(), it)).collect()))
+        });
+    }
+    let mut answers: Vec<(usize, Vec<Sample>)> = Vec::new();
+    while let Some(answer) = running.join_next().await {
+        answers.push(answer.context("a request panicked")??);
+    }
+    answers.sort_by_key(|(index, _)| *index);
+    Ok(answers.into_iter().flat_map(|(_, samples)| samples).collect())
+}
+
+/// A completion to be scored; it has no advantage.
+pub fn sample(prompt: Arc<[u32]>, completion: Completion) -> Sample {
+    Sample {
+        prompt,
+        completion: completion.tokens,
+        rollout_log_probs: completion.full_log_probs,
+        advantage: 0.0,
+        policy_step: completion.policy.step,
+        truncated: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(engine: &[&[f32]], forward: &[&[f32]], [max, mean, relative]: [f64; 3]) {
+        let sample = |log_probs: &&[f32]| Sample {
+            prompt: [1].into(),
+            completion: vec![0; log_probs.len()],
+            rollout_log_probs: log_probs.to_vec(),
+            advantage: 0.0,
+            policy_step: 0,
+            truncated: false,
+        };
+        let samples: Vec<Sample> = engine.iter().map(sample).collect();
+        let found = Agreement::new(&samples, &forward.iter().map(|it| it.to_vec()).collect::<Vec<_>>());
+        for (found, want) in
+            [(found.max_difference, max), (found.mean_difference, mean), (found.relative_error, relative)]
+        {
+            assert!(found == want || (found - want).abs() < 1e-9, "{found} for {want}");
+        }
+    }
+
+    #[test]
+    fn the_worst_completion_decides() {
+        check(&[&[-1.0, -3.0], &[-2.0]], &[&[-1.0, -3.0], &[-2.0]], [0.0; 3]);
+        // Varies by 2 around −2: Σ (x − mean)² = 2; differences of 1 and 0.
+        check(&[&[-2.0, -3.0], &[-1.0, -3.0]], &[&[-1.0, -3.0], &[-1.0, -3.0]], [1.0, 0.25, 0.5f64.sqrt()]);
+        check(&[&[f32::NAN, -3.0]], &[&[-1.0, -3.0]], [f64::INFINITY; 3]);
+    }
+
+    #[test]
+    fn completions_of_another_prompt_are_out_of_bounds() {
+        let bound = Bound::of(Precision::Bf16);
+        let agreement =
+            |max_difference, relative_error| Agreement { max_difference, relative_error, ..Agreement::default() };
+        assert!(bound.holds(&agreement(0.2, 0.02)));
+        assert!(!bound.holds(&agreement(0.2, 0.7)) && !bound.holds(&agreement(15.7, 0.02)));
+        assert!(!bound.holds(&agreement(f64::INFINITY, f64::INFINITY)));
+    }
+}

@@ -1,0 +1,120 @@
+//! What the driver's `nvidia-smi` tells of the card: its name, and the memory that is in use on it.
+//!
+//! The program itself is asked nothing, so that this builds everywhere; where `nvidia-smi` is missing, nothing is told.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use engine::Precision;
+
+use crate::config::run::{BenchConfig, DeviceKind};
+
+/// Dense bf16 products of cards, in 10^12 operations a second, from their data sheets. The first name that is part of the
+/// card's counts.
+const PEAKS: [(&str, f64); 12] = [
+    ("B200", 2250.0),
+    ("H200", 989.0),
+    ("H100 PCIe", 756.0),
+    ("H100 NVL", 835.0),
+    ("H100", 989.0),
+    ("A100", 312.0),
+    ("L40S", 362.0),
+    ("L4", 121.0),
+    ("A10", 125.0),
+    ("A6000", 155.0),
+    ("RTX 4090", 165.0),
+    ("RTX 3090", 71.0),
+];
+
+/// What the device can do at most, in 10^12 operations a second: what the configuration says, or what is known of the card.
+pub fn peak_tflops(bench: &BenchConfig, device: DeviceKind, precision: Precision) -> Option<f64> {
+    match (bench.peak_tflops, device, precision) {
+        (0.0, DeviceKind::Cuda, Precision::Bf16) => known_peak(&name()?),
+        (0.0, _, _) => None,
+        (given, _, _) => Some(given),
+    }
+}
+
+fn known_peak(name: &str) -> Option<f64> {
+    PEAKS.iter().find(|(part, _)| name.contains(part)).map(|(_, peak)| *peak)
+}
+
+/// The first card's name.
+pub fn name() -> Option<String> {
+    let output = query("name").output().ok().filter(|output| output.status.success())?;
+    String::from_utf8(output.stdout).ok()?.lines().next().map(|name| name.trim().to_string())
+}
+
+fn query(what: &str) -> Command {
+    let mut command = Command::new("nvidia-smi");
+    command.args(["--id=0", "--format=csv,noheader,nounits"]).arg(format!("--query-gpu={what}"));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command
+}
+
+/// Watches the memory in use on the first card, by whomever, as long as it lives.
+pub struct MemoryWatch {
+    mib: Arc<AtomicU64>,
+    child: Option<Child>,
+}
+
+impl MemoryWatch {
+    /// Begins to watch where the device is a card.
+    pub fn start(device: DeviceKind) -> Self {
+        let mib = Arc::new(AtomicU64::new(0));
+        let child =
+            (device == DeviceKind::Cuda).then(|| query("memory.used").arg("--loop-ms=100").spawn().ok()).flatten();
+        let mut watch = Self { mib: mib.clone(), child };
+        if let Some(output) = watch.child.as_mut().and_then(|child| child.stdout.take()) {
+            std::thread::spawn(move || {
+                let lines = BufReader::new(output).lines().map_while(Result::ok);
+                for now in lines.filter_map(|line| line.trim().parse().ok()) {
+                    mib.fetch_max(now, Ordering::Relaxed);
+                }
+            });
+        }
+        watch
+    }
+
+    /// The most that was in use so far, in MB (10^6 bytes); `None` where nobody tells.
+    pub fn peak_mb(&self) -> Option<f64> {
+        let mib = self.mib.load(Ordering::Relaxed);
+        (mib > 0).then(|| (mib << 20) as f64 / 1e6)
+    }
+}
+
+impl Drop for MemoryWatch {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_card_is_known_by_its_name() {
+        let check = |name: &str, peak: Option<f64>| assert_eq!(known_peak(name), peak, "{name}");
+        check("NVIDIA H100 80GB HBM3", Some(989.0));
+        check("NVIDIA H100 PCIe", Some(756.0));
+        check("NVIDIA A100-SXM4-80GB", Some(312.0));
+        check("NVIDIA L40S", Some(362.0));
+        check("NVIDIA L4", Some(121.0));
+        check("Tesla T4", None);
+    }
+
+    #[test]
+    fn what_is_given_counts_before_what_is_known() {
+        let peak = |given: f64| {
+            let bench = BenchConfig { peak_tflops: given, ..BenchConfig::default() };
+            peak_tflops(&bench, DeviceKind::Cpu, Precision::F32)
+        };
+        assert_eq!((peak(0.2), peak(0.0)), (Some(0.2), None));
+    }
+}

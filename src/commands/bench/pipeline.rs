@@ -1,0 +1,142 @@
+//! `dump-rl bench pipeline`: whole steps of a run, and where their time goes.
+//!
+//! It is a run: what `dump-rl train` does, in a temporary folder, without evaluations, and its own metrics are read. A model of
+//! random weights earns the same with every completion, and what has no advantage is not trained on: only a KL term or an
+//! entropy bonus in the configuration makes its training steps whole.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use comfy_table::Table;
+use engine::Precision;
+use engine::decoder::DecoderConfig;
+use serde::Serialize;
+use serde_json::Value;
+use tokio::sync::watch;
+
+use super::card::MemoryWatch;
+use super::write_json;
+use crate::commands::train;
+use crate::config::run::{DeviceKind, EngineKind, RunConfig};
+use crate::setup::{self, engine_precision};
+use crate::{hub, progress};
+
+/// One step.
+#[derive(Debug, Clone, Serialize)]
+struct Measured {
+    bench: String,
+    engine: EngineKind,
+    device: DeviceKind,
+    dtype: Precision,
+    model: String,
+    step: u64,
+    sequences: usize,
+    /// Not the same for all prompts: `null`.
+    prompt_tokens: Option<usize>,
+    /// Of the longest completion allowed; `mean_new_tokens` were sampled.
+    new_tokens: usize,
+    mean_new_tokens: f64,
+    /// Of the whole step, from the end of the one before.
+    seconds: f64,
+    generate_seconds: f64,
+    train_seconds: f64,
+    publish_seconds: f64,
+    /// Sampled tokens over the whole step.
+    tokens_per_s: f64,
+    peak_rss_mb: f64,
+    /// The most in use on the card, by whomever, over all steps; `null` without a card.
+    peak_device_mb: Option<f64>,
+}
+
+/// Makes `max_steps` steps, prints a table and writes `json`.
+///
+/// # Errors
+/// As `train`.
+pub async fn run(mut config: RunConfig, json: Option<&Path>) -> Result<()> {
+    (config.eval.interval, config.ckpt.interval) = (0, 0);
+    setup::check_model(&config)?;
+    let decoder = DecoderConfig::load(&hub::folder(&config.model)?)?;
+    let (memory, folder) = (MemoryWatch::start(config.engine.device), Folder::new());
+    let (_stop, stopped) = watch::channel(false);
+    train::run_in(config.clone(), &folder.0, false, stopped).await?;
+    let lines = fs::read_to_string(folder.0.join("metrics.jsonl")).context("reading the run's metrics")?;
+    let mut measured = Vec::new();
+    for line in lines.lines() {
+        measured.push(Measured {
+            peak_device_mb: memory.peak_mb(),
+            ..step(&config, &decoder, &serde_json::from_str(line)?)
+        });
+    }
+    println!("{}", table(&measured));
+    write_json(json, &measured)
+}
+
+/// Removed when dropped.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        Self(std::env::temp_dir().join(format!("dump-rl-bench-pipeline-{}", std::process::id())))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.0));
+    }
+}
+
+/// A line of the run's metrics.
+fn step(config: &RunConfig, decoder: &DecoderConfig, line: &Value) -> Measured {
+    let number = |name: &str| line[name].as_f64().unwrap_or(0.0);
+    Measured {
+        bench: "pipeline".into(),
+        engine: config.engine.resolved_kind(decoder),
+        device: config.engine.device,
+        dtype: engine_precision(config, decoder),
+        model: config.model.display().to_string(),
+        step: number("step") as u64,
+        sequences: config.batch_size * config.group_size,
+        prompt_tokens: None,
+        new_tokens: config.engine.max_new_tokens,
+        mean_new_tokens: number("completions/mean_length"),
+        seconds: number("time/step"),
+        generate_seconds: number("time/generate"),
+        train_seconds: number("time/train"),
+        publish_seconds: number("time/publish"),
+        tokens_per_s: number("perf/tokens_per_s"),
+        peak_rss_mb: number("perf/peak_memory"),
+        peak_device_mb: None,
+    }
+}
+
+fn table(measured: &[Measured]) -> Table {
+    let mut table = progress::table([
+        "step",
+        "sequences",
+        "mean tokens",
+        "step s",
+        "generate s",
+        "train s",
+        "publish s",
+        "tok/s",
+        "peak MB",
+        "card MB",
+    ]);
+    for m in measured {
+        table.add_row([
+            m.step.to_string(),
+            m.sequences.to_string(),
+            format!("{:.0}", m.mean_new_tokens),
+            format!("{:.2}", m.seconds),
+            format!("{:.2}", m.generate_seconds),
+            format!("{:.2}", m.train_seconds),
+            format!("{:.3}", m.publish_seconds),
+            format!("{:.0}", m.tokens_per_s),
+            format!("{:.0}", m.peak_rss_mb),
+            m.peak_device_mb.map_or("–".into(), |mb| format!("{mb:.0}")),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,158 @@
+//! `dump-rl bench sync`: how long it takes until the engine samples by a new policy.
+//!
+//! As in a synchronous run: a publish, and then completions by the policy just published, again and again.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use comfy_table::Table;
+use engine::{Adapter, Engine, Precision};
+use serde::Serialize;
+
+use super::card::MemoryWatch;
+use super::rollout::requests;
+use super::{Case, cases, quantile, random_adapter, write_json};
+use crate::agreement::sample_together;
+use crate::config::run::{DeviceKind, EngineKind, RunConfig};
+use crate::metrics::memory_mb;
+use crate::setup::{Base, WithEngine, engine_precision, with_engine};
+use crate::{predict, progress};
+
+/// The engine on the first combination of the grid.
+#[derive(Debug, Clone, Serialize)]
+struct Measured {
+    bench: String,
+    engine: EngineKind,
+    device: DeviceKind,
+    dtype: Precision,
+    model: String,
+    /// Sampled after each publish.
+    sequences: usize,
+    prompt_tokens: usize,
+    new_tokens: usize,
+    /// Numbers in the adapter, and the size of its file.
+    adapter_parameters: usize,
+    adapter_mb: f64,
+    publishes: usize,
+    /// Of a publish: the median.
+    seconds: f64,
+    seconds_min: f64,
+    seconds_max: f64,
+    /// Of the completions after a publish: the median.
+    generate_seconds: f64,
+    /// Tokens of those completions over the time of publish and completions together.
+    tokens_per_s: f64,
+    peak_rss_mb: f64,
+    /// The most in use on the card, by whomever; `null` without a card.
+    peak_device_mb: Option<f64>,
+}
+
+/// Measures, prints a table and writes `json`.
+///
+/// # Errors
+/// An engine that is not built in or cannot load the model; a publish that fails or loads another adapter.
+pub async fn run(config: RunConfig, json: Option<&Path>) -> Result<()> {
+    let memory = MemoryWatch::start(config.engine.device);
+    let base = Base::load(config)?;
+    let case = cases(&base.config.bench, base.decoder.max_position_embeddings)?[0];
+    let adapter = random_adapter(&base, 0)?;
+    let measured = with_engine(base.clone(), adapter, Measure { base, case, memory }).await?;
+    println!("{}", table(&measured));
+    write_json(json, &[measured])
+}
+
+struct Measure {
+    base: Base,
+    case: Case,
+    memory: MemoryWatch,
+}
+
+/// Seconds of a publish, of what was sampled by it, and the tokens of that.
+struct Round {
+    publish: f64,
+    generate: f64,
+    tokens: usize,
+}
+
+impl WithEngine for Measure {
+    type Output = Measured;
+
+    async fn call<E: Engine>(self, engine: Arc<E>) -> Result<Measured> {
+        let Self { base, case, memory } = &self;
+        // The first round is not counted: buffers, threads, files that are read for the first time.
+        let (mut rounds, mut size) = (Vec::new(), 0);
+        for step in 0..=base.config.bench.repeats as u64 {
+            let adapter = random_adapter(base, step + 1)?;
+            size = adapter.bytes.len();
+            rounds.push(self.round(&engine, step + 1, adapter).await?);
+        }
+        let rounds = &rounds[1..];
+        let of = |f: fn(&Round) -> f64, q: f64| quantile(&mut rounds.iter().map(f).collect::<Vec<_>>(), q);
+        let (publish, generate) = (of(|round| round.publish, 0.5), of(|round| round.generate, 0.5));
+        let config = &base.config;
+        Ok(Measured {
+            bench: "sync".into(),
+            engine: config.engine.resolved_kind(&base.decoder),
+            device: config.engine.device,
+            dtype: engine_precision(config, &base.decoder),
+            model: config.model.display().to_string(),
+            sequences: case.prompts * case.group_size,
+            prompt_tokens: case.prompt_tokens,
+            new_tokens: case.new_tokens,
+            adapter_parameters: predict::adapter_parameters(config, &base.decoder),
+            adapter_mb: size as f64 / 1e6,
+            publishes: rounds.len(),
+            seconds: publish,
+            seconds_min: of(|round| round.publish, 0.0),
+            seconds_max: of(|round| round.publish, 1.0),
+            generate_seconds: generate,
+            tokens_per_s: of(|round| round.tokens as f64, 0.5) / (publish + generate),
+            peak_rss_mb: memory_mb("VmHWM"),
+            peak_device_mb: memory.peak_mb(),
+        })
+    }
+}
+
+impl Measure {
+    async fn round<E: Engine>(&self, engine: &Arc<E>, step: u64, adapter: Adapter) -> Result<Round> {
+        let (hash, since) = (adapter.hash.clone(), Instant::now());
+        let loaded = engine.publish(step, adapter).await.context("publishing")?;
+        let publish = since.elapsed().as_secs_f64();
+        ensure!(loaded.adapter == hash, "the engine loaded {}, not the adapter that was published", loaded.adapter);
+        let since = Instant::now();
+        let requests = requests(self.case, self.base.decoder.vocab_size as u32, step);
+        let samples = sample_together(engine, requests).await?;
+        let stale = samples.iter().find(|sample| sample.policy_step != step);
+        ensure!(stale.is_none(), "after step {step} was published, the engine still answered by an older policy");
+        let tokens = samples.iter().map(|sample| sample.completion.len()).sum();
+        Ok(Round { publish, generate: since.elapsed().as_secs_f64(), tokens })
+    }
+}
+
+fn table(m: &Measured) -> Table {
+    let mut table = progress::table([
+        "engine",
+        "adapter MB",
+        "publish s min / median / max",
+        "sequences",
+        "tokens",
+        "generate s",
+        "tok/s with publish",
+        "peak MB",
+        "card MB",
+    ]);
+    table.add_row([
+        format!("{:?} {:?}", m.engine, m.dtype).to_lowercase(),
+        format!("{:.1}", m.adapter_mb),
+        format!("{:.3} / {:.3} / {:.3}", m.seconds_min, m.seconds, m.seconds_max),
+        m.sequences.to_string(),
+        format!("{} + {}", m.prompt_tokens, m.new_tokens),
+        format!("{:.2}", m.generate_seconds),
+        format!("{:.0}", m.tokens_per_s),
+        format!("{:.0}", m.peak_rss_mb),
+        m.peak_device_mb.map_or("–".into(), |mb| format!("{mb:.0}")),
+    ]);
+    table
+}

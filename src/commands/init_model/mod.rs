@@ -1,0 +1,96 @@
+//! `dump-rl init-model`: a model of a known architecture with random weights and a tokenizer of its own.
+//!
+//! Speed and memory depend on shapes alone, so that they can be measured where no model can be downloaded.
+
+mod random;
+mod weights;
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Result;
+use engine::decoder::{Architecture, DecoderConfig};
+use serde_json::{Value, json};
+use tokenizers::Tokenizer;
+
+use crate::error::InputError;
+use crate::model_folder::{check_empty, write_folder};
+use crate::presets;
+use crate::task::kk;
+use crate::train::bpe::{self, END_OF_TURN};
+
+/// Tokens that the tokenizer may have, where the architecture has more.
+const VOCABULARY: usize = 1024;
+/// Puzzles of each size that it learns from; every model gets the same tokenizer.
+const PUZZLES: usize = 50;
+
+/// Writes a model of the architecture `arch` into `out`, which must be empty or not there.
+///
+/// # Errors
+/// If the architecture is not known, `out` is not empty, or the disk is too small: nothing is left.
+pub fn run(arch: &str, out: &Path, seed: u64) -> Result<()> {
+    let Some((name, config)) = presets::architecture(arch) else {
+        let known = presets::architectures().join(", ");
+        let problem = format!("{arch:?} is not known; known are {known}; of Qwen2.5 the size alone will do, as in 7b");
+        return Err(InputError::new("--arch", problem).into());
+    };
+    check_empty(out)?;
+    check_space(out, 2 * config.parameters() as u64)?;
+    let since = Instant::now();
+    let mut bytes = 0;
+    write_folder(out, |dir| {
+        let config = DecoderConfig { eos_token_id: write_tokenizer(config.vocab_size, dir)?.into(), ..config };
+        fs::write(dir.join("config.json"), serde_json::to_string_pretty(&settings(&config)?)? + "\n")?;
+        bytes = weights::write(&config, seed, dir)?;
+        Ok(())
+    })?;
+    let (size, seconds) = (bytes as f64 / 1e9, since.elapsed().as_secs_f64());
+    println!("{}: {name}, random, {size:.2} GB in {seconds:.1} s", out.display());
+    Ok(())
+}
+
+/// # Errors
+/// If fewer than `bytes` bytes are free where `out` is to stand.
+fn check_space(out: &Path, bytes: u64) -> Result<(), InputError> {
+    let there = std::path::absolute(out).ok();
+    let there = there.as_deref().and_then(|out| out.ancestors().find(|folder| folder.exists()));
+    // Where the system does not tell, writing will.
+    let Some(free) = there.and_then(|folder| fs2::available_space(folder).ok()) else { return Ok(()) };
+    if free < bytes {
+        let [free, bytes] = [free, bytes].map(|bytes| bytes as f64 / 1e9);
+        let problem = format!(
+            "the model takes {bytes:.2} GB, and {free:.2} GB are free here; choose another disk with --out DIR"
+        );
+        return Err(InputError::new(out.display(), problem));
+    }
+    Ok(())
+}
+
+/// Trains a tokenizer of at most `vocabulary` tokens on puzzles; returns the id that ends a turn.
+fn write_tokenizer(vocabulary: usize, dir: &Path) -> Result<u32> {
+    let (rows, _) = kk::splits(3..=14, PUZZLES, 0, 0)?;
+    let texts: Vec<String> = rows.into_iter().flat_map(|row| row.prompt).map(|message| message.content).collect();
+    bpe::train(&texts, vocabulary.min(VOCABULARY), dir).map_err(anyhow::Error::from_boxed)?;
+    let tokenizer = Tokenizer::from_file(dir.join("tokenizer.json")).map_err(anyhow::Error::from_boxed)?;
+    tokenizer.token_to_id(END_OF_TURN).ok_or_else(|| anyhow::anyhow!("the tokenizer lost {END_OF_TURN}: this is a bug"))
+}
+
+/// `config.json`, with what other programs ask for beside what a decoder needs.
+fn settings(config: &DecoderConfig) -> Result<Value> {
+    let mut settings = serde_json::to_value(config)?;
+    let more = match config.architecture() {
+        Architecture::Qwen2 | Architecture::Qwen3 => json!({
+            "sliding_window": null, "use_sliding_window": false, "max_window_layers": config.num_hidden_layers,
+        }),
+        Architecture::Llama | Architecture::Mistral => json!({}),
+    };
+    let both = json!({
+        "torch_dtype": "bfloat16", "initializer_range": weights::STD, "attention_dropout": 0.0, "use_cache": true,
+    });
+    for more in [more, both] {
+        let entries = more.as_object().into_iter().flatten().map(|(key, value)| (key.clone(), value.clone()));
+        settings.as_object_mut().into_iter().for_each(|settings| settings.extend(entries.clone()));
+    }
+    Ok(settings)
+}

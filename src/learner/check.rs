@@ -1,0 +1,54 @@
+//! Before the first step: does the engine, with several completions at a time, compute what the trainer computes?
+
+use anyhow::{Context, Result, ensure};
+use engine::sampler::mix_seed;
+use engine::{Engine, Request, Sampling};
+
+use super::Learner;
+use crate::agreement::sample_together;
+use crate::run_log;
+
+/// Requests at a time, completions of each, and tokens of the first request's; each further one's are longer by as many.
+const REQUESTS: usize = 4;
+const EACH: usize = 4;
+const TOKENS: usize = 12;
+
+impl<E: Engine> Learner<E> {
+    /// Samples completions that differ in prompt, length and tokens, all at a time, and scores them with the trainer.
+    ///
+    /// # Errors
+    /// If a log-probability differs by more than `engine_check`: then nothing may be trained on what this engine samples.
+    pub(super) async fn check_engine(&self) -> Result<()> {
+        let Some(limit) = self.engine_check else { return Ok(()) };
+        let samples = sample_together(&self.engine, self.check_requests())
+            .await
+            .context("checking the engine before training")?;
+        let (completions, tokens) = (samples.len(), samples.iter().map(|it| it.completion.len()).sum::<usize>());
+        let difference = self.trainer.mismatch(self.step(), samples).await?.on_policy_max;
+        ensure!(
+            difference <= limit,
+            "the engine does not compute what the trainer computes, so nothing was trained: among {tokens} tokens of \
+             {completions} completions that it sampled together, one has a log-probability that differs by {difference:.3} \
+             from the trainer's (limit {limit}); `dump-rl bench check` says more; train with another engine or device"
+        );
+        run_log::say(&format!(
+            "checked  {completions} completions at a time differ from the trainer's by {difference:.2e}"
+        ));
+        Ok(())
+    }
+
+    fn check_requests(&self) -> Vec<Request> {
+        let sources = &self.train_data.sources;
+        let request = |index: usize| {
+            let items = &sources[index % sources.len()].items;
+            let max_new_tokens = self.sampling.max_new_tokens.min(TOKENS * (index + 1));
+            Request {
+                prompt: items[index % items.len()].prompt.clone(),
+                group_size: EACH,
+                seed: mix_seed(self.seed ^ 0xC4EC, index as u64),
+                sampling: Sampling { max_new_tokens, ..self.sampling.clone() },
+            }
+        };
+        (0..REQUESTS).map(request).collect()
+    }
+}
