@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A CUDA 13 compiler, its libraries and a stand-in for the driver, for machines that have none: cuda-toolchain.sh DIR
 #
-# Everything comes from NVIDIA's packages on PyPI (0.4 GB to download, 1.2 GB unpacked). DIR/env.sh is what a shell has
+# Everything comes from NVIDIA's packages on PyPI (0.65 GB to download, 1.2 GB unpacked). DIR/env.sh is what a shell has
 # to read afterwards. A second call does nothing; pip keeps what it downloaded in its own cache.
 set -euo pipefail
 dir="${1:?usage: cuda-toolchain.sh DIR}"
