@@ -132,6 +132,10 @@ pub fn check_format(config: &RunConfig) -> Result<(), InputError> {
             let problem = "mistral.rs has no bf16 on a CPU; use \"f32\", or engine.kind = \"native\"";
             Err(InputError::new("engine.dtype", problem))
         }
+        (DeviceKind::Cpu, _, EngineKind::Mistralrs) if gpu::HAS_CUDA => {
+            let problem = "in a program with CUDA mistral.rs does not compute on a CPU; use \"native\" or engine.device = \"cuda\", or build it without";
+            Err(InputError::new("engine.kind", problem))
+        }
         // mistral.rs 0.8.1 then leaves the causal mask to kernels that it does not call for f32.
         (DeviceKind::Cuda, Precision::F32, _) if cfg!(feature = "flash-attn") => {
             let problem =
