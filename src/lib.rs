@@ -26,6 +26,8 @@ pub mod dataset;
 #[cfg(feature = "train")]
 pub mod eval;
 #[cfg(feature = "train")]
+pub mod gpu;
+#[cfg(feature = "train")]
 pub mod hub;
 #[cfg(feature = "train")]
 pub mod lab;

@@ -14,6 +14,7 @@ use crate::curriculum::Mixture;
 use crate::dataset::{self, Dataset};
 use crate::error::InputError;
 use crate::eval::EvalSettings;
+use crate::gpu;
 use crate::hub;
 use crate::reward::RewardSettings;
 use crate::tokenizer::ChatTokenizer;
@@ -123,17 +124,22 @@ impl Setup {
     }
 }
 
-/// Whether this program can use a GPU.
-pub const HAS_CUDA: bool = cfg!(feature = "cuda");
-/// What is wrong where it cannot.
-pub const NO_CUDA: &str = "this program was built without GPU support; build it with --features cuda";
-
 /// # Errors
 /// A number format that the engine does not have on the device.
 pub fn check_format(config: &RunConfig) -> Result<(), InputError> {
     match (config.engine.device, config.engine.dtype, config.engine.kind) {
         (DeviceKind::Cpu, Precision::Bf16, EngineKind::Mistralrs) => {
             let problem = "mistral.rs has no bf16 on a CPU; use \"f32\", or engine.kind = \"native\"";
+            Err(InputError::new("engine.dtype", problem))
+        }
+        (DeviceKind::Cpu, _, EngineKind::Mistralrs) if gpu::HAS_CUDA => {
+            let problem = "in a program with CUDA mistral.rs does not compute on a CPU; use \"native\" or engine.device = \"cuda\", or build it without";
+            Err(InputError::new("engine.kind", problem))
+        }
+        // mistral.rs 0.8.1 then leaves the causal mask to kernels that it does not call for f32.
+        (DeviceKind::Cuda, Precision::F32, _) if cfg!(feature = "flash-attn") => {
+            let problem =
+                "a program with flash-attn has no f32 on a GPU; use \"bf16\", or build it with --features cuda";
             Err(InputError::new("engine.dtype", problem))
         }
         _ => Ok(()),
@@ -149,12 +155,7 @@ fn device(config: &RunConfig) -> Result<(Device, DType)> {
     check_format(config)?;
     match config.engine.device {
         DeviceKind::Cpu => Ok((Device::Cpu, DType::F32)),
-        DeviceKind::Cuda if !HAS_CUDA => Err(InputError::new("engine.device", NO_CUDA).into()),
-        DeviceKind::Cuda => {
-            let device =
-                Device::new_cuda(0).map_err(|e| InputError::new("engine.device", format!("no CUDA device: {e}")))?;
-            Ok((device, dtype))
-        }
+        DeviceKind::Cuda => Ok((gpu::open()?, dtype)),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::error::InputError;
 use crate::setup::{self, Inputs};
 use crate::task::{Row, rows};
 use crate::train::gemm;
-use crate::{hub, predict, presets};
+use crate::{gpu, hub, predict, presets};
 
 /// Where there is no tokenizer, a token is taken to be as many characters of a prompt: less than what tokenizers of
 /// large vocabularies make of English, so that the prediction stays a bound.
@@ -105,8 +105,8 @@ fn print_prediction(config: &RunConfig, model: &DecoderConfig, prompt_tokens: us
         }
         DeviceKind::Cuda => println!("time     not predicted on a GPU: it was not measured there"),
     }
-    if config.engine.device == DeviceKind::Cuda && !setup::HAS_CUDA {
-        println!("note     {}", setup::NO_CUDA);
+    if config.engine.device == DeviceKind::Cuda && !gpu::HAS_CUDA {
+        println!("note     {}", gpu::NO_CUDA);
     }
     print_missing_weights(config);
 }

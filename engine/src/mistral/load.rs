@@ -40,9 +40,7 @@ pub struct Loader {
 impl Loader {
     /// Checks the settings, the model's configuration, and that every file is there; loads nothing.
     pub fn open(dir: &Path, settings: MistralSettings) -> Result<Self, EngineError> {
-        if matches!(settings.device, Device::Cpu { .. }) && settings.precision == Precision::Bf16 {
-            return Err(model_error(dir, "bf16 needs a GPU: candle has no bf16 matrix product on the CPU; use f32"));
-        }
+        check_device(settings).map_err(|problem| model_error(dir, problem))?;
         for name in ["config.json", "tokenizer.json"] {
             existing(dir, name)?;
         }
@@ -188,6 +186,24 @@ impl Loader {
 
     fn error(&self, problem: impl ToString) -> EngineError {
         model_error(&self.dir, first_line(&problem.to_string()))
+    }
+}
+
+fn check_device(settings: MistralSettings) -> Result<(), &'static str> {
+    match (settings.device, settings.precision) {
+        (Device::Cpu { .. }, Precision::Bf16) => {
+            Err("bf16 needs a GPU: candle has no bf16 matrix product on the CPU; use f32")
+        }
+        // Its rotary embedding (`layers.rs`) goes by the feature, not by the tensor, for models without grouped heads.
+        (Device::Cpu { .. }, _) if cfg!(feature = "cuda") => {
+            Err("in a program with CUDA mistral.rs 0.8.1 does not compute on a CPU; build it without, or use the GPU")
+        }
+        // `make_causal_mask_matrix` leaves the mask to flash attention, which `run_attention` does not call for f32: a
+        // prompt's tokens would see those behind them.
+        (Device::Gpu { .. }, Precision::F32) if cfg!(feature = "flash-attn") => Err(
+            "mistral.rs 0.8.1 with flash-attn computes f32 without a causal mask; use bf16, or build with cuda alone",
+        ),
+        _ => Ok(()),
     }
 }
 

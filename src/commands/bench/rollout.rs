@@ -87,8 +87,10 @@ pub async fn run(file: &Path, sets: &[String], config: RunConfig, json: Option<&
 
 fn engines(config: &RunConfig) -> Vec<EngineKind> {
     let built_in = match config.engine.device {
-        // mistral.rs has no bf16 on a CPU.
-        DeviceKind::Cpu if cfg!(feature = "mistralrs") && config.engine.dtype == Precision::F32 => {
+        // mistral.rs has no bf16 on a CPU, and with CUDA built in nothing there.
+        DeviceKind::Cpu
+            if cfg!(all(feature = "mistralrs", not(feature = "cuda"))) && config.engine.dtype == Precision::F32 =>
+        {
             vec![EngineKind::Native, EngineKind::Mistralrs]
         }
         DeviceKind::Cpu => vec![EngineKind::Native],

@@ -1,0 +1,107 @@
+//! The card: opened here, and what is wrong is said in one sentence when that fails.
+
+use candle_core::Device;
+
+use crate::error::InputError;
+
+/// Whether this program can use a GPU.
+pub const HAS_CUDA: bool = cfg!(feature = "cuda");
+/// What is wrong where it cannot.
+pub const NO_CUDA: &str = "this program was built without GPU support; build it with --features cuda";
+
+/// What the kernels were compiled for, as in "90". Absent where the build asked the card of its own machine.
+#[cfg(feature = "cuda")]
+const BUILT_FOR: Option<&str> = option_env!("CUDA_COMPUTE_CAP");
+
+/// The first CUDA card.
+///
+/// # Errors
+/// No GPU support in this program; no driver or no card; a card that the kernels were not compiled for.
+pub fn open() -> Result<Device, InputError> {
+    let wrong = |problem: String| InputError::new("engine.device", problem);
+    if !HAS_CUDA {
+        return Err(wrong(NO_CUDA.to_owned()));
+    }
+    let device = Device::new_cuda(0).map_err(|e| wrong(no_card(&e)))?;
+    check_kernels(&device).map_err(wrong)?;
+    Ok(device)
+}
+
+fn no_card(error: &candle_core::Error) -> String {
+    // Only its first line: the rest may be a backtrace.
+    let why = error.to_string().lines().next().unwrap_or_default().to_owned();
+    format!(
+        "\"cuda\" needs an NVIDIA card and its driver, and there is none that works: {why}; see what nvidia-smi lists, or use \"cpu\""
+    )
+}
+
+#[cfg(not(feature = "cuda"))]
+fn check_kernels(_: &Device) -> Result<(), String> {
+    Ok(())
+}
+
+#[cfg(feature = "cuda")]
+fn check_kernels(device: &Device) -> Result<(), String> {
+    let Some(built) = BUILT_FOR.and_then(capability) else { return Ok(()) };
+    let card = card(device).map_err(|e| no_card(&e))?;
+    if runs_on(built, card) {
+        return Ok(());
+    }
+    let ((built_major, built_minor), (major, minor)) = (built, card);
+    Err(format!(
+        "this program was built for compute capability {built_major}.{built_minor}, which the card, {major}.{minor}, does not run; build it for {major}{minor} (docs/gpu.md)"
+    ))
+}
+
+#[cfg(feature = "cuda")]
+fn card(device: &Device) -> candle_core::Result<(u32, u32)> {
+    use candle_core::cuda::WrapErr;
+    let (major, minor) = device.as_cuda_device()?.cuda_stream().context().compute_capability().w()?;
+    Ok((major.unsigned_abs(), minor.unsigned_abs()))
+}
+
+/// As the kernels' build reads it: 90, 9.0, 90a and sm_90 are the same; `None` if it is none of them.
+#[cfg(any(feature = "cuda", test))]
+fn capability(text: &str) -> Option<(u32, u32)> {
+    let text = text.trim().trim_start_matches("sm_").trim_end_matches(['a', 'f']);
+    let number: u32 = text.replace('.', "").parse().ok()?;
+    let number = if number < 20 { number * 10 } else { number };
+    Some((number / 10, number % 10))
+}
+
+/// Whether kernels for one compute capability run on a card of another. Machine code runs on cards of the same
+/// generation that are not older; from 9.0 on the kernels are compiled for exactly one (sm_90a).
+#[cfg(any(feature = "cuda", test))]
+fn runs_on(built: (u32, u32), card: (u32, u32)) -> bool {
+    built == card || built.0 < 9 && built.0 == card.0 && built.1 <= card.1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_capability_is_read_as_the_build_reads_it() {
+        let read = ["80", "8.0", "8", "90a", "sm_90", " 120 ", "hopper"].map(capability);
+        assert_eq!(read[..4], [Some((8, 0)), Some((8, 0)), Some((8, 0)), Some((9, 0))]);
+        assert_eq!(read[4..], [Some((9, 0)), Some((12, 0)), None]);
+    }
+
+    #[test]
+    fn kernels_run_on_newer_cards_of_their_generation_only() {
+        let check = |built, runs: &[(u32, u32)], not: &[(u32, u32)]| {
+            runs.iter().for_each(|card| assert!(runs_on(built, *card), "{built:?} on {card:?}"));
+            not.iter().for_each(|card| assert!(!runs_on(built, *card), "{built:?} on {card:?}"));
+        };
+        check((8, 0), &[(8, 0), (8, 6), (8, 9)], &[(7, 5), (9, 0)]);
+        check((8, 9), &[(8, 9)], &[(8, 0), (8, 6), (9, 0)]);
+        check((9, 0), &[(9, 0)], &[(8, 9), (10, 0), (12, 0)]);
+        check((10, 0), &[(10, 0)], &[(10, 3)]);
+    }
+
+    #[test]
+    fn a_missing_card_is_a_sentence() {
+        let text = no_card(&candle_core::Error::Msg("CUDA_ERROR_NO_DEVICE\n   0: backtrace".into()));
+        assert!(text.contains("CUDA_ERROR_NO_DEVICE; see what nvidia-smi lists") && !text.contains("backtrace"));
+    }
+}
