@@ -16,6 +16,8 @@ pub mod report;
 pub mod task;
 
 #[cfg(feature = "train")]
+pub mod budget;
+#[cfg(feature = "train")]
 pub mod checkpoint;
 #[cfg(feature = "train")]
 pub mod config;
