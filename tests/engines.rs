@@ -12,8 +12,7 @@ use engine::native::{Native, NativeSettings};
 use engine::sampler::mix_seed;
 use engine::scripted::Scripted;
 use engine::{
-    Completion, Engine, EngineError, Finish, LoraConfig, PolicyVersion, Precision, Quantization, Request, Sampling,
-    StopStrings,
+    Completion, Engine, EngineError, Finish, LoraConfig, PolicyVersion, Precision, Request, Sampling, StopStrings,
 };
 
 use crate::fixtures::{TinyModel, root};
@@ -251,6 +250,7 @@ mod mistral {
     use super::*;
     use candle_core::Tensor;
     use dump_rl::train::{lora::Lora, model::Model, ops::Entropy, packed::Packed};
+    use engine::Quantization;
     use engine::mistral::{MistralRs, MistralSettings, Swap};
     use std::process::Command;
 

@@ -35,7 +35,9 @@ fn search(
             _ => search(&changed, model, prompt_tokens, card, keys - 1),
         };
         sets.truncate(1);
-        sets.iter_mut().for_each(|set| drop(set.insert(what.clone())));
+        for set in &mut sets {
+            set.insert(what.clone());
+        }
         found.extend(sets.into_iter().filter(|set| set.len() == keys));
     }
     let mut seen = BTreeSet::new();
