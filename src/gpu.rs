@@ -13,16 +13,16 @@ pub const NO_CUDA: &str = "this program was built without GPU support; build it 
 #[cfg(feature = "cuda")]
 const BUILT_FOR: Option<&str> = option_env!("CUDA_COMPUTE_CAP");
 
-/// The first CUDA card.
+/// The CUDA card with this number, from 0.
 ///
 /// # Errors
 /// No GPU support in this program; no driver or no card; a card that the kernels were not compiled for.
-pub fn open() -> Result<Device, InputError> {
+pub fn open(index: usize) -> Result<Device, InputError> {
     let wrong = |problem: String| InputError::new("engine.device", problem);
     if !HAS_CUDA {
         return Err(wrong(NO_CUDA.to_owned()));
     }
-    let device = Device::new_cuda(0).map_err(|e| wrong(no_card(&e)))?;
+    let device = Device::new_cuda(index).map_err(|e| wrong(no_card(&e)))?;
     check_kernels(&device).map_err(wrong)?;
     Ok(device)
 }

@@ -8,13 +8,13 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use async_channel::Receiver;
-use engine::{Adapter, AdapterHash, Engine, EngineError, Finish, Precision, Request, Sampling};
+use engine::{Adapter, AdapterHash, Engine, EngineError, Finish, Precision, Quantization, Request, Sampling};
 use tokio::sync::watch;
 
 use crate::advantage::{AdvantageScale, divide_by_batch_std};
 use crate::agreement;
 use crate::checkpoint::Checkpoint;
-use crate::config::run::{CkptConfig, EvalConfig};
+use crate::config::run::{CkptConfig, EvalConfig, SyncMode};
 use crate::dataset::Dataset;
 use crate::eval::{self, EvalSettings, SourceScore};
 use crate::metrics::{self, StepTimes};
@@ -30,11 +30,13 @@ use crate::train::worker::TrainerHandle;
 use crate::types::ScoredGroup;
 
 /// Log-probabilities of engine and trainer that differ by more than this point to a fault, by what the engine computes in.
-pub fn mismatch_limit(engine: Precision) -> f64 {
-    match engine {
-        Precision::F32 => 0.01,
+pub fn mismatch_limit(engine: Precision, quantization: Quantization) -> f64 {
+    match (quantization, engine) {
+        (Quantization::None, Precision::F32) => 0.01,
         // Eight significant bits in every product.
-        Precision::Bf16 => 1.0,
+        (Quantization::None, Precision::Bf16) | (Quantization::Q8_0, _) => 1.0,
+        (Quantization::Q6K, _) => 2.0,
+        (Quantization::Q5K | Quantization::Q4K, _) => 4.0,
     }
 }
 
@@ -64,6 +66,9 @@ pub struct Learner<E> {
     pub scale: AdvantageScale,
     /// What the engine really computes in.
     pub precision: Precision,
+    pub quantization: Quantization,
+    /// Never `Auto`.
+    pub sync: SyncMode,
     /// η; above 0 a canary is sampled after each publish.
     pub max_off_policy_steps: u64,
     /// What log-probabilities may differ by in a check of the engine before the first step; `None`: there is no check.
@@ -138,12 +143,18 @@ impl<E: Engine> Learner<E> {
         }
         let samples = self.samples(&batch)?;
         let since = Instant::now();
+        if self.sync == SyncMode::Alternate {
+            // Until the policy is published; what is asked of the engine in between waits for that.
+            self.engine.suspend().await.context("unloading the engine")?;
+        }
+        times.publish = since.elapsed();
+        let since = Instant::now();
         let output = self.trainer.step(step, samples).await?;
         times.train = since.elapsed();
         self.check_health(step, &output.stats, &batch)?;
         let since = Instant::now();
         self.publish(step + 1, output.adapter).await?;
-        times.publish = since.elapsed();
+        times.publish += since.elapsed();
         let canary = self.canary(step + 1).await?;
 
         let mut line = metrics::Line::new(step + 1);
@@ -224,7 +235,7 @@ impl<E: Engine> Learner<E> {
                 path.display()
             );
         }
-        if stats.mismatch.on_policy_max > mismatch_limit(self.precision) {
+        if stats.mismatch.on_policy_max > mismatch_limit(self.precision, self.quantization) {
             let difference = stats.mismatch.on_policy_max;
             tracing::warn!(difference, "engine and trainer disagree on log-probabilities of the same policy");
         }

@@ -18,6 +18,8 @@ pub mod task;
 #[cfg(feature = "train")]
 pub mod agreement;
 #[cfg(feature = "train")]
+pub mod budget;
+#[cfg(feature = "train")]
 pub mod checkpoint;
 #[cfg(feature = "train")]
 pub mod config;

@@ -6,7 +6,7 @@
 use engine::Precision;
 use engine::decoder::{DecoderConfig, Module};
 
-use crate::config::run::{DeviceKind, EngineKind, RunConfig};
+use crate::config::run::{DeviceKind, EngineKind, RunConfig, SyncMode};
 use crate::setup::native_precision;
 use crate::train::memory::{self, Batch};
 
@@ -52,7 +52,7 @@ pub fn trainer(config: &RunConfig, model: &DecoderConfig, batch: Batch) -> Vec<P
     ]
 }
 
-/// What a whole run takes: the parts, of which some are on the GPU where there is one.
+/// What a whole run takes on a CPU; [`crate::budget`] says it for a device that has memory of its own.
 pub fn run(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize) -> Vec<Part> {
     let mut parts = trainer(config, model, longest_batch(config, prompt_tokens));
     // Batches of other shapes leave memory behind that the allocator has not given back yet.
@@ -60,13 +60,13 @@ pub fn run(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize) -> V
     parts.push(Part { what: "memory that was freed but not given back", bytes: freed });
     match config.engine.resolved_kind(model) {
         EngineKind::Mistralrs => {
-            let copies = if config.engine.device == DeviceKind::Cuda { 1 } else { config.engine.replicas.max(1) };
-            let weights = copies * model.parameters() * weight_bytes(config);
-            parts.push(Part { what: "weights of the engine, twice while a policy is published", bytes: 2 * weights });
-            if config.engine.device == DeviceKind::Cuda {
-                let bytes = (2 * config.engine.cache_mb) << 20;
-                parts.push(Part { what: "key-value cache, twice while a policy is published", bytes });
-            }
+            let weights = config.engine.replicas.max(1) * model.parameters() * weight_bytes(config);
+            parts.push(match config.engine.sync {
+                SyncMode::Auto | SyncMode::SideBySide => {
+                    Part { what: "weights of the engine, twice while a policy is published", bytes: 2 * weights }
+                }
+                SyncMode::Reload | SyncMode::Alternate => Part { what: "weights of the engine", bytes: weights },
+            });
         }
         EngineKind::Native | EngineKind::Auto => {
             if native_precision(config) == Precision::Bf16 {

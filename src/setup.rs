@@ -7,9 +7,12 @@ use anyhow::Result;
 use candle_core::{DType, Device};
 use engine::decoder::{DecoderConfig, Weights};
 use engine::native::{Native, NativeSettings};
-use engine::{Adapter, Engine, LoraConfig, Precision, Sampling};
+use engine::{Adapter, Engine, LoraConfig, Precision, Quantization, Sampling};
 
-use crate::config::run::{DeviceKind, EngineKind, RunConfig};
+use crate::budget::{self, Share};
+#[cfg(feature = "mistralrs")]
+use crate::config::run::EngineConfig;
+use crate::config::run::{DeviceKind, EngineKind, RunConfig, SyncMode};
 use crate::curriculum::Mixture;
 use crate::dataset::{self, Dataset};
 use crate::error::InputError;
@@ -31,6 +34,7 @@ pub struct Setup {
     pub tokenizer: Arc<ChatTokenizer>,
     pub train: Arc<Dataset>,
     pub test: Arc<Dataset>,
+    pub share: Share,
 }
 
 /// All of it but the weights.
@@ -61,16 +65,40 @@ impl Inputs {
         }
         Ok(Self { config, folder, decoder, tokenizer, train, test })
     }
+
+    /// Tokens of the longest prompt to train on.
+    pub fn longest_prompt(&self) -> usize {
+        let items = self.train.sources.iter().flat_map(|source| &source.items);
+        items.map(|item| item.prompt.len()).max().unwrap_or(0)
+    }
 }
 
 impl Setup {
+    /// For anything but training: whether trainer and engine fit the device together is not asked.
+    ///
     /// # Errors
     /// As [`Inputs::load`], and if the weights are missing, wrong, or for a device that is not there.
     pub fn load(config: RunConfig) -> Result<Self> {
-        let Inputs { config, folder, decoder, tokenizer, train, test } = Inputs::load(config)?;
-        let weights = weights(&config, &folder, &decoder)?;
+        let inputs = Inputs::load(config)?;
+        let share = Share::unchecked(&inputs.config, &inputs.decoder, inputs.longest_prompt());
+        Self::with_share(inputs, share)
+    }
+
+    /// For training.
+    ///
+    /// # Errors
+    /// As [`Setup::load`], and if trainer and engine do not fit the device together; then no weight has been read.
+    pub fn for_training(config: RunConfig) -> Result<Self> {
+        let inputs = Inputs::load(config)?;
+        let share = share(&inputs.config, &inputs.decoder, inputs.longest_prompt())?;
+        Self::with_share(inputs, share)
+    }
+
+    fn with_share(inputs: Inputs, share: Share) -> Result<Self> {
+        let Inputs { config, folder, decoder, tokenizer, train, test } = inputs;
+        let weights = weights(&config, share.sync, &folder, &decoder)?;
         let (tokenizer, train, test) = (tokenizer.into(), train.into(), test.into());
-        Ok(Self { decoder, weights, tokenizer, train, test, folder, config })
+        Ok(Self { decoder, weights, tokenizer, train, test, folder, config, share })
     }
 
     /// How completions to train on are sampled.
@@ -119,14 +147,19 @@ impl Setup {
 
     /// What an engine and a trainer are started from.
     pub fn base(&self) -> Base {
-        let Self { config, folder, decoder, weights, .. } = self;
-        Base { config: config.clone(), folder: folder.clone(), decoder: decoder.clone(), weights: weights.clone() }
+        let Self { config, folder, decoder, weights, share, .. } = self;
+        let (config, folder, decoder, weights) = (config.clone(), folder.clone(), decoder.clone(), weights.clone());
+        Base { config, folder, decoder, weights, share: *share }
     }
 }
 
 /// # Errors
 /// A number format that the engine does not have on the device.
 pub fn check_format(config: &RunConfig) -> Result<(), InputError> {
+    if config.engine.quantization != Quantization::None && config.engine.kind == EngineKind::Native {
+        let problem = "the native engine has no packed weights; use engine.kind = \"mistralrs\", or \"none\"";
+        return Err(InputError::new("engine.quantization", problem));
+    }
     match (config.engine.device, config.engine.dtype, config.engine.kind) {
         (DeviceKind::Cpu, Precision::Bf16, EngineKind::Mistralrs) => {
             let problem = "mistral.rs has no bf16 on a CPU; use \"f32\", or engine.kind = \"native\"";
@@ -153,9 +186,10 @@ fn device(config: &RunConfig) -> Result<(Device, DType)> {
         Precision::Bf16 => DType::BF16,
     };
     check_format(config)?;
+    let index = config.engine.device_index;
     match config.engine.device {
         DeviceKind::Cpu => Ok((Device::Cpu, DType::F32)),
-        DeviceKind::Cuda => Ok((gpu::open()?, dtype)),
+        DeviceKind::Cuda => Ok((gpu::open(index)?, dtype)),
     }
 }
 
@@ -174,9 +208,20 @@ fn model_folder(config: &RunConfig) -> Result<PathBuf, InputError> {
     hub::folder(&config.model)
 }
 
-fn weights(config: &RunConfig, folder: &Path, decoder: &DecoderConfig) -> Result<Weights> {
+/// The trainer's weights; in main memory if they are on the device for a while only.
+fn weights(config: &RunConfig, sync: SyncMode, folder: &Path, decoder: &DecoderConfig) -> Result<Weights> {
     let (device, dtype) = device(config)?;
+    let device = if sync == SyncMode::Alternate { Device::Cpu } else { device };
     Ok(Weights::load(folder, decoder, dtype, &device)?)
+}
+
+/// What of a card the engine gets beside the trainer.
+fn share(config: &RunConfig, decoder: &DecoderConfig, prompt_tokens: usize) -> Result<Share, InputError> {
+    match (config.engine.device, budget::known_card(config)) {
+        (DeviceKind::Cuda, Some(card)) => budget::resolve(config, decoder, prompt_tokens, card),
+        // Without a card the weights cannot be loaded either, which is then said.
+        _ => Ok(Share::unchecked(config, decoder, prompt_tokens)),
+    }
 }
 
 /// A base model, and the configuration that says how it samples and is trained. Copies share the weights.
@@ -187,18 +232,21 @@ pub struct Base {
     pub folder: PathBuf,
     pub decoder: DecoderConfig,
     pub weights: Weights,
+    pub share: Share,
 }
 
 impl Base {
-    /// Without tokenizer and rows.
+    /// For benchmarks: without tokenizer and rows, and with the base weights on the device whatever `engine.sync` says.
     ///
     /// # Errors
     /// A missing or wrong model.
     pub fn load(config: RunConfig) -> Result<Self> {
         let folder = model_folder(&config)?;
         let decoder = DecoderConfig::load(&folder)?;
-        let weights = weights(&config, &folder, &decoder)?;
-        Ok(Self { config, folder, decoder, weights })
+        let prompt_tokens = config.bench.prompt_tokens.iter().copied().max().unwrap_or(0);
+        let share = Share::unchecked(&config, &decoder, prompt_tokens);
+        let weights = weights(&config, SyncMode::SideBySide, &folder, &decoder)?;
+        Ok(Self { config, folder, decoder, weights, share })
     }
 
     /// A trainer with a fresh adapter.
@@ -212,7 +260,9 @@ impl Base {
             temperature: f64::from(self.config.engine.temperature),
             max_new_tokens: self.config.engine.max_new_tokens,
         };
-        Ok(Trainer::new(self.decoder.clone(), self.weights.clone(), self.lora_config(), settings, self.config.seed)?)
+        let (device, _) = device(&self.config)?;
+        let (decoder, weights) = (self.decoder.clone(), self.weights.clone());
+        Ok(Trainer::on(device, decoder, weights, self.lora_config(), settings, self.config.seed)?)
     }
 
     fn lora_config(&self) -> Arc<LoraConfig> {
@@ -277,14 +327,21 @@ fn native(Base { config, decoder, weights, .. }: Base, adapter: Adapter) -> Resu
 #[cfg(feature = "mistralrs")]
 async fn with_mistral<W: WithEngine>(base: &Base, adapter: Adapter, then: W) -> Result<W::Output> {
     let config = &base.config;
-    use engine::mistral::{Device, MistralRs, MistralSettings};
+    use engine::mistral::{Cache, Device, MistralRs, MistralSettings, Swap};
+    let EngineConfig { device_index, max_sequences, block_size, cache_dtype, .. } = config.engine;
     let device = match config.engine.device {
         DeviceKind::Cpu => Device::Cpu { replicas: replicas(base) },
         DeviceKind::Cuda => {
-            Device::Gpu { index: 0, max_sequences: config.engine.max_sequences, cache_mb: config.engine.cache_mb }
+            let cache = Cache { mb: base.share.cache_mb, block_size, format: cache_dtype };
+            Device::Gpu { index: device_index, max_sequences, cache }
         }
     };
-    let settings = MistralSettings { device, precision: config.engine.dtype };
+    let swap = match base.share.sync {
+        SyncMode::Auto | SyncMode::SideBySide => Swap::SideBySide,
+        SyncMode::Reload | SyncMode::Alternate => Swap::Reload,
+    };
+    let (precision, quantization) = (config.engine.dtype, config.engine.quantization);
+    let settings = MistralSettings { device, precision, quantization, swap };
     let engine = MistralRs::load(&base.folder, settings, adapter).await?;
     then.call(Arc::new(engine)).await
 }

@@ -348,6 +348,41 @@ fn a_dry_run_predicts_without_weights_tokenizer_or_gpu() {
 
 /// A model of 7 billion parameters is checked where it would not fit: only the headers of its file are read.
 #[cfg(target_os = "linux")]
+/// The paper's run on cards that are not there: what each way to share one takes, and what to change where none fits.
+#[test]
+fn a_dry_run_says_what_fits_a_card() {
+    let config = root().join("configs/kk-qwen2.5-7b.toml").display().to_string();
+    let args = |more: &[&'static str]| {
+        let sets =
+            ["data.train=20", "data.test=2"].iter().chain(more).flat_map(|set| ["--set".into(), set.to_string()]);
+        [vec!["train".to_string(), config.clone(), "--dry-run".into()], sets.collect()].concat()
+    };
+    let said = |more: &[&'static str]| printed(&args(more).iter().map(String::as_str).collect::<Vec<_>>());
+    let words = ["side_by_side", "reload", "alternate", "24 GB", "141 GB", "completions of the greatest length"];
+    let unknown = said(&[]);
+    words.iter().for_each(|word| assert!(unknown.contains(word), "no {word} in {unknown}"));
+    let large = said(&["engine.device_memory_mb=140000"]);
+    assert!(large.contains("146.8 GB here"), "{large}");
+    let too_small = args(&["engine.device_memory_mb=40000", "engine.sync=side_by_side"]);
+    let too_small: Vec<&str> = too_small.iter().map(String::as_str).collect();
+    Bench::new().refused(&too_small, &["engine.sync = \"side_by_side\"", "GB are free", "what would fit: "]);
+}
+
+#[test]
+fn alternating_has_no_overlap() {
+    let bench = Bench::new();
+    let overlapping = ["--set", "engine.sync=alternate", "--set", "pipeline.max_off_policy_steps=1"];
+    let words = ["engine.sync", "pipeline.max_off_policy_steps = 0", "reload"];
+    bench.train_refused(&format!("{HEAD}{DATA}"), &overlapping, &words);
+    bench.train_refused(
+        &format!("{HEAD}{DATA}"),
+        &["--set", "engine.block_size=64"],
+        &["engine.block_size", "8, 16 or 32"],
+    );
+    let packed = ["--set", "engine.quantization=q8_0", "--set", "engine.kind=native"];
+    bench.train_refused(&format!("{HEAD}{DATA}"), &packed, &["engine.quantization", "mistralrs"]);
+}
+
 #[test]
 fn a_dry_run_does_not_load_the_weights() {
     let bench = Bench::new();

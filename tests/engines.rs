@@ -250,7 +250,8 @@ mod mistral {
     use super::*;
     use candle_core::Tensor;
     use dump_rl::train::{lora::Lora, model::Model, ops::Entropy, packed::Packed};
-    use engine::mistral::{Device, MistralRs, MistralSettings};
+    use engine::Quantization;
+    use engine::mistral::{MistralRs, MistralSettings, Swap};
     use std::process::Command;
 
     /// The likeliest token behind the prompt, and behind each of `completion`'s but the last, in the trainer's own forward.
@@ -275,7 +276,7 @@ mod mistral {
     }
 
     async fn mistral(model: &Path, trainer: &Trainer) -> Arc<MistralRs> {
-        let settings = MistralSettings { device: Device::Cpu { replicas: 2 }, precision: Precision::F32 };
+        let settings = MistralSettings::cpu(2);
         Arc::new(MistralRs::load(model, settings, trainer.adapter().unwrap()).await.unwrap())
     }
 
@@ -305,7 +306,7 @@ mod mistral {
         let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         config["attention_bias"] = true.into();
         std::fs::write(&path, config.to_string()).unwrap();
-        let settings = MistralSettings { device: Device::Cpu { replicas: 1 }, precision: Precision::F32 };
+        let settings = MistralSettings::cpu(1);
         match MistralRs::load(model.path(), settings, adapter).await.err() {
             Some(EngineError::Model { problem, .. }) => assert!(problem.starts_with("attention_bias: "), "{problem}"),
             other => panic!("{other:?}"),
@@ -355,10 +356,121 @@ mod mistral {
         check_log_probs(&mistral(&model, &trainer).await, &trainer, 0).await;
     }
 
+    /// What runs is answered, what comes later waits for the next policy.
+    async fn check_suspension(swap: Swap) {
+        let model = TinyModel::new();
+        let mut trainer = trainer(model.path());
+        let settings = MistralSettings { swap, ..MistralSettings::cpu(2) };
+        let engine = Arc::new(MistralRs::load(model.path(), settings, trainer.adapter().unwrap()).await.unwrap());
+        let adapter = next_adapter(&engine, &mut trainer, 0).await;
+        let running = tokio::spawn({
+            let engine = engine.clone();
+            async move { engine.generate(request(1, 8, &[])).await.unwrap() }
+        });
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        engine.suspend().await.unwrap();
+        assert!(running.is_finished(), "the engine was unloaded while a request ran");
+        assert!(running.await.unwrap().iter().all(|completion| completion.policy.step == 0));
+        engine.suspend().await.unwrap();
+        let waiting = tokio::spawn({
+            let engine = engine.clone();
+            async move { engine.generate(request(1, 8, &[])).await.unwrap() }
+        });
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        assert!(!waiting.is_finished(), "there is no policy to answer with");
+        engine.publish(1, adapter).await.unwrap();
+        assert!(waiting.await.unwrap().iter().all(|completion| completion.policy.step == 1));
+        check_log_probs(&engine, &trainer, 1).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_suspended_engine_waits_for_the_next_policy() {
+        check_suspension(Swap::SideBySide).await;
+        check_suspension(Swap::Reload).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_reloading_engine_keeps_what_every_engine_keeps() {
+        let model = TinyModel::new();
+        let trainer = trainer(model.path());
+        let settings = MistralSettings { swap: Swap::Reload, ..MistralSettings::cpu(2) };
+        let engine = Arc::new(MistralRs::load(model.path(), settings, trainer.adapter().unwrap()).await.unwrap());
+        check_versions(engine.clone(), trainer.adapter().unwrap()).await;
+        check_repeatable(engine).await;
+    }
+
+    /// In a process of its own, where nothing else takes memory meanwhile.
+    #[test]
+    fn a_suspended_engine_holds_no_memory() {
+        let mut alone = Command::new(std::env::current_exe().unwrap());
+        alone.args(["engines::mistral::memory_of_a_suspended_engine", "--exact", "--ignored"]);
+        // What is freed goes back at once.
+        alone.env("MALLOC_MMAP_THRESHOLD_", "65536").env("MALLOC_ARENA_MAX", "1");
+        let output = alone.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    }
+
+    fn resident_mb() -> f64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "run by the test above, in a process of its own"]
+    async fn memory_of_a_suspended_engine() {
+        const COPIES: usize = 12;
+        let model = root().join("data/kk-tiny");
+        let trainer = trainer(&model);
+        let adapter = trainer.adapter().unwrap();
+        let one_mb = DecoderConfig::load(&model).unwrap().parameters() as f64 * 4.0 / f64::from(1 << 20);
+        for swap in [Swap::SideBySide, Swap::Reload] {
+            let settings = MistralSettings { swap, ..MistralSettings::cpu(COPIES) };
+            let engine = Arc::new(MistralRs::load(&model, settings, adapter.clone()).await.unwrap());
+            check_groups(&engine, &PolicyVersion { step: 0, adapter: adapter.hash.clone() }).await;
+            for step in 1..4 {
+                let loaded = resident_mb();
+                engine.suspend().await.unwrap();
+                let suspended = resident_mb();
+                let weights = COPIES as f64 * one_mb;
+                println!("{swap:?}: {loaded:.1} MB, suspended {suspended:.1} MB; weights of {weights:.1} MB");
+                assert!(loaded - suspended > 0.8 * weights, "{loaded} MB, then {suspended}; weights of {weights} MB");
+                engine.publish(step, adapter.clone()).await.unwrap();
+                check_groups(&engine, &PolicyVersion { step, adapter: adapter.hash.clone() }).await;
+            }
+        }
+    }
+
+    /// Packed matrices differ from the trainer's, on prompts of random tokens by much, but less than a large step of training
+    /// makes: the adapter is in them.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn packed_weights_stay_near_the_trainer_before_and_after_a_publish() {
+        let model = root().join("data/kk-tiny");
+        for (quantization, near) in [(Quantization::Q8_0, 1.0), (Quantization::Q6K, 4.0), (Quantization::Q4K, 8.0)] {
+            let mut trainer = trainer(&model);
+            let settings = MistralSettings { quantization, ..MistralSettings::cpu(2) };
+            let engine = Arc::new(MistralRs::load(&model, settings, trainer.adapter().unwrap()).await.unwrap());
+            let difference = async |trainer: &Trainer, step: u64| {
+                let answers = generate_together(&engine, 0..4).await;
+                let all = answers.iter().flat_map(|(request, completions)| samples(request, completions));
+                trainer.mismatch(&all.collect::<Vec<_>>(), step).unwrap()
+            };
+            let before = difference(&trainer, 0).await.on_policy_max;
+            assert!(before > 1e-4 && before < near, "{quantization:?}: {before}");
+            let adapter = next_adapter(&engine, &mut trainer, 0).await;
+            let unpublished = difference(&trainer, 0).await.on_policy_max;
+            engine.publish(1, adapter).await.unwrap();
+            let after = difference(&trainer, 1).await.on_policy_max;
+            println!("{quantization:?}: {before} before, {after} after a publish, {unpublished} without it");
+            assert!(after < near && after < 0.5 * unpublished, "{quantization:?}: {after} of {unpublished}");
+        }
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn mistral_refuses_bf16_on_a_cpu() {
         let model = TinyModel::new();
-        let settings = MistralSettings { device: Device::Cpu { replicas: 2 }, precision: Precision::Bf16 };
+        let settings = MistralSettings { precision: Precision::Bf16, ..MistralSettings::cpu(2) };
         let adapter = trainer(model.path()).adapter().unwrap();
         let refused = MistralRs::load(model.path(), settings, adapter).await;
         assert!(matches!(refused.err(), Some(EngineError::Model { .. })));

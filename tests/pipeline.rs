@@ -182,8 +182,10 @@ async fn train<E: Engine>(config: &RunConfig, out: &Path, engine: Arc<E>, stop: 
         max_steps: config.max_steps,
         scale: config.advantage.scale,
         precision: config.engine.dtype,
+        quantization: config.engine.quantization,
+        sync: setup.share.sync,
         max_off_policy_steps: config.pipeline.max_off_policy_steps,
-        engine_check: config.engine.is_checked(&setup.decoder).then(|| mismatch_limit(config.engine.dtype)),
+        engine_check: config.engine.is_checked(&setup.decoder).then(|| mismatch_limit(config.engine.dtype, config.engine.quantization)),
         skipped_in_a_row: checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.skipped_in_a_row),
         first_eval: checkpoint.and_then(|checkpoint| checkpoint.first_eval),
         seed: config.seed,
@@ -863,4 +865,125 @@ fn validation_never_reaches_the_curriculum() {
     assert_eq!(last(&without).trainer.adapter.hash, last(&with).trainer.adapter.hash);
     let state = |out: &Path| serde_json::to_string(&last(out).scheduler).expect("JSON");
     assert_eq!(state(&without), state(&with));
+}
+
+/// Trainer and engine on one device, in every way to share it. On a CPU: the order of things, not the memory of a card.
+#[cfg(feature = "mistralrs")]
+mod one_device {
+    use super::*;
+    use crate::fixtures::root;
+    use dump_rl::config::run::SyncMode;
+    use engine::mistral::{MistralRs, MistralSettings, Swap};
+
+    const MODES: [SyncMode; 3] = [SyncMode::SideBySide, SyncMode::Reload, SyncMode::Alternate];
+
+    /// mistral.rs on the shipped model, evaluated and saved on the way.
+    fn config(world: &World, sync: SyncMode) -> RunConfig {
+        let mut config = world.config();
+        config.model = root().join("data/kk-tiny");
+        config.engine.sync = sync;
+        (config.eval.interval, config.eval.prompts, config.engine.max_new_tokens) = (2, 2, 160);
+        config
+    }
+
+    /// The engine as the mode wants it; tells of what is asked of it, and never answers group number `stop_at`.
+    struct Watched {
+        inner: MistralRs,
+        told: Mutex<Vec<&'static str>>,
+        groups: AtomicUsize,
+        stop_at: Option<(usize, watch::Sender<bool>)>,
+    }
+
+    impl Watched {
+        async fn load(config: &RunConfig, stop_at: Option<(usize, watch::Sender<bool>)>) -> Arc<Self> {
+            let setup = Setup::load(config.clone()).expect("a good configuration");
+            let adapter = setup.trainer().and_then(|trainer| Ok(trainer.adapter()?)).expect("an adapter");
+            let swap = if config.engine.sync == SyncMode::SideBySide { Swap::SideBySide } else { Swap::Reload };
+            let settings = MistralSettings { swap, ..MistralSettings::cpu(2) };
+            let inner = MistralRs::load(&config.model, settings, adapter).await.expect("an engine");
+            Arc::new(Self { inner, told: Mutex::default(), groups: AtomicUsize::new(0), stop_at })
+        }
+
+        fn tell(&self, what: &'static str) {
+            self.told.lock().expect("unpoisoned").push(what);
+        }
+    }
+
+    impl Engine for Watched {
+        async fn generate(&self, request: Request) -> Result<Vec<Completion>, EngineError> {
+            if request.group_size == G {
+                let number = self.groups.fetch_add(1, Ordering::SeqCst);
+                if let Some((_, stop)) = self.stop_at.as_ref().filter(|(at, _)| *at == number) {
+                    stop.send_replace(true);
+                    std::future::pending::<()>().await;
+                }
+            }
+            let completions = self.inner.generate(request).await?;
+            self.tell("answer");
+            Ok(completions)
+        }
+
+        async fn publish(&self, step: u64, adapter: Adapter) -> Result<PolicyVersion, EngineError> {
+            let version = self.inner.publish(step, adapter).await?;
+            self.tell("publish");
+            Ok(version)
+        }
+
+        async fn suspend(&self) -> Result<(), EngineError> {
+            self.inner.suspend().await?;
+            self.tell("suspend");
+            Ok(())
+        }
+
+        fn concurrency(&self, group_size: usize) -> usize {
+            self.inner.concurrency(group_size)
+        }
+    }
+
+    fn finish(config: &RunConfig, out: &Path) -> Arc<Watched> {
+        let (_stop, stopped) = watch::channel(false);
+        block_on(async {
+            let engine = Watched::load(config, None).await;
+            let end = train(config, out, engine.clone(), stopped).await.expect("a run that ends well");
+            assert!(matches!(end, End::Finished { .. }), "{end:?}");
+            engine
+        })
+    }
+
+    #[test]
+    fn every_mode_makes_the_same_run() {
+        let world = World::new();
+        let outs = MODES.map(|mode| {
+            let out = world.out(&format!("{mode:?}"));
+            let told = finish(&config(&world, mode), &out).told.lock().expect("unpoisoned").clone();
+            let suspended = told.iter().filter(|what| **what == "suspend").count() as u64;
+            assert_eq!(suspended, if mode == SyncMode::Alternate { STEPS } else { 0 });
+            // Unloaded, an engine answers nothing.
+            let behind = told.windows(2).filter(|pair| pair[0] == "suspend");
+            behind.for_each(|pair| assert_eq!(pair[1], "publish"));
+            out
+        });
+        assert_same(&outs[0], &outs[1]);
+        assert_same(&outs[0], &outs[2]);
+        let lines = metrics(&outs[2]);
+        assert!(lines.iter().any(|line| line.get("actor/grad_norm").is_some_and(|norm| norm.as_f64() > Some(0.0))));
+        assert!(lines.iter().any(|line| line.contains_key("eval/kk_logic_3/reward")));
+    }
+
+    /// Stopped in the middle of its fourth round, and gone on with from the checkpoint of that stop.
+    #[test]
+    fn a_run_that_alternates_stops_and_goes_on() {
+        let world = World::new();
+        let config = config(&world, SyncMode::Alternate);
+        let (whole, stopped) = (world.out("whole"), world.out("stopped"));
+        finish(&config, &whole);
+        let (stop, stops) = watch::channel(false);
+        let end = block_on(async {
+            let engine = Watched::load(&config, Some((3 * B + 1, stop))).await;
+            train(&config, &stopped, engine, stops).await.expect("a run that ends well")
+        });
+        assert_eq!(end, End::Stopped);
+        finish(&config, &stopped);
+        assert_same(&whole, &stopped);
+    }
 }

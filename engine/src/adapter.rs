@@ -66,6 +66,18 @@ impl Adapter {
         Self { config, bytes: bytes.into(), hash }
     }
 
+    /// The hash of the bytes as they are. For a large adapter this takes a while.
+    ///
+    /// # Errors
+    /// [`EngineError::WrongAdapter`] if `hash` names other bytes.
+    pub fn verify(&self) -> Result<AdapterHash, EngineError> {
+        let loaded = hash_bytes(&self.bytes);
+        match loaded == self.hash {
+            true => Ok(loaded),
+            false => Err(EngineError::WrongAdapter { published: self.hash.clone(), loaded }),
+        }
+    }
+
     /// The tensors by name, as f32 on the CPU.
     ///
     /// # Errors

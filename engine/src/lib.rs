@@ -23,7 +23,10 @@ use std::time::Duration;
 
 pub use adapter::{Adapter, LoraConfig};
 pub use error::EngineError;
-pub use types::{AdapterHash, Completion, Finish, PolicyVersion, Precision, Request, Sampling, StopStrings};
+pub use types::{
+    AdapterHash, CacheFormat, Completion, Finish, PolicyVersion, Precision, Quantization, Request, Sampling,
+    StopStrings,
+};
 
 /// Samples groups of completions under a policy that can be replaced while it answers.
 ///
@@ -43,6 +46,15 @@ pub trait Engine: Send + Sync + 'static {
     /// arrive after this returns are answered by the new one. Dropping the future leaves either policy in place.
     /// [`EngineError::WrongAdapter`] if the bytes are not those that the adapter's hash names.
     fn publish(&self, step: u64, adapter: Adapter) -> impl Future<Output = Result<PolicyVersion, EngineError>> + Send;
+
+    /// Frees the model's memory as soon as what runs is answered. Requests that arrive from then on wait for the next
+    /// [`Engine::publish`], which loads a model again.
+    ///
+    /// Does nothing in an engine that has no memory of its own to give: such a one answers on. Dropping the future leaves
+    /// the engine suspended, with its memory on the way out.
+    fn suspend(&self) -> impl Future<Output = Result<(), EngineError>> + Send {
+        async { Ok(()) }
+    }
 
     /// How many requests of `group_size` completions are worth keeping in flight at a time.
     fn concurrency(&self, group_size: usize) -> usize;

@@ -2,11 +2,12 @@
 //!
 //! - `mistral/check.rs` refuses models that mistral.rs would compute otherwise than the trainer
 //! - `mistral/load.rs` builds a model with an adapter merged into it, on a thread of its own
+//! - `mistral/sequence.rs` is one completion on its way into a model
 //! - `mistral/capture.rs` draws the tokens of one sequence and carries its answer out
-//! - `mistral/slots.rs` gives out the places that sequences may take
+//! - `mistral/slots.rs` gives out the places that sequences may take on a CPU, `mistral/wave.rs` on a GPU
 //!
-//! mistral.rs 0.8.1 cannot swap an adapter, so a publish builds a second model while the first still answers, and
-//! then replaces it; the first ends when its last request is answered. Invariants:
+//! mistral.rs 0.8.1 cannot swap an adapter, so a publish builds another model ([`Swap`] says when the old one goes).
+//! Invariants:
 //! - a request is answered by the policy that was current when it arrived, whatever is published meanwhile;
 //! - a model that no request and no policy holds ends its thread and frees its memory. 0.8.1 leaks one sleeping
 //!   thread for each model (its interval logger never ends): some kilobytes a publish;
@@ -17,19 +18,23 @@
 mod capture;
 mod check;
 mod load;
+mod sequence;
 mod slots;
+mod wave;
 
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+use std::time::Duration;
 
-use mistralrs::core::{NormalRequest, Request as CoreRequest, RequestMessage, SamplingParams, StopTokens};
-use tokio::sync::mpsc;
+use mistralrs::core::{Pipeline, Request as CoreRequest};
+use tokio::sync::{Mutex, mpsc, watch};
 
-use crate::sampler::mix_seed;
-use crate::{Adapter, Completion, Engine, EngineError, PolicyVersion, Precision, Request};
-use capture::{Answer, Bounds, Caller, Capture};
+use crate::{Adapter, CacheFormat, Completion, Engine, EngineError, PolicyVersion, Precision, Quantization, Request};
+use capture::{Answer, Caller};
 use load::Loader;
-use slots::{Slot, Slots};
+use sequence::{Place, Sequence};
+use slots::Slots;
+use wave::Wave;
 
 /// Where the model runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,9 +53,27 @@ pub enum Device {
         index: usize,
         /// How many sequences are decoded together.
         max_sequences: usize,
-        /// Memory of the key-value cache in MiB. Twice this is used while a publish overlaps the old model.
-        cache_mb: usize,
+        cache: Cache,
     },
+}
+
+/// The paged key-value cache on a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cache {
+    /// Its memory in MiB, taken when a model is loaded.
+    pub mb: usize,
+    /// Tokens in a block: 8, 16 or 32.
+    pub block_size: usize,
+    pub format: CacheFormat,
+}
+
+/// When a publish frees the old model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Swap {
+    /// The new model is built while the old one answers, and then takes its place: both are in memory for a while.
+    SideBySide,
+    /// The old model answers what runs and is freed, then the new one is built: requests wait, but one model fits.
+    Reload,
 }
 
 /// How a model is loaded; the same for every publish of a run.
@@ -58,9 +81,17 @@ pub enum Device {
 pub struct MistralSettings {
     pub device: Device,
     pub precision: Precision,
+    pub quantization: Quantization,
+    pub swap: Swap,
 }
 
 impl MistralSettings {
+    /// On a CPU in f32, each model built beside the one before.
+    pub fn cpu(replicas: usize) -> Self {
+        let device = Device::Cpu { replicas };
+        Self { device, precision: Precision::F32, quantization: Quantization::None, swap: Swap::SideBySide }
+    }
+
     /// How many copies of the model are loaded.
     fn replicas(&self) -> usize {
         match self.device {
@@ -86,9 +117,10 @@ impl MistralSettings {
 /// The engine: the policy that answers now, and what is needed to build the next one.
 pub struct MistralRs {
     loader: Arc<Loader>,
-    current: RwLock<Arc<Policy>>,
-    /// Publishes are made one after the other.
-    publishing: tokio::sync::Mutex<()>,
+    /// `None` while the engine is suspended.
+    current: watch::Sender<Option<Arc<Policy>>>,
+    /// Publishes and suspensions are made one after the other.
+    turn: Mutex<()>,
     slots: Arc<Slots>,
 }
 
@@ -100,9 +132,15 @@ struct Policy {
     replicas: Vec<Replica>,
 }
 
+/// Weights and cache of one copy of the model. mistral.rs's threads hold them too.
+type Memory = Arc<Mutex<dyn Pipeline>>;
+
 /// One copy of the model.
 struct Replica {
     requests: mpsc::Sender<CoreRequest>,
+    memory: Memory,
+    /// The way in on a GPU; on a CPU `MistralRs::slots` is.
+    wave: Option<Arc<Wave>>,
     /// Ends the model's thread when dropped. `requests` is taken from it once, because asking it again would
     /// restart a thread that died, with a model that nobody checked.
     _runner: Arc<mistralrs::core::MistralRs>,
@@ -119,14 +157,48 @@ impl MistralRs {
         let first = loader.load(0, adapter).await?;
         Ok(Self {
             loader,
-            current: RwLock::new(Arc::new(first)),
-            publishing: tokio::sync::Mutex::new(()),
+            current: watch::Sender::new(Some(Arc::new(first))),
+            turn: Mutex::new(()),
             slots: Slots::new(settings.replicas(), settings.max_sequences()),
         })
     }
 
-    fn current(&self) -> Arc<Policy> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    /// The policy that answers a request that arrives now: in a suspended engine the next one.
+    async fn current(&self) -> Result<Arc<Policy>, EngineError> {
+        let mut current = self.current.subscribe();
+        let policy = current.wait_for(Option::is_some).await.map_err(|_| EngineError::Stopped)?;
+        policy.clone().ok_or(EngineError::Stopped)
+    }
+
+    /// Hands the sequences of a group to the models one by one, as places become free.
+    async fn start_in_slots(
+        &self,
+        policy: &Policy,
+        request: &Request,
+        most: usize,
+    ) -> Result<Vec<Caller>, EngineError> {
+        let mut answers = Vec::with_capacity(request.group_size);
+        for index in 0..request.group_size {
+            let slot = self.slots.acquire().await?;
+            let model = &policy.replicas[slot.replica()];
+            let (sequence, answer) = Sequence::new(request, index, most);
+            sequence.send(Place::Slot(slot), &model.requests);
+            answers.push(answer);
+        }
+        Ok(answers)
+    }
+
+    /// Lets nobody have the current model any more, and waits until its memory is free.
+    async fn unload(&self) {
+        const GLANCE: Duration = Duration::from_millis(1);
+        let Some(policy) = self.current.send_replace(None) else { return };
+        let memory: Vec<Memory> = policy.replicas.iter().map(|replica| Arc::clone(&replica.memory)).collect();
+        drop(policy);
+        while memory.iter().any(|model| Arc::strong_count(model) > 1) {
+            tokio::time::sleep(GLANCE).await;
+        }
+        // The last hold is ours, so that the memory is free when this is done. A panic on the way has been printed.
+        drop(tokio::task::spawn_blocking(move || drop(memory)).await);
     }
 }
 
@@ -134,17 +206,16 @@ impl Engine for MistralRs {
     /// Dropping the future makes the sequences that already run draw a stop token next; without stop tokens they
     /// run on to their length, unread. A slot is free again only when mistral.rs has let go of its sequence.
     async fn generate(&self, request: Request) -> Result<Vec<Completion>, EngineError> {
-        let policy = self.current();
+        let policy = self.current().await?;
         let max_new_tokens = request.room(policy.context)?;
         if !request.sampling.stop_strings.is_empty() && request.sampling.stop_tokens.is_empty() {
             let problem = "mistral.rs needs a stop token beside stop strings, to end its sequence with";
             return Err(EngineError::Generate(problem.into()));
         }
-        let mut answers = Vec::with_capacity(request.group_size);
-        for index in 0..request.group_size {
-            let slot = self.slots.acquire().await?;
-            answers.push(policy.start(&request, index, max_new_tokens, slot).await?);
-        }
+        let answers = match policy.replicas.first().and_then(|model| Some((model, model.wave.clone()?))) {
+            Some((model, wave)) => policy.start_in_waves(model, &wave, &request, max_new_tokens).await,
+            None => self.start_in_slots(&policy, &request, max_new_tokens).await?,
+        };
         let mut completions = Vec::with_capacity(request.group_size);
         for answer in answers {
             let Answer { tokens, log_probs, full_log_probs, finish } =
@@ -155,9 +226,15 @@ impl Engine for MistralRs {
         Ok(completions)
     }
 
-    /// Dropping the future keeps the old policy; the model being built is thrown away when it is ready.
+    /// Dropping the future side by side keeps the old policy, and the model being built is thrown away when it is ready;
+    /// otherwise it may leave the engine suspended.
     async fn publish(&self, step: u64, adapter: Adapter) -> Result<PolicyVersion, EngineError> {
-        let _turn = self.publishing.lock().await;
+        let _turn = self.turn.lock().await;
+        // Before the old policy goes: a wrong adapter must not leave the engine without any.
+        adapter.verify()?;
+        if self.loader.settings.swap == Swap::Reload {
+            self.unload().await;
+        }
         // The model's folder was fine once: what fails now is the run's fault, not the user's input.
         let next = self.loader.load(step, adapter).await.map_err(|error| match error {
             EngineError::Model { problem, .. } => {
@@ -166,47 +243,47 @@ impl Engine for MistralRs {
             other => other,
         })?;
         let version = next.version.clone();
-        let old = std::mem::replace(&mut *self.current.write().unwrap_or_else(PoisonError::into_inner), Arc::new(next));
-        drop(old);
+        self.current.send_replace(Some(Arc::new(next)));
         Ok(version)
     }
 
-    /// Enough to fill the slots, and one to wait.
+    async fn suspend(&self) -> Result<(), EngineError> {
+        let _turn = self.turn.lock().await;
+        self.unload().await;
+        Ok(())
+    }
+
+    /// Enough to fill the places, and one to wait; on a GPU as many again, for waves to take up.
     fn concurrency(&self, group_size: usize) -> usize {
         let settings = &self.loader.settings;
-        (settings.replicas() * settings.max_sequences()).div_ceil(group_size.max(1)) + 1
+        let filling = (settings.replicas() * settings.max_sequences()).div_ceil(group_size.max(1));
+        match settings.device {
+            Device::Cpu { .. } => filling + 1,
+            Device::Gpu { .. } => 2 * filling + 1,
+        }
     }
 }
 
 impl Policy {
-    /// Hands one sequence to the model; the answer comes through the receiver.
-    async fn start(
-        &self,
-        request: &Request,
-        index: usize,
-        max_new_tokens: usize,
-        slot: Slot,
-    ) -> Result<Caller, EngineError> {
-        let (prompt_tokens, sampling) = (request.prompt.len(), request.sampling.clone());
-        let bounds = Bounds { prompt_tokens, max_new_tokens, sampling };
-        let replica = &self.replicas[slot.replica()];
-        let (capture, response, caller) = Capture::new(bounds, mix_seed(request.seed, index as u64), slot);
-        let message = RequestMessage::CompletionTokens(request.prompt.to_vec());
-        let params = sampling_params(request, max_new_tokens);
-        let mut core = NormalRequest::new_simple(message, params, response, 0, None, None);
-        core.logits_processors = Some(vec![Arc::new(capture)]);
-        replica.requests.send(CoreRequest::Normal(Box::new(core))).await.map_err(|_| EngineError::Stopped)?;
-        Ok(caller)
-    }
-}
-
-/// Greedy, because [`Capture`] has drawn already. Temperature 0 takes mistral.rs's arg-max path; leaving it unset
-/// would mean 1.0 and a softmax over the one-hot logits.
-fn sampling_params(request: &Request, max_new_tokens: usize) -> SamplingParams {
-    SamplingParams {
-        temperature: Some(0.0),
-        max_len: Some(max_new_tokens),
-        stop_toks: Some(StopTokens::Ids(request.sampling.stop_tokens.to_vec())),
-        ..SamplingParams::deterministic()
+    /// Lets a group wait for the wave that takes it up. Where nothing runs, a wave begins a moment later, with the shortest
+    /// prompt that is there by then.
+    async fn start_in_waves(&self, model: &Replica, wave: &Arc<Wave>, request: &Request, most: usize) -> Vec<Caller> {
+        const GATHER: Duration = Duration::from_millis(2);
+        let enter = |index| {
+            let (sequence, answer) = Sequence::new(request, index, most);
+            let requests = model.requests.clone();
+            let launch = move |ticket| {
+                // A caller that went away while it waited is passed over.
+                if !sequence.is_abandoned() {
+                    sequence.send(Place::Wave(ticket), &requests);
+                }
+            };
+            wave.enter(request.prompt.len(), most, Box::new(launch));
+            answer
+        };
+        let answers = (0..request.group_size).map(enter).collect();
+        tokio::time::sleep(GATHER).await;
+        wave.begin();
+        answers
     }
 }

@@ -21,7 +21,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::adapter::hash_bytes;
 use crate::decoder::{DecoderConfig, Weights};
 use crate::kernels::LANES;
 use crate::{Adapter, Completion, Engine, EngineError, PolicyVersion, Precision, Request};
@@ -147,13 +146,9 @@ fn serve(mut scheduler: Scheduler, commands: &mpsc::Receiver<Command>, times: &M
     }
 }
 
-/// What is loaded is named by its own bytes, whatever the caller says of them. For a large adapter this takes a while.
+/// What is loaded is named by its own bytes, whatever the caller says of them.
 fn policy(step: u64, adapter: &Adapter, config: &DecoderConfig) -> Result<Policy, EngineError> {
-    let loaded = hash_bytes(&adapter.bytes);
-    if loaded != adapter.hash {
-        return Err(EngineError::WrongAdapter { published: adapter.hash.clone(), loaded });
-    }
-    let version = PolicyVersion { step, adapter: loaded };
+    let version = PolicyVersion { step, adapter: adapter.verify()? };
     Ok(Policy { version, lora: Lora::new(adapter, config)? })
 }
 

@@ -13,7 +13,13 @@ pub struct Sampler {
     cut: Cut,
     /// The weights of the last draw: its memory is used again.
     weights: Vec<f32>,
+    /// Their sums over each `CHUNK`, so that a draw adds up one chunk only.
+    sums: Vec<f64>,
 }
+
+/// A multiple of the lanes in which sums are taken.
+const CHUNK: usize = 512;
+const LANES: usize = 16;
 
 /// A drawn token.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -35,7 +41,8 @@ impl Draw {
 impl Sampler {
     pub fn new(seed: u64, sampling: &Sampling) -> Self {
         let cut = Cut { top_k: sampling.top_k, top_p: sampling.top_p, min_p: sampling.min_p };
-        Self { rng: ChaCha8Rng::seed_from_u64(seed), temperature: sampling.temperature, cut, weights: Vec::new() }
+        let (rng, temperature) = (ChaCha8Rng::seed_from_u64(seed), sampling.temperature);
+        Self { rng, temperature, cut, weights: Vec::new(), sums: Vec::new() }
     }
 
     /// Draws from softmax(logits / temperature), cut as [`Sampling`] says.
@@ -52,12 +59,16 @@ impl Sampler {
         let is_greedy = self.temperature == 0.0;
         let temperature = if is_greedy { 1.0 } else { self.temperature };
         self.weights.clear();
-        self.weights.extend(logits[column..].iter().step_by(n));
-        let (max, total) = softmax_weights(&mut self.weights, temperature);
+        match n {
+            1 => self.weights.extend_from_slice(logits),
+            _ => self.weights.extend(logits[column..].iter().step_by(n)),
+        }
+        let max = softmax_weights(&mut self.weights, &mut self.sums, temperature);
+        let total: f64 = self.sums.iter().sum();
         let (pick, kept) = if is_greedy {
             ((0..self.weights.len()).find(|id| logit(*id) == max).unwrap_or_default(), total)
         } else {
-            let kept = self.cut.apply(&mut self.weights, total);
+            let kept = self.cut.apply(&mut self.weights, &mut self.sums).unwrap_or(total);
             (self.draw(kept), kept)
         };
         let scaled = (f64::from(logit(pick)) - f64::from(max)) / f64::from(temperature);
@@ -68,10 +79,19 @@ impl Sampler {
     /// Inverse of the cumulative distribution; rounding at the very end falls on the last possible token.
     fn draw(&mut self, total: f64) -> usize {
         let mut left = self.rng.random::<f64>() * total;
-        let mut last = 0;
-        for (id, &weight) in self.weights.iter().enumerate() {
+        let mut possible = self.sums.iter().enumerate().filter(|(_, sum)| **sum > 0.0).peekable();
+        let mut first = 0;
+        while let Some((chunk, sum)) = possible.next() {
+            first = chunk * CHUNK;
+            if left < *sum || possible.peek().is_none() {
+                break;
+            }
+            left -= *sum;
+        }
+        let mut last = first;
+        for (id, &weight) in self.weights[first..].iter().enumerate().take(CHUNK) {
             if weight > 0.0 {
-                last = id;
+                last = first + id;
                 left -= f64::from(weight);
                 if left < 0.0 {
                     break;
@@ -91,11 +111,11 @@ struct Cut {
 }
 
 impl Cut {
-    /// Sets the weights of all other tokens to 0 and returns the sum of those that stay. The largest weight is 1, and
-    /// of equally likely tokens the one with the smaller id stays.
-    fn apply(self, weights: &mut [f32], total: f64) -> f64 {
+    /// Sets the weights of all other tokens to 0 and returns the sum of those that stay; `None` if all do. The largest
+    /// weight is 1, and of equally likely tokens the one with the smaller id stays.
+    fn apply(self, weights: &mut [f32], sums: &mut [f64]) -> Option<f64> {
         if self.top_k == 0 && self.top_p >= 1.0 && self.min_p <= 0.0 {
-            return total;
+            return None;
         }
         let mut kept: Vec<(f32, usize)> =
             weights.iter().copied().zip(0..).filter(|(weight, _)| *weight > 0.0).collect();
@@ -116,28 +136,40 @@ impl Cut {
         }
         kept.truncate(kept.partition_point(|(weight, _)| *weight >= self.min_p).max(1));
         weights.fill(0.0);
-        kept.iter().for_each(|(weight, id)| weights[*id] = *weight);
-        sum(&kept)
+        sums.fill(0.0);
+        for (weight, id) in &kept {
+            weights[*id] = *weight;
+            sums[id / CHUNK] += f64::from(*weight);
+        }
+        Some(sum(&kept))
     }
 }
 
-/// Replaces logits by exp((logit − max) / temperature); returns the largest logit and the sum of the weights.
-fn softmax_weights(weights: &mut [f32], temperature: f32) -> (f32, f64) {
-    const LANES: usize = 16;
+/// Replaces logits by exp((logit − max) / temperature); returns the largest logit, and in `sums` the sum of each chunk.
+fn softmax_weights(weights: &mut [f32], sums: &mut Vec<f64>, temperature: f32) -> f32 {
+    sums.clear();
     pulp::Arch::new().dispatch(
         #[inline(always)]
         || {
             let max = max(weights);
-            let mut total = [0.0f64; LANES];
-            for chunk in weights.chunks_mut(LANES) {
-                for (total, x) in total.iter_mut().zip(chunk) {
-                    *x = exp((*x - max) / temperature);
-                    *total += f64::from(*x);
-                }
+            for chunk in weights.chunks_mut(CHUNK) {
+                // Two loops: a single one is not vectorised.
+                chunk.iter_mut().for_each(|x| *x = exp((*x - max) / temperature));
+                sums.push(sum(chunk));
             }
-            (max, total.iter().sum())
+            max
         },
     )
+}
+
+#[inline(always)]
+fn sum(weights: &[f32]) -> f64 {
+    let mut lanes = [0.0f64; LANES];
+    let (vectors, rest) = weights.as_chunks::<LANES>();
+    for vector in vectors {
+        lanes.iter_mut().zip(vector).for_each(|(lane, x)| *lane += f64::from(*x));
+    }
+    lanes.iter().sum::<f64>() + rest.iter().map(|x| f64::from(*x)).sum::<f64>()
 }
 
 /// A seed for stream `index` of `seed` (SplitMix64's finaliser): neighbouring inputs give unrelated streams.

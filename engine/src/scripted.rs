@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::adapter::hash_bytes;
 use crate::{Adapter, AdapterHash, Completion, Engine, EngineError, Finish, PolicyVersion, Request, Sampling};
 
 /// Log-probability of every scripted token: ln ½.
@@ -139,11 +138,7 @@ impl Engine for Scripted {
     }
 
     async fn publish(&self, step: u64, adapter: Adapter) -> Result<PolicyVersion, EngineError> {
-        let loaded = hash_bytes(&adapter.bytes);
-        if loaded != adapter.hash {
-            return Err(EngineError::WrongAdapter { published: adapter.hash, loaded });
-        }
-        let version = PolicyVersion { step, adapter: loaded };
+        let version = PolicyVersion { step, adapter: adapter.verify()? };
         self.state().published.push(version.clone());
         Ok(version)
     }

@@ -155,6 +155,41 @@ pub enum Precision {
     Bf16,
 }
 
+/// How the matrices of a loaded model are packed. Embeddings, norms and the cache are not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Quantization {
+    /// As [`Precision`] says.
+    None,
+    Q8_0,
+    Q6K,
+    Q5K,
+    Q4K,
+}
+
+impl Quantization {
+    /// Bits that a number of a matrix takes, scales included; `None` if it is not packed.
+    pub fn bits(self) -> Option<f64> {
+        match self {
+            Self::None => None,
+            Self::Q8_0 => Some(8.5),
+            Self::Q6K => Some(6.5625),
+            Self::Q5K => Some(5.5),
+            Self::Q4K => Some(4.5),
+        }
+    }
+}
+
+/// Number format of a paged cache of keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CacheFormat {
+    /// That of the activations.
+    Auto,
+    /// Eight bits, with one scale for all keys and one for all values.
+    F8E4M3,
+}
+
 /// Why a completion ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -18,7 +18,7 @@ use crate::error::InputError;
 use crate::setup::{self, Inputs};
 use crate::task::{Row, rows};
 use crate::train::gemm;
-use crate::{gpu, hub, predict, presets};
+use crate::{budget, gpu, hub, predict, presets};
 
 /// Where there is no tokenizer, a token is taken to be as many characters of a prompt: less than what tokenizers of
 /// large vocabularies make of English, so that the prediction stays a bound.
@@ -53,12 +53,12 @@ pub fn run(config: RunConfig) -> Result<()> {
 
 fn with_tokenizer(config: &RunConfig, folder: &Path) -> Result<()> {
     let here = RunConfig { model: folder.to_path_buf(), ..config.clone() };
-    let Inputs { decoder, train, test, .. } = Inputs::load(here)?;
+    let inputs = Inputs::load(here)?;
+    let longest = inputs.longest_prompt();
+    let Inputs { decoder, train, test, .. } = inputs;
     println!("\n{}", describe(config, &decoder, &train.sizes(), Path::new("(dry run)")));
     print_sources(&train, &test);
-    let longest = train.sources.iter().flat_map(|source| &source.items).map(|item| item.prompt.len()).max();
-    print_prediction(config, &decoder, longest.unwrap_or(0));
-    Ok(())
+    print_prediction(config, &decoder, longest)
 }
 
 /// For a model of which only the sizes are here.
@@ -71,8 +71,7 @@ fn without_tokenizer(config: &RunConfig, model: &DecoderConfig) -> Result<()> {
     println!(
         "prompts  the longest is taken to have {longest} tokens, {CHARACTERS_A_TOKEN} characters each: there is no tokenizer"
     );
-    print_prediction(config, model, longest);
-    Ok(())
+    print_prediction(config, model, longest)
 }
 
 fn print_sources(train: &Dataset, test: &Dataset) {
@@ -88,27 +87,36 @@ fn print_sources(train: &Dataset, test: &Dataset) {
     }
 }
 
-fn print_prediction(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize) {
-    let (parts, gb) = (predict::run(config, model, prompt_tokens), |bytes: usize| bytes as f64 * 1e-9);
-    println!(
-        "\nmemory   {:.2} GB predicted at most, on {:?}",
-        gb(parts.iter().map(|p| p.bytes).sum()),
-        config.engine.device
-    );
-    parts.iter().for_each(|part| println!("  {:>9.2} GB  {}", gb(part.bytes), part.what));
+fn print_prediction(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize) -> Result<()> {
+    let card = budget::known_card(config);
     match config.engine.device {
         DeviceKind::Cpu => {
+            print_parts(config, model, prompt_tokens);
             let (generate, train) = predict::seconds(config, model, prompt_tokens, gemm::measured_rate());
             println!(
                 "time     about {generate:.0} s of generation and {train:.0} s of training a step, if every completion is as long as it may be"
             );
         }
-        DeviceKind::Cuda => println!("time     not predicted on a GPU: it was not measured there"),
+        DeviceKind::Cuda => {
+            println!("\n{}", budget::describe(config, model, prompt_tokens, card));
+            println!("time     not predicted on a GPU: it was not measured there");
+        }
     }
     if config.engine.device == DeviceKind::Cuda && !gpu::HAS_CUDA {
         println!("note     {}", gpu::NO_CUDA);
     }
     print_missing_weights(config);
+    match card {
+        Some(card) => Ok(budget::resolve(config, model, prompt_tokens, card).map(|_| ())?),
+        None => Ok(()),
+    }
+}
+
+fn print_parts(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize) {
+    let (parts, gb) = (predict::run(config, model, prompt_tokens), |bytes: usize| bytes as f64 * 1e-9);
+    let all = gb(parts.iter().map(|p| p.bytes).sum());
+    println!("\nmemory   {all:.2} GB predicted at most, on {:?}", config.engine.device);
+    parts.iter().for_each(|part| println!("  {:>9.2} GB  {}", gb(part.bytes), part.what));
 }
 
 fn print_missing_weights(config: &RunConfig) {

@@ -8,7 +8,10 @@ use comfy_table::Table;
 use engine::Engine;
 
 use crate::checkpoint::Checkpoint;
-use crate::config::{self, run::RunConfig};
+use crate::config::{
+    self,
+    run::{RunConfig, SyncMode},
+};
 use crate::eval::{self, SourceScore};
 use crate::progress;
 use crate::setup::{Setup, WithEngine, with_engine};
@@ -18,7 +21,9 @@ pub async fn run(target: &Path, samples: Option<usize>) -> Result<()> {
     let is_run = target.is_dir();
     let file = if is_run { target.join("config.toml") } else { target.to_path_buf() };
     let sets: Vec<String> = samples.map(|k| format!("eval.samples={k}")).into_iter().collect();
-    let config: RunConfig = config::load(&file, &sets)?;
+    let mut config: RunConfig = config::load(&file, &sets)?;
+    // Nothing is trained: the trainer's base weights need not be on the device.
+    config.engine.sync = SyncMode::Alternate;
     let setup = Setup::load(config)?;
     let adapter = match is_run {
         true => Checkpoint::load_latest(target)?.trainer.adapter,

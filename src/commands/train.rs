@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
-use engine::Engine;
 use engine::decoder::DecoderConfig;
+use engine::{Engine, Quantization};
 use tokio::sync::watch;
 
 use crate::checkpoint::Checkpoint;
@@ -22,6 +22,7 @@ use crate::run_dir::RunDir;
 use crate::run_log;
 use crate::scheduler::{Scheduler, SchedulerConfig};
 use crate::setup::{Setup, WithEngine, engine_precision, with_engine};
+use crate::train::loss::RolloutIs;
 use crate::train::trainer::Trainer;
 use crate::train::worker::TrainerHandle;
 
@@ -56,17 +57,28 @@ pub(super) async fn run_in(
         Some(_) => RunDir::check_same(out, &config)?,
         None => RunDir::check_free(out)?,
     }
-    let setup = Setup::load(config)?;
+    let setup = Setup::for_training(config)?;
     let trainer = match &checkpoint {
         Some(checkpoint) => restore(setup.trainer()?, checkpoint, out)?,
         None => setup.trainer()?,
     };
     let shared = Arc::new(Shared::new(scheduler(&setup, checkpoint.as_ref(), out)?));
     run_log::say(&describe(&setup.config, &setup.decoder, &setup.train.sizes(), out));
+    warn_of_packed_weights(&setup.config);
     let adapter = trainer.adapter()?;
     let base = setup.base();
     let start = Start { setup, trainer, out: out.to_path_buf(), shared, checkpoint, stop };
     with_engine(base, adapter, start).await
+}
+
+/// An engine of other weights than the trainer's samples from another policy than the one that is trained.
+fn warn_of_packed_weights(config: &RunConfig) {
+    if config.engine.quantization != Quantization::None && config.loss.rollout_is == RolloutIs::None {
+        tracing::warn!(
+            "engine.quantization makes the engine's policy differ from the trainer's, and loss.rollout_is = \"none\" corrects nothing: \
+             use \"truncate\" or \"mask\""
+        );
+    }
 }
 
 fn restore(trainer: Trainer, checkpoint: &Checkpoint, out: &Path) -> Result<Trainer> {
@@ -148,6 +160,8 @@ impl WithEngine for Start {
             max_steps: config.max_steps,
             scale: config.advantage.scale,
             precision: engine_precision(config, &setup.decoder),
+            quantization: config.engine.quantization,
+            sync: setup.share.sync,
             max_off_policy_steps: config.pipeline.max_off_policy_steps,
             engine_check: engine_check(config, &setup.decoder),
             skipped_in_a_row: checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.skipped_in_a_row),
@@ -161,7 +175,7 @@ impl WithEngine for Start {
 
 /// What the engine may differ by from the trainer before the first step, where it is checked.
 fn engine_check(config: &RunConfig, model: &DecoderConfig) -> Option<f64> {
-    config.engine.is_checked(model).then(|| mismatch_limit(engine_precision(config, model)))
+    config.engine.is_checked(model).then(|| mismatch_limit(engine_precision(config, model), config.engine.quantization))
 }
 
 /// What will run, on distributions of these sizes.
@@ -171,7 +185,7 @@ pub(super) fn describe(config: &RunConfig, model: &DecoderConfig, sizes: &[usize
     format!(
         "model    {} ({:.*} M parameters; LoRA rank {} on {:.2} M)\ndata     {rows} rows in {} distributions\n\
          run      {} steps of {} prompts × {} completions, curriculum {}, at most {} off-policy steps\n\
-         engine   {:?} ({:?}) in {:?} on {:?}, up to {} sequences at a time\nout      {}",
+         engine   {:?} ({:?}) in {:?}{} on {:?}, up to {} sequences at a time\nout      {}",
         config.model.display(),
         if millions < 1000.0 { 2 } else { 0 },
         millions,
@@ -186,8 +200,16 @@ pub(super) fn describe(config: &RunConfig, model: &DecoderConfig, sizes: &[usize
         config.engine.resolved_kind(model),
         config.engine.kind,
         engine_precision(config, model),
+        packed(config.engine.quantization),
         config.engine.device,
         config.engine.max_sequences,
         out.display(),
     )
+}
+
+fn packed(quantization: Quantization) -> String {
+    match quantization {
+        Quantization::None => String::new(),
+        packed => format!(", packed as {packed:?}"),
+    }
 }

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use engine::Precision;
 use engine::decoder::{DecoderConfig, Module};
 use engine::native::Native;
+use engine::{CacheFormat, Precision, Quantization};
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
@@ -103,11 +103,32 @@ pub enum DeviceKind {
     Cuda,
 }
 
+/// How the trainer and mistral.rs share a device's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SyncMode {
+    /// The first of the others whose budget fits.
+    Auto,
+    /// A publish builds the new model while the old one answers.
+    SideBySide,
+    /// A publish lets the old model answer what runs, frees it, and builds the new one.
+    Reload,
+    /// The engine is unloaded while the trainer computes, and the trainer's base weights are in main memory while it
+    /// does not.
+    Alternate,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EngineConfig {
     pub kind: EngineKind,
     pub device: DeviceKind,
+    /// How a policy gets into mistral.rs, and what is in memory at a time. The native engine needs none of it.
+    pub sync: SyncMode,
+    /// Which CUDA device, from 0.
+    pub device_index: usize,
+    /// On a GPU: its memory in MiB, to count with; 0: ask the card.
+    pub device_memory_mb: usize,
     /// The engine's number format (on a GPU also the trainer's). On a CPU `bf16` takes AVX-512 BF16.
     pub dtype: Precision,
     /// Whether a few completions are sampled together and scored by the trainer before the first step; where the two
@@ -131,8 +152,17 @@ pub struct EngineConfig {
     /// Copies of the model that mistral.rs runs side by side on a CPU; 0: one a core for a small model, else one.
     pub replicas: usize,
     /// Memory that the paged KV cache may take, in MiB. On a CPU it is taken as it is needed, and more of it where the
-    /// longest request does not fit.
+    /// longest request does not fit; on a GPU all of it when a model is loaded.
     pub cache_mb: usize,
+    /// On a GPU instead of `cache_mb`: the part of the card's memory that weights, cache and activations of the engine
+    /// take together, as in vLLM; 0: `cache_mb` says. The trainer needs the rest.
+    pub gpu_memory_utilization: f32,
+    /// On a GPU: tokens in a block of the cache: 8, 16 or 32.
+    pub block_size: usize,
+    /// On a GPU: the number format of the cache.
+    pub cache_dtype: CacheFormat,
+    /// How mistral.rs packs its matrices. The trainer's stay whole: `loss.rollout_is` corrects for the difference.
+    pub quantization: Quantization,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -283,6 +313,9 @@ impl Default for EngineConfig {
         Self {
             kind: EngineKind::Auto,
             device: DeviceKind::Cpu,
+            sync: SyncMode::Auto,
+            device_index: 0,
+            device_memory_mb: 0,
             dtype: Precision::F32,
             check: EngineCheck::Auto,
             temperature: 1.0,
@@ -294,6 +327,10 @@ impl Default for EngineConfig {
             max_sequences: 64,
             replicas: 0,
             cache_mb: 4096,
+            gpu_memory_utilization: 0.0,
+            block_size: 32,
+            cache_dtype: CacheFormat::Auto,
+            quantization: Quantization::None,
         }
     }
 }
@@ -367,6 +404,15 @@ impl Config for RunConfig {
             }
             DataKind::Files => {}
         }
+        if self.engine.sync == SyncMode::Alternate && self.pipeline.max_off_policy_steps > 0 {
+            let problem = "\"alternate\" generates and trains in turn, so that nothing can overlap: set \
+                           pipeline.max_off_policy_steps = 0, or take \"reload\"";
+            return Err(("engine.sync".into(), problem.into()));
+        }
+        if ![8, 16, 32].contains(&self.engine.block_size) {
+            let problem = format!("must be 8, 16 or 32, got {}", self.engine.block_size);
+            return Err(("engine.block_size".into(), problem));
+        }
         if self.engine.stop.iter().any(String::is_empty) {
             return Err(("engine.stop".into(), "an empty string would end every completion at once".into()));
         }
@@ -393,8 +439,9 @@ impl EngineConfig {
     /// The engine that samples: what `kind` says, or what `auto` comes to for this model on this device. On a CPU
     /// `native` was faster on every model that was measured (docs/benchmarks.md), so `auto` takes it where it can.
     pub fn resolved_kind(&self, model: &DecoderConfig) -> EngineKind {
+        let is_native = self.quantization == Quantization::None && Native::supports(model);
         match (self.kind, self.device) {
-            (EngineKind::Auto, DeviceKind::Cpu) if Native::supports(model) => EngineKind::Native,
+            (EngineKind::Auto, DeviceKind::Cpu) if is_native => EngineKind::Native,
             (EngineKind::Auto, _) => EngineKind::Mistralrs,
             (kind, _) => kind,
         }
@@ -490,6 +537,7 @@ impl RunConfig {
             ("bench.peak_tflops", self.bench.peak_tflops, 0.0, 1e9),
             ("engine.temperature", f64::from(self.engine.temperature), 1e-3, 100.0),
             ("engine.top_p", f64::from(self.engine.top_p), 1e-6, 1.0),
+            ("engine.gpu_memory_utilization", f64::from(self.engine.gpu_memory_utilization), 0.0, 1.0),
             ("engine.min_p", f64::from(self.engine.min_p), 0.0, 1.0),
             ("eval.temperature", f64::from(self.eval.temperature), 0.0, 100.0),
             ("loss.clip_ratio_low", loss.clip_ratio_low, 0.0, 1.0),

@@ -6,6 +6,7 @@ use engine::{Engine, Request, Sampling};
 
 use super::Learner;
 use crate::agreement::sample_together;
+use crate::config::run::SyncMode;
 use crate::run_log;
 
 /// Requests at a time, completions of each, and tokens of the first request's; each further one's are longer by as many.
@@ -24,7 +25,15 @@ impl<E: Engine> Learner<E> {
             .await
             .context("checking the engine before training")?;
         let (completions, tokens) = (samples.len(), samples.iter().map(|it| it.completion.len()).sum::<usize>());
+        let alternates = self.sync == SyncMode::Alternate;
+        if alternates {
+            self.engine.suspend().await.context("unloading the engine")?;
+        }
         let difference = self.trainer.mismatch(self.step(), samples).await?.on_policy_max;
+        if alternates {
+            let adapter = self.trainer.state().await?.adapter;
+            self.engine.publish(self.step(), adapter).await.context("loading the engine again")?;
+        }
         ensure!(
             difference <= limit,
             "the engine does not compute what the trainer computes, so nothing was trained: among {tokens} tokens of \

@@ -118,12 +118,33 @@ impl Trainer {
         seed: u64,
     ) -> Result<Self> {
         let device = weights.norm.device().clone();
-        let lora = Lora::init(lora, &decoder, seed, &device)?;
-        Self::with_lora(Model::new(decoder, weights), lora, settings)
+        Self::on(device, decoder, weights, lora, settings, seed)
     }
 
-    fn with_lora(model: Model, lora: Lora, settings: TrainerSettings) -> Result<Self> {
-        let device = model.weights.norm.device().clone();
+    /// The same on `device`. Base weights that are elsewhere stay there and have to be fetched to compute: [`Trainer::fetched`].
+    pub fn on(
+        device: Device,
+        decoder: DecoderConfig,
+        weights: Weights,
+        lora: Arc<LoraConfig>,
+        settings: TrainerSettings,
+        seed: u64,
+    ) -> Result<Self> {
+        let lora = Lora::init(lora, &decoder, seed, &device)?;
+        Self::with_lora(Model::new(decoder, weights), lora, settings, device)
+    }
+
+    /// What `f` makes of the trainer while its base weights are on its device. Afterwards they are where they were, and copies
+    /// are gone; weights that were there are not moved.
+    pub fn fetched<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let fetched = self.model.weights.to_device(&self.device)?;
+        let resting = std::mem::replace(&mut self.model.weights, fetched);
+        let result = f(self);
+        self.model.weights = resting;
+        result
+    }
+
+    fn with_lora(model: Model, lora: Lora, settings: TrainerSettings, device: Device) -> Result<Self> {
         let vars = lora.vars();
         let optimiser = AdamW::new(settings.optim.clone(), vars.clone())?;
         let workers = if device.is_cpu() { Workers::per_core()? } else { Workers::new(1)? };
@@ -138,7 +159,7 @@ impl Trainer {
     pub fn restore(self, state: &TrainerState) -> anyhow::Result<Self> {
         check_same(self.lora.config(), &state.adapter.config)?;
         let lora = Lora::from_adapter(&state.adapter, &self.model.config, &self.device)?;
-        let mut trainer = Self::with_lora(self.model, lora, self.settings)?;
+        let mut trainer = Self::with_lora(self.model, lora, self.settings, self.device)?;
         let moments = candle_core::safetensors::load_buffer(&state.optimizer, &trainer.device)?;
         trainer.optimiser.restore(&moments.into_iter().collect(), state.updates)?;
         Ok(trainer)

@@ -1,4 +1,5 @@
-//! The OS thread that owns a [`Trainer`]: training blocks, and must not block the runtime.
+//! The OS thread that owns a [`Trainer`]: training blocks, and must not block the runtime. Base weights that rest in main
+//! memory are on the device only while a command computes.
 
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -58,8 +59,12 @@ fn serve(mut trainer: Trainer, inbox: mpsc::Receiver<Command>) {
     for command in inbox {
         // A dropped receiver means that the run is ending; there is nobody left to tell.
         match command {
-            Command::Step { step, samples, reply } => drop(reply.send(trainer.step(step, &samples))),
-            Command::Mismatch { step, samples, reply } => drop(reply.send(trainer.mismatch(&samples, step))),
+            Command::Step { step, samples, reply } => {
+                drop(reply.send(trainer.fetched(|trainer| trainer.step(step, &samples))));
+            }
+            Command::Mismatch { step, samples, reply } => {
+                drop(reply.send(trainer.fetched(|trainer| trainer.mismatch(&samples, step))));
+            }
             Command::State { reply } => drop(reply.send(trainer.state())),
         }
     }

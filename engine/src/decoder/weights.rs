@@ -78,6 +78,18 @@ impl Weights {
         Ok(Self { embed_tokens, layers, norm, lm_head })
     }
 
+    /// All of them on `device`: themselves where they are there already, else copies.
+    ///
+    /// # Errors
+    /// If the device has no room.
+    pub fn to_device(&self, device: &Device) -> candle_core::Result<Self> {
+        let embed_tokens = self.embed_tokens.to_device(device)?;
+        let is_tied = self.lm_head.id() == self.embed_tokens.id();
+        let lm_head = if is_tied { embed_tokens.clone() } else { self.lm_head.to_device(device)? };
+        let layers = self.layers.iter().map(|layer| layer.to_device(device)).collect::<candle_core::Result<_>>()?;
+        Ok(Self { embed_tokens, layers, norm: self.norm.to_device(device)?, lm_head })
+    }
+
     /// Every tensor by name; a tied head is left out, as in the files.
     pub fn named(&self, config: &DecoderConfig) -> BTreeMap<String, Tensor> {
         let mut all = BTreeMap::from([
@@ -123,6 +135,21 @@ impl LayerWeights {
             k_norm,
             linears,
         })
+    }
+
+    fn to_device(&self, device: &Device) -> candle_core::Result<Self> {
+        let mut layer = self.clone();
+        for norm in [&mut layer.input_layernorm, &mut layer.post_attention_layernorm] {
+            *norm = norm.to_device(device)?;
+        }
+        for norm in [&mut layer.q_norm, &mut layer.k_norm].into_iter().flatten() {
+            *norm = norm.to_device(device)?;
+        }
+        for Linear { weight, bias } in &mut layer.linears {
+            *weight = weight.to_device(device)?;
+            *bias = bias.as_ref().map(|bias| bias.to_device(device)).transpose()?;
+        }
+        Ok(layer)
     }
 
     pub fn linear(&self, module: Module) -> &Linear {

@@ -16,15 +16,15 @@ use mistralrs::core::{
     ModelDType, ModelPaths, NormalLoaderBuilder, NormalSpecificConfig, PagedAttentionConfig, PagedCacheType, Pipeline,
     SchedulerConfig,
 };
-use mistralrs_quant::{LoraAdapter, ShardedSafeTensors};
+use mistralrs_quant::{IsqType, LoraAdapter, ShardedSafeTensors};
 use tokio::sync::oneshot;
 
 use super::capture::first_line;
 use super::check;
-use super::{Device, MistralSettings, Policy, Precision, Replica};
-use crate::adapter::hash_bytes;
+use super::wave::Wave;
+use super::{Cache, Device, Memory, MistralSettings, Policy, Precision, Replica};
 use crate::decoder::{DecoderConfig, weight_files};
-use crate::{Adapter, EngineError, LoraConfig, PolicyVersion};
+use crate::{Adapter, CacheFormat, EngineError, LoraConfig, PolicyVersion, Quantization};
 
 /// What stays the same from one build to the next.
 pub struct Loader {
@@ -71,21 +71,17 @@ impl Loader {
 
     /// Everything that happens on the loading thread.
     fn build(&self, step: u64, adapter: &Adapter) -> Result<Policy, EngineError> {
-        let loaded = hash_bytes(&adapter.bytes);
-        if loaded != adapter.hash {
-            return Err(EngineError::WrongAdapter { published: adapter.hash.clone(), loaded });
-        }
+        let loaded = adapter.verify()?;
         self.apply(adapter)?;
         let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|e| self.error(e))?;
-        let (mut replicas, mut context) = (Vec::new(), None);
+        let mut replicas = Vec::new();
+        let mut context = self.context;
         for _ in 0..self.settings.replicas() {
-            let runner = runtime.block_on(self.build_runner())?;
-            context = runner.config(None).map_err(|e| self.error(e))?.max_seq_len;
-            replicas.push(Replica { requests: runner.get_sender(None).map_err(|e| self.error(e))?, _runner: runner });
+            let (replica, longest) = runtime.block_on(self.build_replica())?;
+            context = context.min(longest);
+            replicas.push(replica);
         }
-        let context = context.ok_or_else(|| self.error("the model names no context length"))?;
-        let context = if self.device.is_cpu() { usable_context(context) } else { context };
-        Ok(Policy { version: PolicyVersion { step, adapter: loaded }, context: context.min(self.context), replicas })
+        Ok(Policy { version: PolicyVersion { step, adapter: loaded }, context, replicas })
     }
 
     /// Puts the adapter where the build on this thread looks for it.
@@ -103,17 +99,23 @@ impl Loader {
             target_modules: adapter.config.target_modules.iter().cloned().collect(),
         };
         mistralrs_quant::clear_applied_loras();
-        let weights = ShardedSafeTensors::wrap(Box::new(tensors), dtype, self.device.clone());
+        // Matrices that are to be packed are loaded, merged and packed in main memory, whatever the device.
+        let device = match self.quantization() {
+            Some(_) => candle_core::Device::Cpu,
+            None => self.device.clone(),
+        };
+        let weights = ShardedSafeTensors::wrap(Box::new(tensors), dtype, device);
         mistralrs_quant::push_applied_lora(LoraAdapter { config, weights });
         Ok(())
     }
 
-    /// Loads the weights and starts the model's thread.
+    /// Loads the weights and starts the model's thread; also says how long a sequence may be.
     ///
     /// One level below `TextModelBuilder`, which takes no device, maps layers by free memory, and lists the folder
-    /// through the hub's client. Neither template nor generation defaults are given, so mistral.rs knows no
+    /// through the hub's client. Its prefix cache stays off: a prompt of which exactly one token is not in it is computed as
+    /// if that token did not see itself (`make_prompt_chunk` counts one too few). Neither template nor generation defaults are given, so mistral.rs knows no
     /// end-of-sequence token but those of the request.
-    async fn build_runner(&self) -> Result<Arc<mistralrs::core::MistralRs>, EngineError> {
+    async fn build_replica(&self) -> Result<(Replica, usize), EngineError> {
         let specific = NormalSpecificConfig::default();
         let id = self.dir.to_string_lossy().into_owned();
         let loader = NormalLoaderBuilder::new(specific, None, None, Some(id), false, None)
@@ -127,16 +129,28 @@ impl Loader {
                 &self.device,
                 silent,
                 DeviceMapSetting::dummy(),
-                None,
+                self.quantization(),
                 self.paged_attention()?,
             )
             .map_err(|e| self.error(format!("{e:#}")))?;
-        let scheduler = self.scheduler(&*pipeline.lock().await);
-        Ok(MistralRsBuilder::new(pipeline, scheduler, false, None)
+        let (scheduler, wave) = {
+            let pipeline = pipeline.lock().await;
+            (self.scheduler(&*pipeline), self.wave(&*pipeline))
+        };
+        let memory: Memory = pipeline;
+        let runner = MistralRsBuilder::new(Arc::clone(&memory), scheduler, false, None)
             .with_no_prefix_cache(true)
             .with_disable_eos_stop(true)
             .build()
-            .await)
+            .await;
+        let longest = runner.config(None).map_err(|e| self.error(e))?.max_seq_len;
+        let longest = longest.ok_or_else(|| self.error("the model names no context length"))?;
+        let longest = match &wave {
+            Some(wave) => wave.longest().min(longest),
+            None => usable_context(longest),
+        };
+        let requests = runner.get_sender(None).map_err(|e| self.error(e))?;
+        Ok((Replica { requests, memory, wave, _runner: runner }, longest))
     }
 
     fn paths(&self) -> Box<dyn ModelPaths> {
@@ -160,17 +174,28 @@ impl Loader {
         }
     }
 
-    /// PagedAttention exists on a GPU only. The cache has a fixed size: sizes that follow the free memory would
-    /// leave none for the model that a publish builds beside this one.
-    fn paged_attention(&self) -> Result<Option<PagedAttentionConfig>, EngineError> {
-        match self.settings.device {
-            Device::Cpu { .. } => Ok(None),
-            Device::Gpu { cache_mb, .. } => {
-                PagedAttentionConfig::new(None, MemoryGpuConfig::MbAmount(cache_mb), PagedCacheType::Auto)
-                    .map(Some)
-                    .map_err(|e| self.error(e))
-            }
+    /// 0.8.1 packs a matrix while it loads, behind the merge of the adapter.
+    fn quantization(&self) -> Option<IsqType> {
+        match self.settings.quantization {
+            Quantization::None => None,
+            Quantization::Q8_0 => Some(IsqType::Q8_0),
+            Quantization::Q6K => Some(IsqType::Q6K),
+            Quantization::Q5K => Some(IsqType::Q5K),
+            Quantization::Q4K => Some(IsqType::Q4K),
         }
+    }
+
+    /// PagedAttention exists on a GPU only. The cache has a fixed size: one that follows the free memory would leave none for
+    /// the trainer, or for the model that a publish builds beside this one.
+    fn paged_attention(&self) -> Result<Option<PagedAttentionConfig>, EngineError> {
+        let Device::Gpu { cache: Cache { mb, block_size, format }, .. } = self.settings.device else { return Ok(None) };
+        let format = match format {
+            CacheFormat::Auto => PagedCacheType::Auto,
+            CacheFormat::F8E4M3 => PagedCacheType::F8E4M3,
+        };
+        PagedAttentionConfig::new(Some(block_size), MemoryGpuConfig::MbAmount(mb), format)
+            .map(Some)
+            .map_err(|e| self.error(e))
     }
 
     fn scheduler(&self, pipeline: &dyn Pipeline) -> SchedulerConfig {
@@ -182,6 +207,14 @@ impl Loader {
                 SchedulerConfig::DefaultScheduler { method: DefaultSchedulerMethod::Fixed(max_num_seqs) }
             }
         }
+    }
+
+    /// The way into a model with PagedAttention. One block of its cache is 0.8.1's own.
+    fn wave(&self, pipeline: &dyn Pipeline) -> Option<Arc<Wave>> {
+        let metadata = pipeline.get_metadata();
+        let cache = metadata.cache_config.as_ref()?;
+        let blocks = cache.num_gpu_blocks.saturating_sub(1);
+        Some(Wave::new(self.settings.max_sequences(), blocks, cache.block_size))
     }
 
     fn error(&self, problem: impl ToString) -> EngineError {
