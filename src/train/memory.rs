@@ -88,7 +88,7 @@ impl Training {
     }
 
     /// What candle's operators have in memory beside, at most, while a block is gone back through: five tensors in f32 of
-    /// SwiGLU's width, or of a block of scores their product, three tensors in f32, and the gradients of keys and values.
+    /// SwiGLU's width; or some scores as they come and three times in f32, and the gradients of keys and values.
     fn plain_block_bytes(&self, model: &DecoderConfig, batch: Batch, rows: usize) -> usize {
         let keys = batch.prompt_tokens + batch.new_tokens;
         let row = model.num_attention_heads * keys;
@@ -97,11 +97,12 @@ impl Training {
         (5 * 4 * rows * model.intermediate_size).max((self.number + 3 * 4) * scores + key_grads)
     }
 
-    /// The same of the head: a part of the logits as they come and four tensors in f32; hidden states of the completions,
-    /// normed, both derivatives, as they come and put together, and the gradients of the norm in f32.
+    /// The same of the head: some logits three times in f32, and once rounded; hidden states of the completions, normed,
+    /// both derivatives, as they come and put together, and the gradients of the norm in f32.
     fn plain_head_bytes(&self, model: &DecoderConfig, rows: usize) -> usize {
         let logits = model.vocab_size * (PLAIN_LOGITS / model.vocab_size).clamp(1, rows);
-        (self.number + 4 * 4) * logits + (6 * self.number + 7 * 4) * rows * model.hidden_size
+        let rounded = if self.number < 4 { self.number } else { 0 };
+        (3 * 4 + rounded) * logits + (6 * self.number + 7 * 4) * rows * model.hidden_size
     }
 }
 

@@ -36,9 +36,12 @@ pub fn log_probs(
         let logits = scaled_logits(&input.narrow(0, start, rows)?, weight, temperature)?;
         let chunk = Chunk::new(logits, targets.narrow(0, start, rows)?.unsqueeze(1)?.contiguous()?)?;
         values.push(Tensor::cat(&[&chunk.log_probs, &chunk.entropies], 1)?);
-        let each = [Chunk::surprise_of_target, Chunk::surprise];
-        for (parts, slope) in parts.iter_mut().zip(each) {
-            parts.push(slope(&chunk)?.to_dtype(weight.dtype())?.matmul(weight)?);
+        let project = |slope: Tensor| slope.to_dtype(weight.dtype())?.matmul(weight);
+        if let Some(parts) = parts.first_mut() {
+            parts.push(project(chunk.surprise_of_target()?)?);
+        }
+        if let Some(parts) = parts.get_mut(1) {
+            parts.push(project(chunk.surprise()?)?);
         }
     }
     let slopes = parts.iter().map(|parts| Tensor::cat(parts, 0)).collect::<Result<Vec<_>>>()?;
@@ -95,8 +98,11 @@ impl Chunk {
     }
 
     /// p ∘ (ln p + H).
-    fn surprise(&self) -> Result<Tensor> {
-        self.shifted.broadcast_sub(&self.mean)? * &self.weights
+    fn surprise(self) -> Result<Tensor> {
+        let Self { shifted, mean, weights, .. } = self;
+        let surprise = shifted.broadcast_sub(&mean)?;
+        drop(shifted);
+        surprise * weights
     }
 }
 
