@@ -41,6 +41,7 @@ pub fn trainer(config: &RunConfig, model: &DecoderConfig, batch: Batch) -> Vec<P
         micro_batch_tokens: config.trainer.micro_batch_tokens,
         recompute: config.trainer.recompute,
         plain: config.engine.device == DeviceKind::Cuda,
+        number: weight_bytes(config),
     };
     let activations = training.activation_bytes(model, batch);
     // The values, two moments, what an update makes of them, and for each worker a sum of gradients and what is added.

@@ -99,7 +99,8 @@ fn log_probs_and_gradients_are_those_of_transformers_and_peft() {
     for (name, architecture) in FAMILIES {
         let golden = Golden::load(name);
         assert_eq!(golden.config.architecture(), architecture);
-        check_trainer(name, &golden, TOLERANCE);
+        check_trainer(name, &golden, golden.model(), TOLERANCE);
+        check_trainer(&format!("{name} as on a GPU"), &golden, golden.model().on_plain_operators(), TOLERANCE);
     }
 }
 
@@ -108,11 +109,12 @@ fn log_probs_and_gradients_are_those_of_transformers_and_peft() {
 #[ignore = "needs DUMP_RL_MODEL and DUMP_RL_GOLDEN, see tests/golden/architectures.py"]
 fn a_real_model_is_that_of_transformers_and_peft() {
     let [model, golden] = ["DUMP_RL_MODEL", "DUMP_RL_GOLDEN"].map(|name| std::env::var(name).expect(name));
-    check_trainer(&model, &Golden::of(Path::new(&model), golden.into()), DEEP_TOLERANCE);
+    let golden = Golden::of(Path::new(&model), golden.into());
+    check_trainer(&model, &golden, golden.model(), DEEP_TOLERANCE);
 }
 
-fn check_trainer(name: &str, golden: &Golden, tolerance: f64) {
-    let (model, lora) = (golden.model(), golden.lora());
+fn check_trainer(name: &str, golden: &Golden, model: Model, tolerance: f64) {
+    let lora = golden.lora();
     let log_probs = log_probs(&model, &lora, &golden.tokens());
     let off = error(&log_probs, &golden.expected["log_probs"]);
     let weights = golden.expected["weights"].flatten_all().unwrap();

@@ -185,7 +185,10 @@ async fn train<E: Engine>(config: &RunConfig, out: &Path, engine: Arc<E>, stop: 
         quantization: config.engine.quantization,
         sync: setup.share.sync,
         max_off_policy_steps: config.pipeline.max_off_policy_steps,
-        engine_check: config.engine.is_checked(&setup.decoder).then(|| mismatch_limit(config.engine.dtype, config.engine.quantization)),
+        engine_check: config
+            .engine
+            .is_checked(&setup.decoder)
+            .then(|| mismatch_limit(config.engine.dtype, config.engine.quantization)),
         skipped_in_a_row: checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.skipped_in_a_row),
         first_eval: checkpoint.and_then(|checkpoint| checkpoint.first_eval),
         seed: config.seed,

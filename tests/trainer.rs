@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 use dump_rl::advantage::{AdvantageScale, divide_by_batch_std, group_advantages};
+use dump_rl::metrics::memory_mb;
 use dump_rl::train::lora::Lora;
 use dump_rl::train::loss::{self, LossAggMode, LossConfig, LossKind, RolloutIs, TokenInputs};
 use dump_rl::train::memory;
@@ -26,6 +27,8 @@ use crate::fixtures::root;
 const TEMPERATURE: f64 = 0.8;
 /// Relative error allowed against PyTorch in f32; about ten times what was measured.
 const TOLERANCE: f64 = 2e-5;
+/// What f16, with a unit of rounding of 5e-4, is allowed: log-probabilities in nats, gradients of their norm.
+const HALF_TOLERANCE: f32 = 2e-2;
 const MODES: [(LossAggMode, &str); 2] =
     [(LossAggMode::TokenMean, "token-mean"), (LossAggMode::SeqMeanTokenMean, "seq-mean-token-mean")];
 
@@ -135,10 +138,18 @@ fn metric(stats: &StepStats, name: &str) -> f64 {
     stats.metrics().into_iter().find(|(n, _)| *n == name).expect(name).1
 }
 
-/// The gradient of the batch as the trainer computes it, unclipped: a tenth of it is the first moment after one update.
-fn trainer_gradients(mut settings: TrainerSettings, samples: &[Sample]) -> NamedGrads {
+/// The gradient of the batch as the trainer computes it.
+fn trainer_gradients(settings: TrainerSettings, samples: &[Sample]) -> NamedGrads {
+    gradients_of(trainer(unclipped(settings)), samples)
+}
+
+fn unclipped(mut settings: TrainerSettings) -> TrainerSettings {
     (settings.optim.max_grad_norm, settings.trainer.ppo_epochs) = (0.0, 1);
-    let mut trainer = trainer(settings);
+    settings
+}
+
+/// The gradient of a trainer that does not clip it: a tenth of it is the first moment after one update.
+fn gradients_of(mut trainer: Trainer, samples: &[Sample]) -> NamedGrads {
     trainer.step(0, samples).unwrap();
     let moments = candle_core::safetensors::load_buffer(&trainer.state().unwrap().optimizer, &Device::Cpu).unwrap();
     let first = |(name, m): (String, Tensor)| Some((name.strip_suffix(".m")?.to_string(), (m / (1.0 - 0.9)).unwrap()));
@@ -216,6 +227,77 @@ fn an_update_is_that_of_pytorch() {
     let output = trainer.step(0, &batch()).unwrap();
     check_adapter(&output.adapter, &tensors("after1.safetensors"), TOLERANCE);
     assert_eq!(output.adapter.hash, trainer.adapter().unwrap().hash);
+}
+
+/// As a GPU computes it, candle's own operators in place of the fused ones, with every number in f32.
+fn plain_trainer(settings: TrainerSettings) -> Trainer {
+    trainer(settings).on_plain_operators()
+}
+
+#[test]
+fn a_step_on_candle_s_operators_is_that_of_pytorch() {
+    check_log_probs(&plain_trainer(settings()).score(&batch()).unwrap(), &expected().log_probs);
+    for recompute in [Recompute::Always, Recompute::Never] {
+        let settings = settings_of(|trainer| trainer.recompute = recompute);
+        let grads = gradients_of(plain_trainer(unclipped(settings.clone())), &batch());
+        check_tensors(&grads, &tensors("grads_token-mean.safetensors"), TOLERANCE);
+        let output = plain_trainer(settings).step(0, &batch()).unwrap();
+        check_adapter(&output.adapter, &tensors("after1.safetensors"), TOLERANCE);
+        check_mismatch(&output.stats, &expected());
+        let losses = &expected().losses["token-mean"];
+        for name in ["pg_loss", "kl_loss", "grad_norm"] {
+            check(name, metric(&output.stats, &format!("actor/{name}")), losses[name], TOLERANCE);
+        }
+    }
+    let twice = settings_of(|trainer| trainer.ppo_epochs = 2);
+    let output = plain_trainer(twice).step(0, &batch()).unwrap();
+    check_adapter(&output.adapter, &tensors("after2.safetensors"), 1e-4);
+}
+
+/// Prompts that several completions share, entropies with a gradient, and a loss with one ratio a sequence.
+#[test]
+fn candle_s_operators_give_what_the_fused_ones_give() {
+    let mut samples = batch();
+    let prompt = samples[0].prompt.clone();
+    samples.iter_mut().for_each(|sample| sample.prompt = prompt.clone());
+    let gspo = settings_with(|loss| (loss.kind, loss.entropy_coef) = (LossKind::Gspo, 0.1));
+    for settings in [settings(), settings_without_kl(), gspo].map(unclipped) {
+        let (mut plain, mut fused) = (plain_trainer(settings.clone()), trainer(settings.clone()));
+        check_tensors(
+            &gradients_of(plain_trainer(settings.clone()), &samples),
+            &gradients_of(trainer(settings), &samples),
+            1e-5,
+        );
+        let [plain, fused] = [&mut plain, &mut fused].map(|trainer| trainer.step(0, &samples).unwrap().stats.metrics());
+        for ((name, plain), (_, fused)) in plain.into_iter().zip(fused) {
+            assert!((plain - fused).abs() <= 1e-6 + TOLERANCE * fused.abs(), "{name}: {plain} is not {fused}");
+        }
+    }
+}
+
+/// Frozen weights and activations in 16 bits, as on a GPU; f16 is the format of 16 bits that candle multiplies on a CPU.
+/// Adapter, its gradients and moments stay in f32.
+#[test]
+fn frozen_weights_may_have_16_bits() {
+    let settings = unclipped(settings());
+    let weights = Weights::load(&golden("model"), &model().config, DType::F16, &Device::Cpu).unwrap();
+    let half = || {
+        let fresh = Trainer::new(model().config, weights.clone(), adapter().config, settings.clone(), 1).unwrap();
+        let state = TrainerState { adapter: adapter(), ..fresh.state().unwrap() };
+        fresh.restore(&state).unwrap()
+    };
+    let grads = gradients_of(half(), &batch());
+    check_tensors(&grads, &tensors("grads_token-mean.safetensors"), f64::from(HALF_TOLERANCE));
+    let mut half = half();
+    for (got, want) in half.score(&batch()).unwrap().iter().flatten().zip(expected().log_probs.iter().flatten()) {
+        assert!((got - want).abs() < HALF_TOLERANCE, "{got} is not {want}");
+    }
+    let output = half.step(0, &batch()).unwrap();
+    let losses = &expected().losses["token-mean"];
+    check("grad_norm", metric(&output.stats, "actor/grad_norm"), losses["grad_norm"], f64::from(HALF_TOLERANCE));
+    assert!(output.adapter.tensors().unwrap().values().all(|tensor| tensor.dtype() == DType::F32));
+    let moments = candle_core::safetensors::load_buffer(&half.state().unwrap().optimizer, &Device::Cpu).unwrap();
+    assert!(moments.values().all(|moment| moment.dtype() == DType::F32));
 }
 
 /// In the second update the ratio leaves 1 and is clipped, against log-probabilities from before the first.
@@ -347,7 +429,8 @@ fn gradients_are_finite_differences_of_the_loss() {
     let flat = Flat::new(&model, &batch());
     let log_probs = flat.log_probs(&model, &lora);
     let loss = flat.loss(&config, &log_probs);
-    let clipped = loss.clipped_weight / loss.weight;
+    let sums = loss.read().unwrap();
+    let clipped = sums.clipped_weight / sums.weight;
     assert!(clipped > 0.1 && clipped < 0.9, "{clipped}");
     check("loss", f64::from(loss.total.to_scalar::<f32>().unwrap()), flat.scalar_loss(&config, &log_probs), TOLERANCE);
     for (name, grad) in parallel::gradients(&loss.total, &lora.vars()).unwrap() {
@@ -446,9 +529,10 @@ fn every_loss_is_that_of_pytorch() {
         let (log_probs, entropies) = flat.with_entropies(&model, &lora);
         let loss = flat.whole_loss(&config, &log_probs, &entropies);
         check(&name, f64::from(loss.total.to_scalar::<f32>().unwrap()), case.total, 1e-4);
-        check(&name, loss.pg_loss, case.pg_loss, 1e-4);
-        check(&name, loss.kl_loss, case.kl_loss, 1e-4);
-        check(&name, loss.clipped_weight / loss.weight, case.clip_fraction, 1e-4);
+        let sums = loss.read().unwrap();
+        check(&name, sums.pg_loss, case.pg_loss, 1e-4);
+        check(&name, sums.kl_loss, case.kl_loss, 1e-4);
+        check(&name, sums.clipped_weight / sums.weight, case.clip_fraction, 1e-4);
         let grads = parallel::gradients(&loss.total, &lora.vars()).unwrap();
         let flat_grads: Vec<Vec<f32>> =
             grads.values().map(|grad| grad.flatten_all().unwrap().to_vec1().unwrap()).collect();
@@ -708,4 +792,69 @@ fn a_restored_trainer_continues_bit_for_bit() {
     }
     let (one, other) = (going_on.state().unwrap(), resumed.state().unwrap());
     assert_eq!((one.optimizer, one.updates), (other.optimizer, other.updates));
+}
+
+/// What a step on candle's operators takes is what is predicted for a GPU: where the head takes most, and where a block does.
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_of_candle_s_operators_is_predicted() {
+    for vocabulary in [2048, 16384] {
+        let test = ["--exact", "trainer::a_step_in_a_process_of_its_own", "--ignored", "--nocapture"];
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = command.args(test).env(VOCABULARY, vocabulary.to_string()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let measured = said.lines().find_map(|line| line.split("took ").nth(1)?.split(' ').next()?.parse::<f64>().ok());
+        let measured = measured.unwrap_or_else(|| panic!("no measurement: {said}"));
+        // Two completions, each a micro-batch where there is a core for it.
+        let training = memory::Training {
+            workers: std::thread::available_parallelism().unwrap().get().min(2),
+            micro_batch_tokens: usize::MAX,
+            recompute: Recompute::Always,
+            plain: true,
+            number: 4,
+        };
+        let (prompts, group_size, prompt_tokens, new_tokens) = (1, 2, PROMPT, COMPLETION);
+        let batch = memory::Batch { prompts, group_size, prompt_tokens, new_tokens, fewest_tokens: new_tokens };
+        let predicted = training.activation_bytes(&wide_config(vocabulary), batch) as f64 / 1e6;
+        println!("{vocabulary} tokens: {predicted:.0} MB predicted, {measured:.0} MB measured");
+        let ratio = predicted / measured;
+        assert!((0.9..1.3).contains(&ratio), "{vocabulary} tokens: {predicted} MB predicted, {measured} MB measured");
+    }
+}
+
+const VOCABULARY: &str = "DUMP_RL_TEST_VOCABULARY";
+const PROMPT: usize = 64;
+const COMPLETION: usize = 1000;
+
+fn wide_config(vocabulary: usize) -> DecoderConfig {
+    let config = serde_json::json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocabulary, "hidden_size": 256,
+        "intermediate_size": 1024, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
+    });
+    DecoderConfig::parse(&config.to_string()).unwrap()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+#[ignore = "run by another test"]
+fn a_step_in_a_process_of_its_own() {
+    let config = wide_config(std::env::var(VOCABULARY).expect(VOCABULARY).parse().unwrap());
+    let random = |_: &str, shape: &[usize]| Ok(Tensor::randn(0f32, 0.02, shape, &Device::Cpu)?);
+    let weights = Weights::from_named(&config, random).unwrap();
+    let settings = settings_of(|trainer| {
+        (trainer.micro_batch_tokens, trainer.recompute) = (usize::MAX, Recompute::Always);
+    });
+    let mut trainer = Trainer::new(config, weights, adapter().config, settings, 1).unwrap().on_plain_operators();
+    let sample = |advantage| Sample {
+        prompt: vec![1; PROMPT].into(),
+        completion: vec![2; COMPLETION],
+        rollout_log_probs: vec![-7.0; COMPLETION],
+        advantage,
+        policy_step: 0,
+        truncated: false,
+    };
+    let before = memory_mb("VmRSS");
+    trainer.step(0, &[sample(1.0), sample(-1.0)]).unwrap();
+    println!("took {} MB", memory_mb("VmHWM") - before);
 }

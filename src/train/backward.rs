@@ -44,13 +44,13 @@ impl Graph<'_> {
         while let Some(input) = inputs.pop() {
             let input = Var::from_tensor(&input)?;
             let output = self.model.block(inputs.len(), input.as_tensor(), rows, self.lora)?;
-            // The derivative of Σ output·grad with respect to the output is grad.
-            let (next, parts) = self.step_back(&(output * grad)?.sum_all()?, &input)?;
+            // The derivative of output·grad with respect to the output is grad, and backward begins with ones.
+            let (next, parts) = self.step_back(&(output * grad)?, &input)?;
             grad = next;
             all.push(parts);
         }
         if self.model.weights.embed_tokens.is_variable() {
-            let loss = (self.model.embed(rows)? * grad)?.sum_all()?;
+            let loss = (self.model.embed(rows)? * grad)?;
             all.push(parallel::gradients(&loss, self.vars)?);
         }
         Ok((parallel::sum(all)?, beside))

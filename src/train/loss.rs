@@ -168,11 +168,33 @@ pub struct TokenInputs<'a> {
 pub struct TokenLoss {
     /// Scalar, with gradient.
     pub total: Tensor,
+    /// What [`TokenSums`] says, on the device (4): reading it waits for all that was computed.
+    pub sums: Tensor,
+}
+
+/// Sums over tokens.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TokenSums {
     pub pg_loss: f64,
     pub kl_loss: f64,
     /// Σ weight over the tokens where the clipped term was taken, and over all.
     pub clipped_weight: f64,
     pub weight: f64,
+}
+
+impl TokenLoss {
+    /// Waits for the device.
+    pub fn read(&self) -> Result<TokenSums> {
+        let sums = self.sums.to_vec1::<f32>()?;
+        Ok(TokenSums::new(std::array::from_fn(|i| sums[i])))
+    }
+}
+
+impl TokenSums {
+    pub fn new(sums: [f32; 4]) -> Self {
+        let [pg_loss, kl_loss, clipped_weight, weight] = sums.map(f64::from);
+        Self { pg_loss, kl_loss, clipped_weight, weight }
+    }
 }
 
 /// Σ weight · ( w_is · term + β·kl − c·H ), with the policy loss's term of each token.
@@ -188,13 +210,9 @@ pub fn policy_loss(config: &LossConfig, inputs: &TokenInputs) -> Result<TokenLos
     if config.entropy_coef != 0.0 {
         total = (total - ((inputs.entropies * inputs.weights)?.sum_all()? * config.entropy_coef)?)?;
     }
-    Ok(TokenLoss {
-        pg_loss: scalar(&pg_loss)?,
-        kl_loss: scalar(&kl_loss)?,
-        clipped_weight: scalar(&(is_clipped * inputs.weights)?.sum_all()?)?,
-        weight: scalar(&inputs.weights.sum_all()?)?,
-        total,
-    })
+    let clipped_weight = (is_clipped * inputs.weights)?.sum_all()?;
+    let sums = [pg_loss, kl_loss, clipped_weight, inputs.weights.sum_all()?].map(|sum| sum.detach());
+    Ok(TokenLoss { total, sums: Tensor::stack(&sums, 0)? })
 }
 
 /// What each token's loss is multiplied by for the difference between engine and trainer.
@@ -221,14 +239,14 @@ pub fn kl(kind: KlKind, reference: &Tensor, log_probs: &Tensor) -> Result<Tensor
     }
 }
 
-fn scalar(x: &Tensor) -> Result<f64> {
-    Ok(f64::from(x.to_scalar::<f32>()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use candle_core::{Device, Var};
+
+    fn scalar(x: &Tensor) -> Result<f64> {
+        Ok(f64::from(x.to_scalar::<f32>()?))
+    }
 
     #[test]
     fn weights_of_each_mode() {
@@ -329,7 +347,8 @@ mod tests {
             grads.iter().zip([-s, -s, 0.0, 0.0]).all(|(got, want)| (f64::from(*got) - want).abs() < 1e-5),
             "{grads:?}"
         );
-        assert_eq!((loss.clipped_weight, loss.weight), (2.0, 4.0));
+        let TokenSums { clipped_weight, weight, .. } = loss.read().unwrap();
+        assert_eq!((clipped_weight, weight), (2.0, 4.0));
     }
 
     #[test]

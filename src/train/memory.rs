@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use engine::decoder::{DecoderConfig, Module};
 
-use super::ops::{LOGITS, PLAIN_VALUES};
+use super::ops::{LOGITS, PLAIN_LOGITS, SCORES};
 use super::trainer::Recompute;
 
 /// The shape of a policy step's batch.
@@ -28,6 +28,8 @@ pub struct Training {
     pub recompute: Recompute,
     /// Whether candle's own operators run, as on a GPU.
     pub plain: bool,
+    /// Bytes of a number of the frozen weights and of the activations.
+    pub number: usize,
 }
 
 impl Batch {
@@ -64,31 +66,44 @@ impl Training {
 
     /// The same, of micro-batches of `rows` rows.
     fn bytes_of(&self, model: &DecoderConfig, batch: Batch, rows: usize) -> usize {
-        let stream = 4 * rows * model.hidden_size;
         let recomputes = match self.recompute {
             Recompute::Always => true,
             Recompute::Never => false,
             Recompute::Auto if self.plain => true,
             Recompute::Auto => recomputes(model, rows * self.workers),
         };
+        let (stream, block) = (self.number * rows * model.hidden_size, self.number * block_numbers(model, rows));
         let (kept, block) = match recomputes {
             // The block's own, and their gradients.
-            true => (model.num_hidden_layers * stream, 2 * block_bytes(model, rows)),
-            false => (kept_bytes(model, rows), block_bytes(model, rows) / 2),
+            true => (model.num_hidden_layers * stream, 2 * block),
+            false => (model.num_hidden_layers * block, block / 2),
         };
-        // Hidden states of the completions, normed, and their derivatives; logits and what comes of them.
-        let head = 4 * stream + 2 * 4 * LOGITS.min(rows * model.vocab_size);
         // The head is done before the first block is gone back through.
-        self.workers * (kept + block.max(head) + if self.plain { plain_bytes(model, rows, batch) } else { 0 })
+        let most = match self.plain {
+            true => (block + self.plain_block_bytes(model, batch, rows)).max(self.plain_head_bytes(model, rows)),
+            // Hidden states of the completions, normed, and their derivatives; logits and what comes of them.
+            false => block.max(4 * stream + 2 * 4 * LOGITS.min(rows * model.vocab_size)),
+        };
+        self.workers * (kept + most)
     }
-}
 
-/// What candle's operators need beside, in f32: the scores of a block of rows, masked, as weights, and their gradients; or
-/// logits, their softmax, and their gradients. The head is done before the first block is gone back through.
-fn plain_bytes(model: &DecoderConfig, rows: usize, batch: Batch) -> usize {
-    let longest = batch.prompt_tokens + batch.new_tokens;
-    let scores = model.num_attention_heads * batch.new_tokens.max(batch.prompt_tokens) * longest;
-    4 * 4 * scores.max(rows * model.vocab_size).min(PLAIN_VALUES)
+    /// What candle's operators have in memory beside, at most, while a block is gone back through: five tensors in f32 of
+    /// SwiGLU's width; or some scores as they come and three times in f32, and the gradients of keys and values.
+    fn plain_block_bytes(&self, model: &DecoderConfig, batch: Batch, rows: usize) -> usize {
+        let keys = batch.prompt_tokens + batch.new_tokens;
+        let row = model.num_attention_heads * keys;
+        let scores = row * (SCORES / row).clamp(1, batch.prompt_tokens.max(batch.new_tokens));
+        let key_grads = 4 * 4 * rows * model.num_key_value_heads * model.head_dim;
+        (5 * 4 * rows * model.intermediate_size).max((self.number + 3 * 4) * scores + key_grads)
+    }
+
+    /// The same of the head: some logits three times in f32, and once rounded; hidden states of the completions, normed,
+    /// both derivatives, as they come and put together, and the gradients of the norm in f32.
+    fn plain_head_bytes(&self, model: &DecoderConfig, rows: usize) -> usize {
+        let logits = model.vocab_size * (PLAIN_LOGITS / model.vocab_size).clamp(1, rows);
+        let rounded = if self.number < 4 { self.number } else { 0 };
+        (3 * 4 + rounded) * logits + (6 * self.number + 7 * 4) * rows * model.hidden_size
+    }
 }
 
 /// Whether blocks are computed again where the setting leaves it open: for `rows` rows at a time, those of all workers.
@@ -114,10 +129,14 @@ fn read_memory_limit() -> usize {
 
 /// Bytes of what one block keeps for its backward, for `rows` rows: the inputs of its operators in f32.
 pub fn block_bytes(config: &DecoderConfig, rows: usize) -> usize {
+    4 * block_numbers(config, rows)
+}
+
+fn block_numbers(config: &DecoderConfig, rows: usize) -> usize {
     let width = |module| config.linear_shape(module).1;
     let (d, q, kv, f) = (config.hidden_size, width(Module::Q), width(Module::K), config.intermediate_size);
     // Six of the residual stream's width; q, k before and after rotation, v and what attention gives; gate, up and their product.
-    4 * rows * (6 * d + 3 * q + 3 * kv + 3 * f)
+    rows * (6 * d + 3 * q + 3 * kv + 3 * f)
 }
 
 /// Bytes of what all blocks keep, when none is computed again.
@@ -135,7 +154,7 @@ mod tests {
         let model = crate::presets::find("smollm2-135m").expect("a preset");
         let limit = of_machine() / 4 / (2 * kept_bytes(&model, 1));
         let bytes = |recompute, tokens, fewest_tokens| {
-            let training = Training { workers: 2, micro_batch_tokens: 512, recompute, plain: false };
+            let training = Training { workers: 2, micro_batch_tokens: 512, recompute, plain: false, number: 4 };
             let batch = Batch { prompts: 2, group_size: 1, prompt_tokens: 16, new_tokens: tokens - 16, fewest_tokens };
             training.activation_bytes(&model, batch)
         };

@@ -2,20 +2,20 @@
 //!
 //! Axes: N rows (tokens of all sequences, packed without padding), D width, H heads, K key-value heads, V vocabulary.
 
-use std::sync::Arc;
-
 use candle_core::{Result, Tensor};
 use engine::decoder::{DecoderConfig, LayerWeights, Linear, Module, Rope, Weights};
 
 use super::lora::Lora;
-use super::ops::{self, Entropy, Heads};
-use super::packed::{Packed, Segment};
+use super::ops::{Attention, Entropy, Heads, Operators};
+use super::packed::Packed;
 
 /// A decoder.
 pub struct Model {
     pub config: DecoderConfig,
     pub weights: Weights,
     rope: Rope,
+    /// Where they are not to be the fastest.
+    operators: Option<Operators>,
 }
 
 /// Packed sequences, as the model takes them.
@@ -24,7 +24,7 @@ pub struct Rows {
     tokens: Tensor,
     /// cos and sin of the rotary angles, each (N × head_dim/2).
     angles: (Tensor, Tensor),
-    segments: Arc<[Segment]>,
+    attention: Attention,
 }
 
 impl Rows {
@@ -36,7 +36,17 @@ impl Rows {
 
 impl Model {
     pub fn new(config: DecoderConfig, weights: Weights) -> Self {
-        Self { rope: config.rope(), config, weights }
+        Self { rope: config.rope(), operators: None, config, weights }
+    }
+
+    /// The same, computed as on any device, also where there is a faster way.
+    pub fn on_plain_operators(self) -> Self {
+        Self { operators: Some(Operators::Plain), ..self }
+    }
+
+    /// For the weights where they are now.
+    fn operators(&self) -> Operators {
+        self.operators.unwrap_or_else(|| Operators::of(&self.weights.norm))
     }
 
     /// Lays packed sequences out on the model's device.
@@ -47,13 +57,19 @@ impl Model {
         let angles = |table: &[f32]| {
             let values: Vec<f32> =
                 positions.iter().flat_map(|p| &table[*p as usize * half..][..half]).copied().collect();
-            Tensor::from_vec(values, (positions.len(), half), norm.device())?.to_dtype(norm.dtype())
+            Tensor::from_vec(values, (positions.len(), half), norm.device())
         };
         Ok(Rows {
             tokens: Tensor::new(packed.tokens.as_slice(), norm.device())?,
             angles: (angles(&cos)?, angles(&sin)?),
-            segments: packed.segments.as_slice().into(),
+            attention: self.operators().attention(self.heads(), packed.segments.as_slice().into(), norm.device())?,
         })
+    }
+
+    fn heads(&self) -> Heads {
+        let DecoderConfig { num_attention_heads: query, num_key_value_heads: key_value, head_dim: dim, .. } =
+            self.config;
+        Heads { query, key_value, dim }
     }
 
     /// The residual stream before the first block, (N × D).
@@ -63,7 +79,7 @@ impl Model {
 
     /// The residual stream behind block `layer`. `lora` `None` is the base model.
     pub fn block(&self, layer: usize, x: &Tensor, rows: &Rows, lora: Option<&Lora>) -> Result<Tensor> {
-        Block { config: &self.config, weights: &self.weights.layers[layer], layer, rows, lora }.forward(x)
+        Block { model: self, weights: &self.weights.layers[layer], layer, rows, lora }.forward(x)
     }
 
     /// The residual stream behind the last block, (N × D).
@@ -93,14 +109,14 @@ impl Model {
         entropy: Entropy,
     ) -> Result<(Tensor, Tensor)> {
         let rows = hidden.index_select(positions, 0)?;
-        let normed = ops::rms_norm(&rows, &self.weights.norm, self.config.rms_norm_eps)?;
-        ops::head_log_probs(&normed, &self.weights.lm_head, targets, temperature, entropy)
+        let normed = self.operators().rms_norm(&rows, &self.weights.norm, self.config.rms_norm_eps)?;
+        self.operators().head_log_probs(&normed, &self.weights.lm_head, targets, temperature, entropy)
     }
 }
 
 /// One block of one forward pass.
 struct Block<'a> {
-    config: &'a DecoderConfig,
+    model: &'a Model,
     weights: &'a LayerWeights,
     layer: usize,
     rows: &'a Rows,
@@ -109,39 +125,37 @@ struct Block<'a> {
 
 impl Block<'_> {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let eps = self.config.rms_norm_eps;
-        let x = (x + self.attention(&ops::rms_norm(x, &self.weights.input_layernorm, eps)?)?)?;
-        let expanded = self.mlp(&ops::rms_norm(&x, &self.weights.post_attention_layernorm, eps)?)?;
+        let (eps, ops) = (self.model.config.rms_norm_eps, self.model.operators());
+        let x = (x + self.attention(&ops.rms_norm(x, &self.weights.input_layernorm, eps)?)?)?;
+        let expanded = self.mlp(&ops.rms_norm(&x, &self.weights.post_attention_layernorm, eps)?)?;
         x + expanded
     }
 
     fn attention(&self, x: &Tensor) -> Result<Tensor> {
-        let config = self.config;
-        let (query, key_value, dim) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
-        let (cos, sin) = &self.rows.angles;
+        let (ops, (cos, sin)) = (self.model.operators(), &self.rows.angles);
         let q = self.head_norm(self.project(x, Module::Q)?, &self.weights.q_norm)?;
         let k = self.head_norm(self.project(x, Module::K)?, &self.weights.k_norm)?;
         let v = self.project(x, Module::V)?;
-        let (q, k) = (ops::rope(&q, cos, sin)?, ops::rope(&k, cos, sin)?);
-        let mixed = ops::attention(&q, &k, &v, Heads { query, key_value, dim }, &self.rows.segments)?;
-        self.project(&mixed, Module::O)
+        let (q, k) = (ops.rope(&q, cos, sin)?, ops.rope(&k, cos, sin)?);
+        self.project(&self.rows.attention.apply(&q, &k, &v)?, Module::O)
     }
 
     /// Normalises each head by itself, where the architecture does.
     fn head_norm(&self, x: Tensor, weight: &Option<Tensor>) -> Result<Tensor> {
         let Some(weight) = weight else { return Ok(x) };
-        let heads = x.reshape(((), self.config.head_dim))?;
-        ops::rms_norm(&heads, weight, self.config.rms_norm_eps)?.reshape(x.shape())
+        let heads = x.reshape(((), self.model.config.head_dim))?;
+        self.model.operators().rms_norm(&heads, weight, self.model.config.rms_norm_eps)?.reshape(x.shape())
     }
 
     fn mlp(&self, x: &Tensor) -> Result<Tensor> {
         let (gate, up) = (self.project(x, Module::Gate)?, self.project(x, Module::Up)?);
-        self.project(&ops::swiglu(&gate, &up)?, Module::Down)
+        self.project(&self.model.operators().swiglu(&gate, &up)?, Module::Down)
     }
 
     /// W·x + b, plus (alpha / r)·B·A·x where the adapter covers this module.
     fn project(&self, x: &Tensor, module: Module) -> Result<Tensor> {
         let Linear { weight, bias } = self.weights.linear(module);
-        ops::linear(x, weight, bias.as_ref(), self.lora.and_then(|lora| lora.delta(self.layer, module)))
+        let delta = self.lora.and_then(|lora| lora.delta(self.layer, module));
+        self.model.operators().linear(x, weight, bias.as_ref(), delta)
     }
 }

@@ -5,14 +5,16 @@
 //! holds the two against each other, values and gradients.
 
 mod attention;
+mod explicit;
 mod fused;
 mod plain;
-mod recomputed;
 
 use std::sync::Arc;
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
+pub use self::plain::attention::{Blocks, SCORES};
+pub use self::plain::head::LOGITS as PLAIN_LOGITS;
 use super::packed::Segment;
 
 /// How attention is divided into heads.
@@ -41,11 +43,8 @@ impl Heads {
     }
 }
 
-/// Logits that one head keeps in memory at a time.
+/// Logits that one fused head keeps in memory at a time.
 pub const LOGITS: usize = 4 << 20;
-
-/// Logits, or scores of all heads, that candle's own operators keep in memory at a time: large products, as a GPU wants.
-pub const PLAIN_VALUES: usize = 64 << 20;
 
 /// A low-rank update of a linear layer: scale·B·A.
 #[derive(Clone, Copy)]
@@ -64,60 +63,95 @@ pub enum Entropy {
     WithGradient,
 }
 
-fn is_fusable(x: &Tensor) -> bool {
-    x.device().is_cpu() && x.dtype() == DType::F32
+/// Who computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operators {
+    /// f32 on a CPU.
+    Fused,
+    /// Anything, anywhere.
+    Plain,
 }
 
-/// x / rms(x) · weight over the last axis (RMSNorm, arXiv 1910.07467).
-pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    if is_fusable(x) { fused::rms_norm(x, weight, eps) } else { plain::rms_norm(x, weight, eps) }
+/// Who attends to whom in a micro-batch, as the operators take it.
+#[derive(Clone)]
+pub enum Attention {
+    Fused(Heads, Arc<[Segment]>),
+    Plain(Arc<Blocks>),
 }
 
-/// silu(gate) · up (SwiGLU, arXiv 2002.05202).
-pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    if is_fusable(gate) { fused::swiglu(gate, up) } else { plain::swiglu(gate, up) }
-}
-
-/// Rotary embedding (arXiv 2104.09864) of x (N × heads·d), halves of each head rotated as Llama's weights expect;
-/// cos, sin: (N × d/2).
-pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
-    if is_fusable(x) { fused::rope(x, cos, sin) } else { plain::rope(x, cos, sin) }
-}
-
-/// softmax(q·kᵀ/√d)·v for each head, where each row sees what its segment says. q (N × H·d), k and v (N × K·d).
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, segments: &Arc<[Segment]>) -> Result<Tensor> {
-    if is_fusable(q) && heads.dim.is_multiple_of(engine::kernels::LANES) {
-        fused::attention(q, k, v, heads, segments)
-    } else {
-        plain::attention(q, k, v, heads, segments, PLAIN_VALUES)
+impl Attention {
+    /// softmax(q·kᵀ/√d)·v for each head, where each row sees what its segment says. q (N × H·d), k and v (N × K·d).
+    pub fn apply(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Fused(heads, segments) => fused::attention(q, k, v, *heads, segments),
+            Self::Plain(blocks) => blocks.attention(q, k, v),
+        }
     }
 }
 
-/// x·Wᵀ + b + scale·(x·Aᵀ)·Bᵀ for x (N × in). A weight that is not a variable gets no gradient.
-pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, delta: Option<Delta>) -> Result<Tensor> {
-    if is_fusable(x) && !weight.is_variable() {
-        fused::linear(x, weight, bias, delta)
-    } else {
-        plain::linear(x, weight, bias, delta)
+impl Operators {
+    /// The fastest for activations like `x`.
+    pub fn of(x: &Tensor) -> Self {
+        if x.device().is_cpu() && x.dtype() == DType::F32 { Self::Fused } else { Self::Plain }
     }
-}
 
-/// For hidden states (N × D), a head W (V × D) and N target ids: their `ln softmax(x·Wᵀ/T)`, and the entropies in nats.
-/// Where W is a variable on a CPU, entropies never have a gradient.
-pub fn head_log_probs(
-    x: &Tensor,
-    weight: &Tensor,
-    targets: &Tensor,
-    temperature: f64,
-    entropy: Entropy,
-) -> Result<(Tensor, Tensor)> {
-    if is_fusable(x) && !weight.is_variable() {
-        return fused::head_log_probs(x, weight, targets, temperature, entropy);
+    /// x / rms(x) · weight over the last axis (RMSNorm, arXiv 1910.07467).
+    pub fn rms_norm(self, x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+        match self {
+            Self::Fused => fused::rms_norm(x, weight, eps),
+            Self::Plain => plain::rms_norm(x, weight, eps),
+        }
     }
-    if is_fusable(x) {
-        return fused::log_softmax_gather(&plain::scaled_logits(x, weight, temperature)?, targets);
+
+    /// silu(gate) · up (SwiGLU, arXiv 2002.05202).
+    pub fn swiglu(self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Fused => fused::swiglu(gate, up),
+            Self::Plain => plain::swiglu(gate, up),
+        }
     }
-    plain::head_log_probs(x, weight, targets, temperature, PLAIN_VALUES)
+
+    /// Rotary embedding (arXiv 2104.09864) of x (N × heads·d), halves of each head rotated as Llama's weights expect;
+    /// cos, sin: (N × d/2) in f32.
+    pub fn rope(self, x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Fused => fused::rope(x, cos, sin),
+            Self::Plain => plain::rope(x, cos, sin),
+        }
+    }
+
+    /// Lays out who attends to whom.
+    pub fn attention(self, heads: Heads, segments: Arc<[Segment]>, device: &Device) -> Result<Attention> {
+        match self {
+            Self::Fused if heads.dim.is_multiple_of(engine::kernels::LANES) => Ok(Attention::Fused(heads, segments)),
+            _ => Ok(Attention::Plain(Arc::new(Blocks::new(segments, heads, SCORES, device)?))),
+        }
+    }
+
+    /// x·Wᵀ + b + scale·(x·Aᵀ)·Bᵀ for x (N × in). A weight that is not a variable, or has an update, gets no gradient.
+    pub fn linear(self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, delta: Option<Delta>) -> Result<Tensor> {
+        match self {
+            Self::Fused if !weight.is_variable() => fused::linear(x, weight, bias, delta),
+            _ => plain::linear(x, weight, bias, delta),
+        }
+    }
+
+    /// For hidden states (N × D), a head W (V × D) and N target ids: their `ln softmax(x·Wᵀ/T)`, and the entropies in nats,
+    /// in f32. Where W is a variable on a CPU, entropies never have a gradient.
+    pub fn head_log_probs(
+        self,
+        x: &Tensor,
+        weight: &Tensor,
+        targets: &Tensor,
+        temperature: f64,
+        entropy: Entropy,
+    ) -> Result<(Tensor, Tensor)> {
+        match self {
+            Self::Fused if !weight.is_variable() => fused::head_log_probs(x, weight, targets, temperature, entropy),
+            Self::Fused => fused::log_softmax_gather(&plain::head::scaled_logits(x, weight, temperature)?, targets),
+            Self::Plain => plain::head::log_probs(x, weight, targets, temperature, entropy, PLAIN_LOGITS),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -185,13 +219,12 @@ mod tests {
             for heads in [Heads { query: 4, key_value: 2, dim: 16 }, Heads { query: 2, key_value: 2, dim: 32 }] {
                 let q = random(&[n, heads.query_width()], 20);
                 let (k, v) = (random(&[n, heads.key_value_width()], 21), random(&[n, heads.key_value_width()], 22));
-                check(
-                    &[&q, &k, &v],
-                    || fused::attention(&q, &k, &v, heads, &segments),
-                    || plain::attention(&q, &k, &v, heads, &segments, usize::MAX),
-                );
-                let blocks = |most| plain::attention(&q, &k, &v, heads, &segments, most);
-                check(&[&q, &k, &v], || blocks(1000), || blocks(usize::MAX));
+                let fused = || fused::attention(&q, &k, &v, heads, &segments);
+                // Blocks of one query, of some, and of whole segments.
+                for most in [1, 1000, usize::MAX] {
+                    let blocks = Arc::new(Blocks::new(Arc::clone(&segments), heads, most, &Device::Cpu).unwrap());
+                    check(&[&q, &k, &v], fused, || blocks.attention(&q, &k, &v));
+                }
             }
         }
     }
@@ -217,12 +250,44 @@ mod tests {
         let both = |(log_probs, entropy): (Tensor, Tensor)| Tensor::cat(&[log_probs, entropy], 0);
         let plain = || {
             let logits = (plain::linear(&x, &weight, None, None)? * (1.0 / 0.8))?;
-            both(plain::log_softmax_gather(&logits, &targets)?)
+            both(plain::head::log_softmax_gather(&logits, &targets)?)
         };
         check(&[&x], || both(fused::head_log_probs(&x, &weight, &targets, 0.8, Entropy::WithGradient)?), plain);
         // Three rows of nine logits at a time, and all at once.
         for most in [27, usize::MAX] {
-            check(&[&x], || both(plain::head_log_probs(&x, &weight, &targets, 0.8, most)?), plain);
+            let head = || plain::head::log_probs(&x, &weight, &targets, 0.8, Entropy::WithGradient, most);
+            check(&[&x], || both(head()?), plain);
+            let detached = || plain::head::log_probs(&x, &weight, &targets, 0.8, Entropy::Detached, most);
+            check(
+                &[&x],
+                || Ok(detached()?.0),
+                || {
+                    Ok(plain::head::log_softmax_gather(
+                        &((plain::linear(&x, &weight, None, None)? * (1.0 / 0.8))?),
+                        &targets,
+                    )?
+                    .0)
+                },
+            );
+        }
+    }
+
+    /// Shapes of heads that the fused attention does not take: a width of 8, and a single key-value head.
+    #[test]
+    fn blocks_of_any_height_give_the_same() {
+        let mut packed = Packed::default();
+        let prefix = packed.push(&[0; 7]);
+        for len in [9, 1, 4] {
+            packed.push_after(&prefix, &vec![0; len]);
+        }
+        packed.push(&[0; 5]);
+        let segments: Arc<[Segment]> = packed.segments.into();
+        for heads in [Heads { query: 3, key_value: 1, dim: 8 }, Heads { query: 6, key_value: 2, dim: 2 }] {
+            let q = random(&[26, heads.query_width()], 50);
+            let (k, v) = (random(&[26, heads.key_value_width()], 51), random(&[26, heads.key_value_width()], 52));
+            let blocks = |most| Arc::new(Blocks::new(Arc::clone(&segments), heads, most, &Device::Cpu).unwrap());
+            let (small, large) = (blocks(3 * 16 * heads.query), blocks(usize::MAX));
+            check(&[&q, &k, &v], || small.attention(&q, &k, &v), || large.attention(&q, &k, &v));
         }
     }
 
@@ -233,9 +298,9 @@ mod tests {
         check(
             &[&x],
             || Ok(fused::log_softmax_gather(&x, &targets)?.0),
-            || Ok(plain::log_softmax_gather(&x, &targets)?.0),
+            || Ok(plain::head::log_softmax_gather(&x, &targets)?.0),
         );
-        let entropies = [fused::log_softmax_gather(&x, &targets), plain::log_softmax_gather(&x, &targets)];
+        let entropies = [fused::log_softmax_gather(&x, &targets), plain::head::log_softmax_gather(&x, &targets)];
         let [a, b] = entropies.map(|pair| pair.unwrap().1);
         assert_close(&a, &b);
     }

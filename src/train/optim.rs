@@ -155,10 +155,14 @@ impl AdamW {
     }
 }
 
-/// L2 norm over all gradients together.
+/// L2 norm over all gradients together. Waits for the device, once.
 pub fn global_norm(grads: &NamedGrads) -> Result<f64> {
-    let squares = grads.values().map(|grad| grad.sqr()?.sum_all()?.to_scalar::<f32>());
-    squares.map(|square| square.map(f64::from)).sum::<Result<f64>>().map(f64::sqrt)
+    if grads.is_empty() {
+        return Ok(0.0);
+    }
+    let squares = grads.values().map(|grad| grad.sqr()?.sum_all()).collect::<Result<Vec<_>>>()?;
+    let squares = Tensor::stack(&squares, 0)?.to_vec1::<f32>()?;
+    Ok(squares.into_iter().map(f64::from).sum::<f64>().sqrt())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Numbers that describe one policy step, by the field's names.
 
-use super::loss::TokenLoss;
+use super::loss::TokenSums;
 use super::trainer::Sample;
 
 /// The gap between the engine's log-probabilities and the trainer's.
@@ -99,13 +99,13 @@ impl StepStats {
         }
     }
 
-    pub(super) fn add(&mut self, loss: &TokenLoss, entropy_sum: f64, tokens: usize, ppo_kl_sum: f64) {
+    pub(super) fn add(&mut self, loss: TokenSums, entropy_sum: f32, tokens: usize, ppo_kl_sum: f32) {
         self.pg_loss += loss.pg_loss;
         self.kl_loss += loss.kl_loss;
         self.clipped_weight += loss.clipped_weight;
         self.weight += loss.weight;
-        self.entropy_sum += entropy_sum;
-        self.ppo_kl_sum += ppo_kl_sum;
+        self.entropy_sum += f64::from(entropy_sum);
+        self.ppo_kl_sum += f64::from(ppo_kl_sum);
         self.tokens += tokens;
     }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::backward::Graph;
 use super::lora::Lora;
-use super::loss::{self, LossConfig, TokenInputs};
+use super::loss::{self, LossConfig, TokenInputs, TokenLoss, TokenSums};
 use super::memory;
 use super::model::{Model, Rows};
 use super::ops::Entropy;
@@ -151,6 +151,11 @@ impl Trainer {
         Ok(Self { model, lora, vars, optimiser, workers, settings, device })
     }
 
+    /// The same, computed as on any device, also where there is a faster way.
+    pub fn on_plain_operators(self) -> Self {
+        Self { model: self.model.on_plain_operators(), ..self }
+    }
+
     /// Puts the state of a checkpoint in place.
     ///
     /// # Errors
@@ -208,8 +213,7 @@ impl Trainer {
                 if epoch == 0 {
                     for (micro_batch, part) in mini_batch.iter_mut().zip(&parts) {
                         let old = micro_batch.old.get_or_insert_with(|| part.log_probs.clone());
-                        let (old, rollout) = (old.to_vec1()?, micro_batch.rollout.to_vec1()?);
-                        stats.mismatch.add(&old, &rollout, &micro_batch.policy_steps, step);
+                        stats.mismatch.add(&old.to_vec1()?, &micro_batch.sampled, &micro_batch.policy_steps, step);
                     }
                 }
                 self.update(update, &grads, &parts, &mut stats)?;
@@ -255,7 +259,9 @@ impl Trainer {
 
     /// Update `update` of the run (from 0).
     fn update(&mut self, update: u64, grads: &NamedGrads, parts: &[Part], stats: &mut StepStats) -> Result<()> {
-        parts.iter().for_each(|part| stats.add(&part.loss, part.entropy_sum, part.tokens, part.ppo_kl_sum));
+        for (part, [loss @ .., entropy, ppo_kl]) in parts.iter().zip(read_sums(parts)?) {
+            stats.add(TokenSums::new(loss), entropy, part.tokens, ppo_kl);
+        }
         stats.recomputed |= parts.iter().any(|part| part.recomputes);
         let lr = self.settings.optim.rate(update, self.settings.total_updates);
         let grad_norm = if grads.is_empty() { 0.0 } else { self.optimiser.step(grads, lr)? };
@@ -319,16 +325,13 @@ impl Trainer {
             weights: &micro_batch.weights,
             lengths: &micro_batch.lengths,
         };
-        let mut loss = loss::policy_loss(&self.settings.loss, &inputs)?;
-        // The loss holds on to every activation of its micro-batch; they must not wait for the others.
-        let total = std::mem::replace(&mut loss.total, detached.clone());
+        let TokenLoss { total, sums } = loss::policy_loss(&self.settings.loss, &inputs)?;
+        let others = [entropies.detach().sum_all()?, (old - &detached)?.sum_all()?];
         let part = Part {
-            entropy_sum: f64::from(entropies.detach().sum_all()?.to_scalar::<f32>()?),
-            ppo_kl_sum: f64::from((old - &detached)?.sum_all()?.to_scalar::<f32>()?),
+            sums: Tensor::cat(&[sums, Tensor::stack(&others, 0)?], 0)?,
             tokens: micro_batch.policy_steps.len(),
             log_probs: detached,
             recomputes: false,
-            loss,
         };
         Ok((total, part))
     }
@@ -353,7 +356,8 @@ impl Trainer {
             rows: self.model.rows(&packed)?,
             positions: Tensor::new(flat.positions, &self.device)?,
             targets: Tensor::new(flat.targets, &self.device)?,
-            rollout: vector(flat.rollout)?,
+            rollout: vector(flat.rollout.clone())?,
+            sampled: flat.rollout,
             advantages: vector(flat.advantages)?,
             weights: vector(flat.weights)?,
             lengths: flat.lengths,
@@ -387,6 +391,8 @@ struct MicroBatch {
     positions: Tensor,
     targets: Tensor,
     rollout: Tensor,
+    /// The same, for the host.
+    sampled: Vec<f32>,
     advantages: Tensor,
     weights: Tensor,
     /// Tokens of each completion.
@@ -426,11 +432,20 @@ impl FlatTokens {
 
 /// What is known of one micro-batch, beside its gradients.
 struct Part {
-    loss: loss::TokenLoss,
+    /// Of the loss (4), of the entropies, and of how far the policy moved since the start of the batch, on the device.
+    sums: Tensor,
     log_probs: Tensor,
-    entropy_sum: f64,
-    ppo_kl_sum: f64,
     tokens: usize,
     /// Whether its blocks were computed again.
     recomputes: bool,
+}
+
+/// The sums of every part. The one time in an update that the micro-batches' numbers are waited for.
+fn read_sums(parts: &[Part]) -> Result<Vec<[f32; 6]>> {
+    if parts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sums: Vec<&Tensor> = parts.iter().map(|part| &part.sums).collect();
+    let rows = Tensor::stack(&sums, 0)?.to_vec2::<f32>()?;
+    Ok(rows.into_iter().map(|row| std::array::from_fn(|i| row[i])).collect())
 }

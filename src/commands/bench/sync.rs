@@ -15,7 +15,7 @@ use super::card::MemoryWatch;
 use super::rollout::requests;
 use super::{Case, cases, quantile, random_adapter, write_json};
 use crate::agreement::sample_together;
-use crate::config::run::{DeviceKind, EngineKind, RunConfig};
+use crate::config::run::{DeviceKind, EngineKind, RunConfig, SyncMode};
 use crate::metrics::memory_mb;
 use crate::setup::{Base, WithEngine, engine_precision, with_engine};
 use crate::{predict, progress};
@@ -118,6 +118,9 @@ impl WithEngine for Measure {
 impl Measure {
     async fn round<E: Engine>(&self, engine: &Arc<E>, step: u64, adapter: Adapter) -> Result<Round> {
         let (hash, since) = (adapter.hash.clone(), Instant::now());
+        if self.base.config.engine.sync == SyncMode::Alternate {
+            engine.suspend().await.context("unloading the engine")?;
+        }
         let loaded = engine.publish(step, adapter).await.context("publishing")?;
         let publish = since.elapsed().as_secs_f64();
         ensure!(loaded.adapter == hash, "the engine loaded {}, not the adapter that was published", loaded.adapter);

@@ -29,14 +29,16 @@ fn clipped_ratio(config: &LossConfig, inputs: &TokenInputs) -> Result<(Tensor, T
 /// (GSPO-token, arXiv 2507.18071, equation 14; equal to GSPO where a sequence has one advantage).
 fn sequence_ratio(config: &LossConfig, inputs: &TokenInputs) -> Result<(Tensor, Tensor)> {
     let detached = inputs.log_probs.detach();
-    let logs = (&detached - inputs.old_log_probs)?.to_vec1::<f32>()?;
-    let (mut means, mut start) = (Vec::with_capacity(logs.len()), 0);
-    for &length in inputs.lengths {
-        let mean = logs[start..start + length].iter().sum::<f32>() / length.max(1) as f32;
-        means.resize(means.len() + length, mean);
-        start += length;
-    }
-    let means = Tensor::new(means, detached.device())?;
+    let (device, sequences) = (detached.device(), inputs.lengths.len());
+    let sequence_of = inputs.lengths.iter().enumerate().flat_map(|(i, length)| vec![i as u32; *length]);
+    let sequence_of = Tensor::new(sequence_of.collect::<Vec<_>>(), device)?;
+    let lengths = inputs.lengths.iter().map(|length| (*length).max(1) as f32);
+    let sums = Tensor::zeros(sequences, DType::F32, device)?.index_add(
+        &sequence_of,
+        &(&detached - inputs.old_log_probs)?,
+        0,
+    )?;
+    let means = (sums / Tensor::new(lengths.collect::<Vec<_>>(), device)?)?.index_select(&sequence_of, 0)?;
     clip(config, inputs, &((inputs.log_probs - &detached)? + means)?.exp()?)
 }
 
