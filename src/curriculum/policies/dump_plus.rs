@@ -65,9 +65,9 @@ pub enum Signal {
 }
 
 impl Default for Settings {
-    /// What helped where it was measured (docs/results.md) is on: the variance, μ and a small bonus. Counting what is in
-    /// flight made no difference and is on; γ, ε, `prior` and `per_token` cost something and are off. The numbers are ours,
-    /// but for DUMP's τ = 0.1:
+    /// As measured in docs/results.md: μ and a small bonus help and are on; counting what is in flight makes no
+    /// difference and is on; γ makes none, ε, `prior` and `per_token` cost something, and they are off. The numbers are
+    /// ours, but for DUMP's τ = 0.1:
     ///
     /// - μ = 0.9 is as old and as noisy as DUMP's window of 300 rollouts, 19 groups: its groups are μ/(1 − μ) = 9 old
     ///   in the mean, and as many as (1 + μ)/(1 − μ) = 19 equal ones. Prompts of one arm differ, so the signal of one
