@@ -723,8 +723,44 @@ fn policies_are_compared_and_what_is_done_stays_done() {
     refused("dump[tau=1]", &["curriculum.dump.tau"]);
     refused("sec[alpha=2]", &["curriculum.sec.alpha"]);
     refused("fixed_mix[curriculum.fixed_mix.weights={kk_logic_9=1}]", &["kk_logic_9", "kk_logic_3"]);
-    let other = ["curriculum", "bench", &config, "--policies", "uniform", "--out", &out, "--set", "optim.lr=0.5"];
-    bench.refused(&other, &["optim.lr was"]);
+    let other = |set: &[&str], words: &[&str]| {
+        let args = ["curriculum", "bench", &config, "--policies", "uniform", "--out", &out];
+        bench.refused(&[&args[..], set].concat(), words);
+    };
+    other(&["--set", "eval.interval=1", "--set", "optim.lr=0.5"], &["optim.lr was"]);
+    other(&[], &["eval.interval was 1", "--out"]);
+    other(&["--set", "eval.interval=1", "--targets", "nan"], &["--targets", "finite"]);
+    let lock = dump_rl::files::lock(&bench.path("bench/uniform/seed_0")).expect("nobody is in it");
+    other(&["--set", "eval.interval=1"], &["seed_0", "another dump-rl"]);
+    drop(lock);
+}
+
+/// A stop from outside reaches the runs, which end at a checkpoint; the same command goes on.
+#[test]
+fn a_comparison_that_is_stopped_goes_on() {
+    let bench = Bench::new();
+    let (config, out) = (bench.good_config(), bench.path("bench").display().to_string());
+    let args = ["curriculum", "bench", &config, "--policies", "uniform", "--seeds", "1", "--out", &out];
+    let sets = ["--set", "eval.interval=1", "--set", "max_steps=40"];
+    let child = Command::new(env!("CARGO_BIN_EXE_dump-rl"))
+        .args(args)
+        .args(sets)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let metrics = bench.path("bench/uniform/seed_0/metrics.jsonl");
+    while fs::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < 3 {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    Command::new("kill").arg(child.id().to_string()).status().expect("a signal");
+    let output = child.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("stopped at a checkpoint"), "{said}");
+    let steps = fs::read_to_string(&metrics).expect("metrics").lines().count();
+    assert!(steps < 41, "it was not stopped");
+    let said = printed(&[&args[..], &sets].concat());
+    assert!(said.contains("took") && said.contains("uniform"), "{said}");
+    assert_eq!(fs::read_to_string(&metrics).expect("metrics").lines().count(), 41);
 }
 
 #[test]
