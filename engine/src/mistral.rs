@@ -154,7 +154,7 @@ impl MistralRs {
     /// [`EngineError::Adapter`] when the adapter does not fit it.
     pub async fn load(model_dir: &Path, settings: MistralSettings, adapter: Adapter) -> Result<Self, EngineError> {
         let loader = Arc::new(Loader::open(model_dir, settings)?);
-        let first = loader.load(0, adapter).await?;
+        let first = loader.load(version(0, &adapter).await?, adapter).await?;
         Ok(Self {
             loader,
             current: watch::Sender::new(Some(Arc::new(first))),
@@ -202,6 +202,13 @@ impl MistralRs {
     }
 }
 
+/// What an adapter will be loaded as: named by its own bytes, whose hash may take longer than the runtime is to be blocked.
+async fn version(step: u64, adapter: &Adapter) -> Result<PolicyVersion, EngineError> {
+    let adapter = adapter.clone();
+    let hash = tokio::task::spawn_blocking(move || adapter.verify()).await.map_err(|_| EngineError::Stopped)??;
+    Ok(PolicyVersion { step, adapter: hash })
+}
+
 impl Engine for MistralRs {
     /// Dropping the future makes the sequences that already run draw a stop token next; without stop tokens they
     /// run on to their length, unread. A slot is free again only when mistral.rs has let go of its sequence.
@@ -231,18 +238,17 @@ impl Engine for MistralRs {
     async fn publish(&self, step: u64, adapter: Adapter) -> Result<PolicyVersion, EngineError> {
         let _turn = self.turn.lock().await;
         // Before the old policy goes: a wrong adapter must not leave the engine without any.
-        adapter.verify()?;
+        let version = version(step, &adapter).await?;
         if self.loader.settings.swap == Swap::Reload {
             self.unload().await;
         }
         // The model's folder was fine once: what fails now is the run's fault, not the user's input.
-        let next = self.loader.load(step, adapter).await.map_err(|error| match error {
+        let next = self.loader.load(version.clone(), adapter).await.map_err(|error| match error {
             EngineError::Model { problem, .. } => {
                 EngineError::Adapter(format!("mistral.rs did not load it: {problem}"))
             }
             other => other,
         })?;
-        let version = next.version.clone();
         self.current.send_replace(Some(Arc::new(next)));
         Ok(version)
     }

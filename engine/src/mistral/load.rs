@@ -54,13 +54,14 @@ impl Loader {
         Ok(Self { settings, dir: dir.to_path_buf(), weights, context, device })
     }
 
-    /// Builds the policy of `step` on a new thread. Dropping the future lets the thread end and drops the policy.
-    pub async fn load(self: &Arc<Self>, step: u64, adapter: Adapter) -> Result<Policy, EngineError> {
+    /// Builds a policy on a new thread; `version` names the adapter's bytes. Dropping the future lets the thread end and drops
+    /// the policy.
+    pub async fn load(self: &Arc<Self>, version: PolicyVersion, adapter: Adapter) -> Result<Policy, EngineError> {
         let loader = Arc::clone(self);
         let (reply, policy) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("mistralrs-load".into())
-            .spawn(move || drop(reply.send(loader.build(step, &adapter))))
+            .spawn(move || drop(reply.send(loader.build(version, &adapter))))
             .map_err(|e| model_error(&self.dir, format!("no thread to load it on: {e}")))?;
         match policy.await {
             Ok(policy) => policy,
@@ -70,8 +71,7 @@ impl Loader {
     }
 
     /// Everything that happens on the loading thread.
-    fn build(&self, step: u64, adapter: &Adapter) -> Result<Policy, EngineError> {
-        let loaded = adapter.verify()?;
+    fn build(&self, version: PolicyVersion, adapter: &Adapter) -> Result<Policy, EngineError> {
         self.apply(adapter)?;
         let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|e| self.error(e))?;
         let mut replicas = Vec::new();
@@ -81,7 +81,7 @@ impl Loader {
             context = context.min(longest);
             replicas.push(replica);
         }
-        Ok(Policy { version: PolicyVersion { step, adapter: loaded }, context, replicas })
+        Ok(Policy { version, context, replicas })
     }
 
     /// Puts the adapter where the build on this thread looks for it.
