@@ -35,6 +35,7 @@ pub struct Setup {
     pub train: Arc<Dataset>,
     pub test: Arc<Dataset>,
     pub share: Share,
+    device: Device,
 }
 
 /// All of it but the weights.
@@ -96,9 +97,9 @@ impl Setup {
 
     fn with_share(inputs: Inputs, share: Share) -> Result<Self> {
         let Inputs { config, folder, decoder, tokenizer, train, test } = inputs;
-        let weights = weights(&config, share.sync, &folder, &decoder)?;
+        let (device, weights) = weights(&config, share.sync, &folder, &decoder)?;
         let (tokenizer, train, test) = (tokenizer.into(), train.into(), test.into());
-        Ok(Self { decoder, weights, tokenizer, train, test, folder, config, share })
+        Ok(Self { decoder, weights, tokenizer, train, test, folder, config, share, device })
     }
 
     /// How completions to train on are sampled.
@@ -147,9 +148,9 @@ impl Setup {
 
     /// What an engine and a trainer are started from.
     pub fn base(&self) -> Base {
-        let Self { config, folder, decoder, weights, share, .. } = self;
+        let Self { config, folder, decoder, weights, share, device, .. } = self;
         let (config, folder, decoder, weights) = (config.clone(), folder.clone(), decoder.clone(), weights.clone());
-        Base { config, folder, decoder, weights, share: *share }
+        Base { config, folder, decoder, weights, share: *share, device: device.clone() }
     }
 }
 
@@ -208,11 +209,14 @@ fn model_folder(config: &RunConfig) -> Result<PathBuf, InputError> {
     hub::folder(&config.model)
 }
 
-/// The trainer's weights; in main memory if they are on the device for a while only.
-fn weights(config: &RunConfig, sync: SyncMode, folder: &Path, decoder: &DecoderConfig) -> Result<Weights> {
+/// The trainer's device and base weights; the weights in main memory if they are on the device for a while only.
+///
+/// The one place that opens the trainer's device: to candle two handles of one card are two devices.
+fn weights(config: &RunConfig, sync: SyncMode, folder: &Path, decoder: &DecoderConfig) -> Result<(Device, Weights)> {
     let (device, dtype) = device(config)?;
-    let device = if sync == SyncMode::Alternate { Device::Cpu } else { device };
-    Ok(Weights::load(folder, decoder, dtype, &device)?)
+    let rest = if sync == SyncMode::Alternate { &Device::Cpu } else { &device };
+    let weights = Weights::load(folder, decoder, dtype, rest)?;
+    Ok((device, weights))
 }
 
 /// What of a card the engine gets beside the trainer.
@@ -233,6 +237,7 @@ pub struct Base {
     pub decoder: DecoderConfig,
     pub weights: Weights,
     pub share: Share,
+    device: Device,
 }
 
 impl Base {
@@ -245,8 +250,8 @@ impl Base {
         let decoder = DecoderConfig::load(&folder)?;
         let prompt_tokens = config.bench.prompt_tokens.iter().copied().max().unwrap_or(0);
         let share = Share::unchecked(&config, &decoder, prompt_tokens);
-        let weights = weights(&config, SyncMode::SideBySide, &folder, &decoder)?;
-        Ok(Self { config, folder, decoder, weights, share })
+        let (device, weights) = weights(&config, SyncMode::SideBySide, &folder, &decoder)?;
+        Ok(Self { config, folder, decoder, weights, share, device })
     }
 
     /// A trainer with a fresh adapter.
@@ -260,8 +265,7 @@ impl Base {
             temperature: f64::from(self.config.engine.temperature),
             max_new_tokens: self.config.engine.max_new_tokens,
         };
-        let (device, _) = device(&self.config)?;
-        let (decoder, weights) = (self.decoder.clone(), self.weights.clone());
+        let (device, decoder, weights) = (self.device.clone(), self.decoder.clone(), self.weights.clone());
         Ok(Trainer::on(device, decoder, weights, self.lora_config(), settings, self.config.seed)?)
     }
 
