@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use engine::Precision;
 
-use crate::config::run::{BenchConfig, DeviceKind};
+use crate::config::run::{BenchConfig, DeviceKind, EngineConfig};
 
 /// Dense bf16 products of cards, in 10^12 operations a second, from their data sheets. The first name that is part of the
 /// card's counts.
@@ -29,9 +29,9 @@ const PEAKS: [(&str, f64); 12] = [
 ];
 
 /// What the device can do at most, in 10^12 operations a second: what the configuration says, or what is known of the card.
-pub fn peak_tflops(bench: &BenchConfig, device: DeviceKind, precision: Precision) -> Option<f64> {
-    match (bench.peak_tflops, device, precision) {
-        (0.0, DeviceKind::Cuda, Precision::Bf16) => known_peak(&name()?),
+pub fn peak_tflops(bench: &BenchConfig, engine: &EngineConfig) -> Option<f64> {
+    match (bench.peak_tflops, engine.device, engine.dtype) {
+        (0.0, DeviceKind::Cuda, Precision::Bf16) => known_peak(&name(engine.device_index)?),
         (0.0, _, _) => None,
         (given, _, _) => Some(given),
     }
@@ -41,20 +41,20 @@ fn known_peak(name: &str) -> Option<f64> {
     PEAKS.iter().find(|(part, _)| name.contains(part)).map(|(_, peak)| *peak)
 }
 
-/// The first card's name.
-pub fn name() -> Option<String> {
-    let output = query("name").output().ok().filter(|output| output.status.success())?;
+/// The name of card `index`.
+fn name(index: usize) -> Option<String> {
+    let output = query(index, "name").output().ok().filter(|output| output.status.success())?;
     String::from_utf8(output.stdout).ok()?.lines().next().map(|name| name.trim().to_string())
 }
 
-fn query(what: &str) -> Command {
+fn query(index: usize, what: &str) -> Command {
     let mut command = Command::new("nvidia-smi");
-    command.args(["--id=0", "--format=csv,noheader,nounits"]).arg(format!("--query-gpu={what}"));
+    command.arg(format!("--id={index}")).arg(format!("--query-gpu={what}")).arg("--format=csv,noheader,nounits");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     command
 }
 
-/// Watches the memory in use on the first card, by whomever, as long as it lives.
+/// Watches the memory in use on the card, by whomever, as long as it lives.
 pub struct MemoryWatch {
     mib: Arc<AtomicU64>,
     child: Option<Child>,
@@ -62,10 +62,11 @@ pub struct MemoryWatch {
 
 impl MemoryWatch {
     /// Begins to watch where the device is a card.
-    pub fn start(device: DeviceKind) -> Self {
+    pub fn start(engine: &EngineConfig) -> Self {
         let mib = Arc::new(AtomicU64::new(0));
-        let child =
-            (device == DeviceKind::Cuda).then(|| query("memory.used").arg("--loop-ms=100").spawn().ok()).flatten();
+        let is_card = engine.device == DeviceKind::Cuda;
+        let query = || query(engine.device_index, "memory.used").arg("--loop-ms=100").spawn().ok();
+        let child = is_card.then(query).flatten();
         let mut watch = Self { mib: mib.clone(), child };
         if let Some(output) = watch.child.as_mut().and_then(|child| child.stdout.take()) {
             std::thread::spawn(move || {
@@ -83,6 +84,11 @@ impl MemoryWatch {
         let mib = self.mib.load(Ordering::Relaxed);
         (mib > 0).then(|| (mib << 20) as f64 / 1e6)
     }
+}
+
+/// As tables show it.
+pub fn shown_mb(peak: Option<f64>) -> String {
+    peak.map_or("–".into(), |mb| format!("{mb:.0}"))
 }
 
 impl Drop for MemoryWatch {
@@ -113,7 +119,7 @@ mod tests {
     fn what_is_given_counts_before_what_is_known() {
         let peak = |given: f64| {
             let bench = BenchConfig { peak_tflops: given, ..BenchConfig::default() };
-            peak_tflops(&bench, DeviceKind::Cpu, Precision::F32)
+            peak_tflops(&bench, &EngineConfig::default())
         };
         assert_eq!((peak(0.2), peak(0.0)), (Some(0.2), None));
     }

@@ -15,12 +15,12 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use super::{Case, cases, random_adapter, trainer_of, write_json};
+use super::{Case, Subject, cases, random_adapter, trainer_of, write_json};
 use crate::agreement::{Agreement, Bound, sample_together};
-use crate::config::run::{DeviceKind, EngineKind, RunConfig};
+use crate::config::run::{DeviceKind, RunConfig};
 use crate::metrics::memory_mb;
 use crate::progress;
-use crate::setup::{Base, WithEngine, engine_precision, with_engine};
+use crate::setup::{Base, WithEngine, with_engine};
 use crate::train::trainer::Sample;
 
 /// Completions that are scored on the CPU as well.
@@ -29,11 +29,8 @@ const ON_CPU: usize = 4;
 /// The engine against one forward.
 #[derive(Debug, Clone, Serialize)]
 struct Measured {
-    bench: String,
-    engine: EngineKind,
-    device: DeviceKind,
-    dtype: Precision,
-    model: String,
+    #[serde(flatten)]
+    subject: Subject,
     /// What the engine is held against.
     reference: String,
     sequences: usize,
@@ -79,7 +76,7 @@ fn verdict(measured: &[Measured]) -> Result<()> {
             it.reference,
             it.max_difference,
             it.relative_error,
-            it.dtype,
+            it.subject.dtype,
             it.max_difference_bound,
             it.relative_error_bound
         ),
@@ -119,17 +116,13 @@ impl WithEngine for Together {
 
 /// The engine is gone by now: its memory is the trainer's.
 fn compare(base: &Base, adapter: &Adapter, case: Case, samples: &[Sample], seconds: f64) -> Result<Vec<Measured>> {
-    let precision = engine_precision(&base.config, &base.decoder);
-    let bound = Bound::of(precision);
+    let subject = Subject::new("check", &base.config, &base.decoder);
+    let bound = Bound::of(subject.dtype);
     let sampled: usize = samples.iter().map(|sample| sample.completion.len()).sum();
     let against = |reference: &str, base: &Base, samples: &[Sample]| -> Result<Measured> {
         let agreement = Agreement::new(samples, &trainer_of(base, adapter)?.score(samples)?);
         Ok(Measured {
-            bench: "check".into(),
-            engine: base.config.engine.resolved_kind(&base.decoder),
-            device: base.config.engine.device,
-            dtype: precision,
-            model: base.config.model.display().to_string(),
+            subject: subject.clone(),
             reference: reference.into(),
             sequences: agreement.completions,
             prompt_tokens: case.prompt_tokens,
@@ -153,8 +146,7 @@ fn compare(base: &Base, adapter: &Adapter, case: Case, samples: &[Sample], secon
     }
     let mut on_cpu = config.clone();
     (on_cpu.engine.device, on_cpu.engine.dtype) = (DeviceKind::Cpu, Precision::F32);
-    let mut known = against("the trainer on cpu in f32", &Base::load(on_cpu)?, &every(samples, ON_CPU))?;
-    (known.engine, known.device) = (own.engine, own.device);
+    let known = against("the trainer on cpu in f32", &Base::load(on_cpu)?, &every(samples, ON_CPU))?;
     Ok(vec![own, known])
 }
 
@@ -177,7 +169,7 @@ fn table(measured: &[Measured]) -> Table {
     ]);
     for m in measured {
         table.add_row([
-            format!("{:?} {:?} on {:?}", m.engine, m.dtype, m.device).to_lowercase(),
+            format!("{:?} {:?} on {:?}", m.subject.engine, m.subject.dtype, m.subject.device).to_lowercase(),
             m.reference.clone(),
             m.sequences.to_string(),
             m.tokens.to_string(),

@@ -13,15 +13,16 @@ use std::path::Path;
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
-use engine::Adapter;
+use engine::decoder::DecoderConfig;
 use engine::sampler::mix_seed;
+use engine::{Adapter, Precision};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::config::run::{BenchConfig, Lengths};
+use crate::config::run::{BenchConfig, DeviceKind, EngineKind, Lengths, RunConfig};
 use crate::error::InputError;
-use crate::setup::Base;
+use crate::setup::{Base, engine_precision};
 use crate::train::memory::Batch;
 use crate::train::tensors_to_bytes;
 use crate::train::trainer::{Trainer, TrainerState};
@@ -34,6 +35,29 @@ struct Case {
     prompt_tokens: usize,
     new_tokens: usize,
     lengths: Lengths,
+}
+
+/// What was measured: the first fields of a result.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Subject {
+    pub bench: String,
+    pub engine: EngineKind,
+    pub device: DeviceKind,
+    /// What the engine really computes in.
+    pub dtype: Precision,
+    pub model: String,
+}
+
+impl Subject {
+    fn new(bench: &str, config: &RunConfig, decoder: &DecoderConfig) -> Self {
+        Self {
+            bench: bench.into(),
+            engine: config.engine.resolved_kind(decoder),
+            device: config.engine.device,
+            dtype: engine_precision(config, decoder),
+            model: config.model.display().to_string(),
+        }
+    }
 }
 
 impl Case {

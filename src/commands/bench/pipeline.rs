@@ -9,27 +9,23 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use comfy_table::Table;
-use engine::Precision;
 use engine::decoder::DecoderConfig;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::card::MemoryWatch;
-use super::write_json;
+use super::card::{MemoryWatch, shown_mb};
+use super::{Subject, write_json};
 use crate::commands::train;
-use crate::config::run::{DeviceKind, EngineKind, RunConfig};
-use crate::setup::{self, engine_precision};
+use crate::config::run::RunConfig;
+use crate::setup;
 use crate::{hub, progress};
 
 /// One step.
 #[derive(Debug, Clone, Serialize)]
 struct Measured {
-    bench: String,
-    engine: EngineKind,
-    device: DeviceKind,
-    dtype: Precision,
-    model: String,
+    #[serde(flatten)]
+    subject: Subject,
     step: u64,
     sequences: usize,
     /// Not the same for all prompts: `null`.
@@ -57,7 +53,7 @@ pub async fn run(mut config: RunConfig, json: Option<&Path>) -> Result<()> {
     (config.eval.interval, config.ckpt.interval) = (0, 0);
     setup::check_model(&config)?;
     let decoder = DecoderConfig::load(&hub::folder(&config.model)?)?;
-    let (memory, folder) = (MemoryWatch::start(config.engine.device), Folder::new());
+    let (memory, folder) = (MemoryWatch::start(&config.engine), Folder::new());
     let (_stop, stopped) = watch::channel(false);
     train::run_in(config.clone(), &folder.0, false, stopped).await?;
     let lines = fs::read_to_string(folder.0.join("metrics.jsonl")).context("reading the run's metrics")?;
@@ -91,11 +87,7 @@ impl Drop for Folder {
 fn step(config: &RunConfig, decoder: &DecoderConfig, line: &Value) -> Measured {
     let number = |name: &str| line[name].as_f64().unwrap_or(0.0);
     Measured {
-        bench: "pipeline".into(),
-        engine: config.engine.resolved_kind(decoder),
-        device: config.engine.device,
-        dtype: engine_precision(config, decoder),
-        model: config.model.display().to_string(),
+        subject: Subject::new("pipeline", config, decoder),
         step: number("step") as u64,
         sequences: config.batch_size * config.group_size,
         prompt_tokens: None,
@@ -135,7 +127,7 @@ fn table(measured: &[Measured]) -> Table {
             format!("{:.3}", m.publish_seconds),
             format!("{:.0}", m.tokens_per_s),
             format!("{:.0}", m.peak_rss_mb),
-            m.peak_device_mb.map_or("–".into(), |mb| format!("{mb:.0}")),
+            shown_mb(m.peak_device_mb),
         ]);
     }
     table

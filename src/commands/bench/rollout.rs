@@ -20,18 +20,15 @@ use crate::config::run::{DeviceKind, EngineKind, Lengths, RunConfig};
 use crate::error::InputError;
 use crate::metrics::memory_mb;
 use crate::progress;
-use crate::setup::{Base, WithEngine, engine_precision, with_engine};
+use crate::setup::{Base, WithEngine, with_engine};
 
-use super::{Case, cases, quantile, write_json};
+use super::{Case, Subject, cases, quantile, write_json};
 
 /// One engine on one combination of the grid. Times are medians over the repeats.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Measured {
-    pub bench: String,
-    pub engine: EngineKind,
-    pub device: DeviceKind,
-    pub dtype: Precision,
-    pub model: String,
+    #[serde(flatten)]
+    pub subject: Subject,
     /// Prompts × group size.
     pub sequences: usize,
     pub prompts: usize,
@@ -178,11 +175,7 @@ impl Measure {
         let sequences = case.prompts * case.group_size;
         let bytes = self.base.weights.norm.dtype().size_in_bytes();
         Ok(Measured {
-            bench: "rollout".into(),
-            engine: self.base.config.engine.resolved_kind(&self.base.decoder),
-            device: self.base.config.engine.device,
-            dtype: engine_precision(&self.base.config, &self.base.decoder),
-            model: self.base.config.model.display().to_string(),
+            subject: Subject::new("rollout", &self.base.config, &self.base.decoder),
             sequences,
             prompts: case.prompts,
             group_size: case.group_size,
@@ -299,7 +292,7 @@ fn table(measured: &[Measured]) -> Table {
     for m in measured {
         let or_dash = |ms: Option<f64>| ms.map_or("–".into(), |ms| format!("{ms:.2}"));
         table.add_row([
-            format!("{:?} {:?}", m.engine, m.dtype).to_lowercase(),
+            format!("{:?} {:?}", m.subject.engine, m.subject.dtype).to_lowercase(),
             format!("{} × {}", m.prompts, m.group_size),
             format!("{} + {}", m.prompt_tokens, m.new_tokens),
             format!("{:.0}", m.tokens_per_s),

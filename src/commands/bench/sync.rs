@@ -8,26 +8,23 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use comfy_table::Table;
-use engine::{Adapter, Engine, Precision};
+use engine::{Adapter, Engine};
 use serde::Serialize;
 
-use super::card::MemoryWatch;
+use super::card::{MemoryWatch, shown_mb};
 use super::rollout::requests;
-use super::{Case, cases, quantile, random_adapter, write_json};
+use super::{Case, Subject, cases, quantile, random_adapter, write_json};
 use crate::agreement::sample_together;
-use crate::config::run::{DeviceKind, EngineKind, RunConfig, SyncMode};
+use crate::config::run::{RunConfig, SyncMode};
 use crate::metrics::memory_mb;
-use crate::setup::{Base, WithEngine, engine_precision, with_engine};
+use crate::setup::{Base, WithEngine, with_engine};
 use crate::{predict, progress};
 
 /// The engine on the first combination of the grid.
 #[derive(Debug, Clone, Serialize)]
 struct Measured {
-    bench: String,
-    engine: EngineKind,
-    device: DeviceKind,
-    dtype: Precision,
-    model: String,
+    #[serde(flatten)]
+    subject: Subject,
     /// Sampled after each publish.
     sequences: usize,
     prompt_tokens: usize,
@@ -54,7 +51,7 @@ struct Measured {
 /// # Errors
 /// An engine that is not built in or cannot load the model; a publish that fails or loads another adapter.
 pub async fn run(config: RunConfig, json: Option<&Path>) -> Result<()> {
-    let memory = MemoryWatch::start(config.engine.device);
+    let memory = MemoryWatch::start(&config.engine);
     let base = Base::load(config)?;
     let case = cases(&base.config.bench, base.decoder.max_position_embeddings)?[0];
     let adapter = random_adapter(&base, 0)?;
@@ -93,11 +90,7 @@ impl WithEngine for Measure {
         let (publish, generate) = (of(|round| round.publish, 0.5), of(|round| round.generate, 0.5));
         let config = &base.config;
         Ok(Measured {
-            bench: "sync".into(),
-            engine: config.engine.resolved_kind(&base.decoder),
-            device: config.engine.device,
-            dtype: engine_precision(config, &base.decoder),
-            model: config.model.display().to_string(),
+            subject: Subject::new("sync", config, &base.decoder),
             sequences: case.prompts * case.group_size,
             prompt_tokens: case.prompt_tokens,
             new_tokens: case.new_tokens,
@@ -147,7 +140,7 @@ fn table(m: &Measured) -> Table {
         "card MB",
     ]);
     table.add_row([
-        format!("{:?} {:?}", m.engine, m.dtype).to_lowercase(),
+        format!("{:?} {:?}", m.subject.engine, m.subject.dtype).to_lowercase(),
         format!("{:.1}", m.adapter_mb),
         format!("{:.3} / {:.3} / {:.3}", m.seconds_min, m.seconds, m.seconds_max),
         m.sequences.to_string(),
@@ -155,7 +148,7 @@ fn table(m: &Measured) -> Table {
         format!("{:.2}", m.generate_seconds),
         format!("{:.0}", m.tokens_per_s),
         format!("{:.0}", m.peak_rss_mb),
-        m.peak_device_mb.map_or("–".into(), |mb| format!("{mb:.0}")),
+        shown_mb(m.peak_device_mb),
     ]);
     table
 }

@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use super::card::{MemoryWatch, peak_tflops};
+use super::card::{MemoryWatch, peak_tflops, shown_mb};
 use super::{Case, cases, quantile, write_json};
 use crate::config::run::{BenchConfig, DeviceKind, Lengths, RunConfig};
 use crate::error::InputError;
@@ -59,7 +59,7 @@ struct Measured {
 /// # Errors
 /// A model that cannot be loaded, lengths that do not fit its context; what a step fails with.
 pub fn run(config: RunConfig, json: Option<&Path>) -> Result<()> {
-    let memory = MemoryWatch::start(config.engine.device);
+    let memory = MemoryWatch::start(&config.engine);
     let base = Base::load(config)?;
     let cases = shapes(&base.config.bench, base.decoder.max_position_embeddings)?;
     let mut trainer = base.trainer()?;
@@ -106,7 +106,7 @@ fn measure(base: &Base, trainer: &mut Trainer, case: Case, memory: &MemoryWatch)
     let seconds = quantile(&mut seconds[1..], 0.5);
     let (config, adapter) = (&base.config, predict::adapter_parameters(&base.config, &base.decoder));
     let gflops_per_s = 1e-9 * flops::of_step(&base.decoder, adapter, &batch, passes(config, case.prompts)) / seconds;
-    let peak_tflops = peak_tflops(&config.bench, config.engine.device, config.engine.dtype);
+    let peak_tflops = peak_tflops(&config.bench, &config.engine);
     Ok(Measured {
         bench: "train".into(),
         engine: "trainer".into(),
@@ -181,7 +181,7 @@ fn table(measured: &[Measured]) -> Table {
             format!("{:.0}", m.gflops_per_s),
             m.mfu.map_or("–".into(), |mfu| format!("{:.1} %", 100.0 * mfu)),
             format!("{:.0}", m.peak_rss_mb),
-            m.peak_device_mb.map_or("–".into(), |mb| format!("{mb:.0}")),
+            shown_mb(m.peak_device_mb),
             format!("{:.0}", m.predicted_mb),
         ]);
     }
