@@ -7,12 +7,12 @@ mod advice;
 mod card;
 mod table;
 
+use engine::CacheFormat;
 use engine::decoder::{DecoderConfig, Module};
-use engine::{CacheFormat, Precision};
 
-use crate::config::run::{DeviceKind, RunConfig, SyncMode};
+use crate::config::run::{RunConfig, SyncMode};
 use crate::error::InputError;
-use crate::predict;
+use crate::predict::{self, cached_numbers, weight_bytes};
 pub use card::{Card, known_card};
 pub use table::describe;
 
@@ -79,10 +79,7 @@ impl Sizes {
     /// With a cache of `cache_mb` MiB.
     pub fn new(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize, cache_mb: usize) -> Self {
         let trainer = predict::trainer(config, model, predict::longest_batch(config, prompt_tokens));
-        let [trainer_weights, adapter, activations] = [0, 1, 2].map(|i| trainer.get(i).map_or(0, |part| part.bytes));
-        // Batches of other shapes leave memory behind that is not given back at once.
-        let activations = activations + activations / 6;
-        let (numbers, d) = (number_bytes(config), model.hidden_size);
+        let (numbers, d) = (weight_bytes(config), model.hidden_size);
         let q = model.num_attention_heads * model.head_dim;
         let kv = model.num_key_value_heads * model.head_dim;
         let rows = PREFILL_TOKENS.max(prompt_tokens);
@@ -91,9 +88,9 @@ impl Sizes {
         let scores = 3 * numbers * rows * model.num_attention_heads * prompt_tokens.min(1024);
         let logits = 2 * numbers * config.engine.max_sequences * model.vocab_size;
         Self {
-            trainer_weights,
-            adapter,
-            activations,
+            trainer_weights: trainer.weights,
+            adapter: trainer.adapter,
+            activations: trainer.activations + trainer.freed(),
             engine_weights: engine_weights(config, model),
             cache: cache_mb * MIB,
             sampling: stream + scores + logits,
@@ -117,17 +114,9 @@ impl Sizes {
     }
 }
 
-/// Bytes of a number that the engine computes with.
-fn number_bytes(config: &RunConfig) -> usize {
-    match (config.engine.device, config.engine.dtype) {
-        (DeviceKind::Cuda, Precision::Bf16) => 2,
-        _ => 4,
-    }
-}
-
 /// Weights of one model of the engine: packed matrices, and embeddings and norms as they are.
 fn engine_weights(config: &RunConfig, model: &DecoderConfig) -> usize {
-    let all = model.parameters() * number_bytes(config);
+    let all = model.parameters() * weight_bytes(config);
     let Some(bits) = config.engine.quantization.bits() else { return all };
     let of = |module| {
         let (input, output) = model.linear_shape(module);
@@ -138,13 +127,13 @@ fn engine_weights(config: &RunConfig, model: &DecoderConfig) -> usize {
     let packed = ((blocks + head) as f64 * bits / 8.0) as usize;
     // A tied head is packed, beside the embedding, which is not.
     let plain = model.parameters() - blocks - if model.tie_word_embeddings { 0 } else { head };
-    packed + plain * number_bytes(config)
+    packed + plain * weight_bytes(config)
 }
 
 /// Bytes of keys and values of one token in a paged cache.
 pub fn token_bytes(config: &RunConfig, model: &DecoderConfig) -> usize {
-    let number = if config.engine.cache_dtype == CacheFormat::F8E4M3 { 1 } else { number_bytes(config) };
-    2 * number * model.num_hidden_layers * model.num_key_value_heads * model.head_dim
+    let number = if config.engine.cache_dtype == CacheFormat::F8E4M3 { 1 } else { weight_bytes(config) };
+    number * cached_numbers(model)
 }
 
 /// MiB of a cache that holds one completion of the greatest length.

@@ -13,8 +13,6 @@ use crate::train::memory::{self, Batch};
 /// What the program itself takes, with a tokenizer and rows.
 const PROGRAM_BYTES: usize = 90 << 20;
 
-const ACTIVATIONS: &str = "activations of the trainer";
-
 /// Something that takes memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
@@ -33,8 +31,24 @@ pub fn longest_batch(config: &RunConfig, prompt_tokens: usize) -> Batch {
     }
 }
 
+/// What the trainer takes, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trainer {
+    pub weights: usize,
+    /// With its gradients and the optimiser.
+    pub adapter: usize,
+    pub activations: usize,
+}
+
+impl Trainer {
+    /// What batches of other shapes leave behind that the allocator has not given back yet.
+    pub fn freed(&self) -> usize {
+        self.activations / 6
+    }
+}
+
 /// What the trainer takes for a step on `batch`, without the program itself.
-pub fn trainer(config: &RunConfig, model: &DecoderConfig, batch: Batch) -> Vec<Part> {
+pub fn trainer(config: &RunConfig, model: &DecoderConfig, batch: Batch) -> Trainer {
     let adapter = adapter_parameters(config, model);
     let training = memory::Training {
         workers: workers(config),
@@ -46,19 +60,18 @@ pub fn trainer(config: &RunConfig, model: &DecoderConfig, batch: Batch) -> Vec<P
     let activations = training.activation_bytes(model, batch);
     // The values, two moments, what an update makes of them, and for each worker a sum of gradients and what is added.
     let copies = 5 + 2 * training.workers;
-    vec![
-        Part { what: "base weights", bytes: model.parameters() * weight_bytes(config) },
-        Part { what: "adapter, optimiser and gradients", bytes: 4 * copies * adapter },
-        Part { what: ACTIVATIONS, bytes: activations },
-    ]
+    Trainer { weights: model.parameters() * weight_bytes(config), adapter: 4 * copies * adapter, activations }
 }
 
 /// What a whole run takes on a CPU; [`crate::budget`] says it for a device that has memory of its own.
 pub fn run(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize) -> Vec<Part> {
-    let mut parts = trainer(config, model, longest_batch(config, prompt_tokens));
-    // Batches of other shapes leave memory behind that the allocator has not given back yet.
-    let freed = parts.iter().find(|part| part.what == ACTIVATIONS).map_or(0, |part| part.bytes / 6);
-    parts.push(Part { what: "memory that was freed but not given back", bytes: freed });
+    let trainer = trainer(config, model, longest_batch(config, prompt_tokens));
+    let mut parts = vec![
+        Part { what: "base weights", bytes: trainer.weights },
+        Part { what: "adapter, optimiser and gradients", bytes: trainer.adapter },
+        Part { what: "activations of the trainer", bytes: trainer.activations },
+        Part { what: "memory that was freed but not given back", bytes: trainer.freed() },
+    ];
     match config.engine.resolved_kind(model) {
         EngineKind::Mistralrs => {
             let weights = config.engine.replicas.max(1) * model.parameters() * weight_bytes(config);
@@ -73,7 +86,7 @@ pub fn run(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize) -> V
             if native_precision(config) == Precision::Bf16 {
                 parts.push(Part { what: "weights of the engine in bf16", bytes: 2 * model.parameters() });
             }
-            let token = 8 * model.num_hidden_layers * model.num_key_value_heads * model.head_dim;
+            let token = 4 * cached_numbers(model);
             let longest = prompt_tokens + config.engine.max_new_tokens;
             let used = cached_tokens(config, prompt_tokens) * token;
             let most = (config.engine.cache_mb << 20).max(engine::native::cache_bytes(model, longest));
@@ -96,7 +109,8 @@ fn cached_tokens(config: &RunConfig, prompt_tokens: usize) -> usize {
 
 /// The trainer alone, with the program around it: what `bench train` takes.
 pub fn bench(config: &RunConfig, model: &DecoderConfig, batch: Batch) -> usize {
-    PROGRAM_BYTES + trainer(config, model, batch).iter().map(|part| part.bytes).sum::<usize>()
+    let Trainer { weights, adapter, activations } = trainer(config, model, batch);
+    PROGRAM_BYTES + weights + adapter + activations
 }
 
 /// About how long a policy step takes on a CPU that makes `rate` floating-point operations a second in large products, if
@@ -119,7 +133,13 @@ pub fn adapter_parameters(config: &RunConfig, model: &DecoderConfig) -> usize {
     config.lora.rank * model.num_hidden_layers * widths.sum::<usize>()
 }
 
-fn weight_bytes(config: &RunConfig) -> usize {
+/// Numbers that a cache of keys and values holds for a token.
+pub fn cached_numbers(model: &DecoderConfig) -> usize {
+    2 * model.num_hidden_layers * model.num_key_value_heads * model.head_dim
+}
+
+/// Bytes of a number of the trainer's weights, and of mistral.rs's: it computes in the same format.
+pub fn weight_bytes(config: &RunConfig) -> usize {
     if config.engine.device == DeviceKind::Cuda && config.engine.dtype == Precision::Bf16 { 2 } else { 4 }
 }
 

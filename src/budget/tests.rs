@@ -1,6 +1,9 @@
 use engine::Quantization;
 
+use engine::Precision;
+
 use super::*;
+use crate::config::run::DeviceKind;
 use crate::config::run::EngineConfig;
 use crate::presets;
 
