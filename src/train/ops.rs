@@ -63,6 +63,17 @@ pub enum Entropy {
     WithGradient,
 }
 
+impl Entropy {
+    /// How many derivatives of a head's two values are needed to pass gradients on to `x`.
+    fn slopes(self, x: &Tensor) -> usize {
+        match (x.track_op(), self) {
+            (false, _) => 0,
+            (true, Self::Detached) => 1,
+            (true, Self::WithGradient) => 2,
+        }
+    }
+}
+
 /// Who computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operators {

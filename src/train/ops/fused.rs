@@ -52,11 +52,7 @@ pub fn head_log_probs(
     entropy: Entropy,
 ) -> Result<(Tensor, Tensor)> {
     check_rows(x, targets)?;
-    let slopes = match (x.track_op(), entropy) {
-        (false, _) => 0,
-        (true, Entropy::Detached) => 1,
-        (true, Entropy::WithGradient) => 2,
-    };
+    let slopes = entropy.slopes(x);
     let (weight, targets) = (weight.contiguous()?, targets.to_vec1()?);
     let both = x.contiguous()?.apply_op1(Head { weight, targets, temperature, slopes, computed: OnceLock::new() })?;
     let entropies = both.get(1)?;

@@ -25,12 +25,7 @@ pub fn log_probs(
     }
     let (n, input) = (x.dim(0)?, x.detach());
     let height = (most / weight.dim(0)?).clamp(1, n.max(1));
-    let slopes = match (x.track_op(), entropy) {
-        (false, _) => 0,
-        (true, Entropy::Detached) => 1,
-        (true, Entropy::WithGradient) => 2,
-    };
-    let (mut values, mut parts) = (Vec::new(), vec![Vec::new(); slopes]);
+    let (mut values, mut parts) = (Vec::new(), vec![Vec::new(); entropy.slopes(x)]);
     for start in (0..n).step_by(height) {
         let rows = height.min(n - start);
         let logits = scaled_logits(&input.narrow(0, start, rows)?, weight, temperature)?;
