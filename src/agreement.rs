@@ -5,10 +5,21 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use engine::{Completion, Engine, EngineError, Precision, Request};
+use engine::{Completion, Engine, EngineError, Precision, Quantization, Request};
 use tokio::task::JoinSet;
 
 use crate::train::trainer::Sample;
+
+/// Log-probabilities of engine and trainer that differ by more than this point to a fault, by what the engine computes in.
+pub fn mismatch_limit(engine: Precision, quantization: Quantization) -> f64 {
+    match (quantization, engine) {
+        (Quantization::None, Precision::F32) => 0.01,
+        // Eight significant bits in every product.
+        (Quantization::None, Precision::Bf16) | (Quantization::Q8_0, _) => 1.0,
+        (Quantization::Q6K, _) => 2.0,
+        (Quantization::Q5K | Quantization::Q4K, _) => 4.0,
+    }
+}
 
 /// How far log-probabilities of the same tokens are from each other.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -33,11 +44,11 @@ pub struct Bound {
 impl Bound {
     /// For an engine that computes in `precision`, held against a forward in the same or in f32.
     pub fn of(precision: Precision) -> Self {
-        match precision {
-            Precision::F32 => Self { max_difference: 0.01, relative_error: 0.005 },
-            // Eight significant bits in every product.
-            Precision::Bf16 => Self { max_difference: 1.0, relative_error: 0.08 },
-        }
+        let relative_error = match precision {
+            Precision::F32 => 0.005,
+            Precision::Bf16 => 0.08,
+        };
+        Self { max_difference: mismatch_limit(precision, Quantization::None), relative_error }
     }
 
     pub fn holds(&self, agreement: &Agreement) -> bool {

@@ -12,7 +12,7 @@ use engine::{Adapter, AdapterHash, Engine, EngineError, Finish, Precision, Quant
 use tokio::sync::watch;
 
 use crate::advantage::{AdvantageScale, divide_by_batch_std};
-use crate::agreement;
+use crate::agreement::{self, mismatch_limit};
 use crate::checkpoint::Checkpoint;
 use crate::config::run::{CkptConfig, EvalConfig, SyncMode};
 use crate::dataset::Dataset;
@@ -28,17 +28,6 @@ use crate::train::stats::StepStats;
 use crate::train::trainer::Sample;
 use crate::train::worker::TrainerHandle;
 use crate::types::ScoredGroup;
-
-/// Log-probabilities of engine and trainer that differ by more than this point to a fault, by what the engine computes in.
-pub fn mismatch_limit(engine: Precision, quantization: Quantization) -> f64 {
-    match (quantization, engine) {
-        (Quantization::None, Precision::F32) => 0.01,
-        // Eight significant bits in every product.
-        (Quantization::None, Precision::Bf16) | (Quantization::Q8_0, _) => 1.0,
-        (Quantization::Q6K, _) => 2.0,
-        (Quantization::Q5K | Quantization::Q4K, _) => 4.0,
-    }
-}
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,8 +60,8 @@ pub struct Learner<E> {
     pub sync: SyncMode,
     /// η; above 0 a canary is sampled after each publish.
     pub max_off_policy_steps: u64,
-    /// What log-probabilities may differ by in a check of the engine before the first step; `None`: there is no check.
-    pub engine_check: Option<f64>,
+    /// Whether the engine is held against the trainer before the first step.
+    pub checks_engine: bool,
     pub first_eval: Option<Vec<SourceScore>>,
     pub seed: u64,
     /// The adapter that each recent step published.
@@ -143,10 +132,7 @@ impl<E: Engine> Learner<E> {
         }
         let samples = self.samples(&batch)?;
         let since = Instant::now();
-        if self.sync == SyncMode::Alternate {
-            // Until the policy is published; what is asked of the engine in between waits for that.
-            self.engine.suspend().await.context("unloading the engine")?;
-        }
+        self.make_room().await?;
         times.publish = since.elapsed();
         let since = Instant::now();
         let output = self.trainer.step(step, samples).await?;
@@ -240,6 +226,15 @@ impl<E: Engine> Learner<E> {
             tracing::warn!(difference, "engine and trainer disagree on log-probabilities of the same policy");
         }
         Ok(())
+    }
+
+    /// Unloads the engine where it and the trainer take turns, until a policy is published; what is asked of it in between
+    /// waits for that.
+    async fn make_room(&self) -> Result<()> {
+        match self.sync {
+            SyncMode::Alternate => self.engine.suspend().await.context("unloading the engine"),
+            _ => Ok(()),
+        }
     }
 
     async fn publish(&mut self, step: u64, adapter: Adapter) -> Result<()> {

@@ -17,7 +17,7 @@ use dump_rl::checkpoint::Checkpoint;
 use dump_rl::config::run::{
     CkptConfig, DataConfig, EngineCheck, EngineConfig, EvalConfig, LoraSettings, PipelineConfig, RunConfig,
 };
-use dump_rl::learner::{End, Learner, mismatch_limit};
+use dump_rl::learner::{End, Learner};
 use dump_rl::pipeline::{self, Shared, Stages};
 use dump_rl::run_dir::RunDir;
 use dump_rl::scheduler::{Scheduler, SchedulerConfig};
@@ -185,10 +185,7 @@ async fn train<E: Engine>(config: &RunConfig, out: &Path, engine: Arc<E>, stop: 
         quantization: config.engine.quantization,
         sync: setup.share.sync,
         max_off_policy_steps: config.pipeline.max_off_policy_steps,
-        engine_check: config
-            .engine
-            .is_checked(&setup.decoder)
-            .then(|| mismatch_limit(config.engine.dtype, config.engine.quantization)),
+        checks_engine: config.engine.is_checked(&setup.decoder),
         skipped_in_a_row: checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.skipped_in_a_row),
         first_eval: checkpoint.and_then(|checkpoint| checkpoint.first_eval),
         seed: config.seed,

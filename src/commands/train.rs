@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use crate::checkpoint::Checkpoint;
 use crate::config::run::RunConfig;
 use crate::error::InputError;
-use crate::learner::{End, Learner, mismatch_limit};
+use crate::learner::{End, Learner};
 use crate::pipeline::{self, Shared, Stages};
 use crate::predict;
 use crate::progress;
@@ -163,7 +163,7 @@ impl WithEngine for Start {
             quantization: config.engine.quantization,
             sync: setup.share.sync,
             max_off_policy_steps: config.pipeline.max_off_policy_steps,
-            engine_check: engine_check(config, &setup.decoder),
+            checks_engine: config.engine.is_checked(&setup.decoder),
             skipped_in_a_row: checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.skipped_in_a_row),
             first_eval: checkpoint.and_then(|checkpoint| checkpoint.first_eval),
             seed: config.seed,
@@ -171,11 +171,6 @@ impl WithEngine for Start {
         };
         Ok((pipeline::run(stages, shared.clone(), learner, stop).await?, shared))
     }
-}
-
-/// What the engine may differ by from the trainer before the first step, where it is checked.
-fn engine_check(config: &RunConfig, model: &DecoderConfig) -> Option<f64> {
-    config.engine.is_checked(model).then(|| mismatch_limit(engine_precision(config, model), config.engine.quantization))
 }
 
 /// What will run, on distributions of these sizes.

@@ -5,7 +5,7 @@ use engine::sampler::mix_seed;
 use engine::{Engine, Request, Sampling};
 
 use super::Learner;
-use crate::agreement::sample_together;
+use crate::agreement::{mismatch_limit, sample_together};
 use crate::config::run::SyncMode;
 use crate::run_log;
 
@@ -18,22 +18,22 @@ impl<E: Engine> Learner<E> {
     /// Samples completions that differ in prompt, length and tokens, all at a time, and scores them with the trainer.
     ///
     /// # Errors
-    /// If a log-probability differs by more than `engine_check`: then nothing may be trained on what this engine samples.
+    /// If a log-probability differs by more than [`mismatch_limit`]: then nothing may be trained on what this engine samples.
     pub(super) async fn check_engine(&self) -> Result<()> {
-        let Some(limit) = self.engine_check else { return Ok(()) };
+        if !self.checks_engine {
+            return Ok(());
+        }
         let samples = sample_together(&self.engine, self.check_requests())
             .await
             .context("checking the engine before training")?;
         let (completions, tokens) = (samples.len(), samples.iter().map(|it| it.completion.len()).sum::<usize>());
-        let alternates = self.sync == SyncMode::Alternate;
-        if alternates {
-            self.engine.suspend().await.context("unloading the engine")?;
-        }
+        self.make_room().await?;
         let difference = self.trainer.mismatch(self.step(), samples).await?.on_policy_max;
-        if alternates {
+        if self.sync == SyncMode::Alternate {
             let adapter = self.trainer.state().await?.adapter;
             self.engine.publish(self.step(), adapter).await.context("loading the engine again")?;
         }
+        let limit = mismatch_limit(self.precision, self.quantization);
         ensure!(
             difference <= limit,
             "the engine does not compute what the trainer computes, so nothing was trained: among {tokens} tokens of \
