@@ -1,10 +1,7 @@
-use engine::Quantization;
-
-use engine::Precision;
+use engine::{Precision, Quantization};
 
 use super::*;
-use crate::config::run::DeviceKind;
-use crate::config::run::EngineConfig;
+use crate::config::run::{DeviceKind, EngineConfig};
 use crate::presets;
 
 const PROMPT: usize = 600;

@@ -130,13 +130,10 @@ for count in "${sequences[@]}"; do
     bench rollout "rollout-$count" $((30 + count / 6)) "$base" "bench.prompts=[$((count / 4))]" bench.group_sizes=[4] $rollout bench.repeats=1
 done
 
-# 5. A new policy into the engine, in each way that the program knows.
+# 5. A new policy into the engine, in each way.
 sync_shape="bench.prompts=[8] bench.group_sizes=[4] bench.prompt_tokens=[64] bench.new_tokens=[32]"
-modes=(side_by_side reload alternate)
-"$DUMP_RL" train "$config" --dry-run --set engine.sync=reload >/dev/null 2>&1 || modes=(default)
-for mode in "${modes[@]}"; do
-    [[ $mode == default ]] && how=() || how=("engine.sync=$mode")
-    bench sync "sync-$mode" 40 "$base" $sync_shape "${how[@]}"
+for mode in side_by_side reload alternate; do
+    bench sync "sync-$mode" 40 "$base" $sync_shape "engine.sync=$mode"
 done
 bench sync sync-large 60 "$large" $sync_shape bench.repeats=1
 
