@@ -4,7 +4,7 @@
 //! - [`types`]: what goes in and out · [`adapter`]: a LoRA adapter and its hash · [`error`]
 //! - [`sampler`]: the one way a token is drawn · [`decoder`]: model configuration and weights, shared with the trainer
 //! - [`kernels`]: the arithmetic of a decoder on a CPU, also the trainer's
-//! - [`native`]: our own, for CPUs · [`mistral`]: mistral.rs in process · [`scripted`]: a deterministic fake for tests
+//! - [`native`]: our own · [`mistral`]: mistral.rs in process · [`scripted`]: a deterministic fake for tests
 
 pub mod adapter;
 pub mod decoder;
@@ -34,7 +34,8 @@ pub use types::{
 /// 1. A request is answered once, with exactly `group_size` completions, or with an error.
 /// 2. `tokens` are the very ids that were sampled, `log_probs` the natural-log probabilities of the distribution they
 ///    were drawn from, and `full_log_probs` those before any cut: the trainer's own forward agrees within 1e-4 at f32.
-/// 3. The same request under the same policy gives the same completions, whatever runs beside it.
+/// 3. The same request under the same policy gives the same completions, whatever runs beside it; on a GPU but for rounding,
+///    as products there are summed in another order for another number of rows.
 /// 4. Each completion names the policies of its first and last token: a publish never changes one half-way unseen.
 pub trait Engine: Send + Sync + 'static {
     /// Answers with the whole group. Dropping the future abandons the request; nothing else is affected.

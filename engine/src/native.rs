@@ -1,17 +1,19 @@
-//! Our own engine for CPUs: continuous batching over a paged cache, with an adapter that is exchanged between two steps.
+//! Our own engine: continuous batching over a paged cache, with an adapter that is exchanged between two steps.
 //!
-//! - `kernels.rs` the arithmetic · `native/bf16.rs` products in bf16 · `native/model.rs` a forward pass · `native/lora.rs` the adapter
-//! - `native/cache.rs` blocks and shared prefixes · `native/scheduler.rs` what runs when
+//! - `native/scheduler.rs` what runs when · `native/cache.rs` blocks and shared prefixes · `native/lora.rs` the adapter
+//! - `native/compute.rs` what a scheduler asks of a model · `native/cpu.rs` one on a CPU, by our own kernels
+//! - `native/device.rs` one on any device, by candle's operators and, with CUDA, PagedAttention's kernels
 //!
 //! One thread owns the scheduler and everything in it; callers send it commands. The base weights are the caller's
-//! own tensors, not a copy (in bf16, a copy of half their size). A publish waits for the step that runs and no longer: completions that are under way go
-//! on under the new policy, over the keys and values that the old one left (unless they are preempted and computed
-//! again), and name both.
+//! own tensors, not a copy (on a CPU in bf16, a copy of half their size). A publish waits for the step that runs and no longer:
+//! completions that are under way go on under the new policy, over the keys and values that the old one left (unless they
+//! are preempted and computed again), and name both.
 
-mod bf16;
 mod cache;
+mod compute;
+mod cpu;
+mod device;
 mod lora;
-mod model;
 mod scheduler;
 
 use std::collections::VecDeque;
@@ -19,14 +21,16 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use candle_core::Device;
 use tokio::sync::oneshot;
 
 use crate::decoder::{DecoderConfig, Weights};
 use crate::kernels::LANES;
 use crate::{Adapter, Completion, Engine, EngineError, PolicyVersion, Precision, Request};
-use cache::Layout;
+use cache::{Layout, Store};
+use compute::Compute;
+use device::{DeviceModel, Slots};
 use lora::Lora;
-use model::Model;
 use scheduler::{Policy, Reply, Scheduler};
 
 /// How much runs at a time.
@@ -34,20 +38,24 @@ use scheduler::{Policy, Reply, Scheduler};
 pub struct NativeSettings {
     /// Sequences that decode together.
     pub max_sequences: usize,
-    /// Bytes of the key-value cache; it grows where the longest request does not fit (see [`cache_bytes`]).
+    /// Bytes of the key-value cache. In main memory it grows where the longest request does not fit (see [`cache_bytes`]);
+    /// on a device all of it is taken at once, and such a request fails.
     pub cache_bytes: usize,
-    /// Threads that compute; 0: one a core.
+    /// Threads that compute on a CPU; 0: one a core.
     pub threads: usize,
-    /// What products are computed in.
+    /// What products are computed in on a CPU. On a device it is the weights' own format.
     pub precision: Precision,
 }
 
 impl NativeSettings {
-    /// What products really are computed in: f32 where the CPU has no instructions for bf16.
+    /// What products really are computed in on this CPU: f32 where it has no instructions for bf16.
     pub fn computed(&self) -> Precision {
-        if bf16::is_supported() { self.precision } else { Precision::F32 }
+        if cpu::has_bf16() { self.precision } else { Precision::F32 }
     }
 }
+
+/// Most tokens of prompts that are computed in a step on a device, beside those that decode.
+pub const DEVICE_PREFILL_TOKENS: usize = DeviceModel::PREFILL_TOKENS;
 
 /// The least memory of a key-value cache, in bytes, for requests of at most `tokens`, prompt and completion together.
 pub fn cache_bytes(config: &DecoderConfig, tokens: usize) -> usize {
@@ -60,6 +68,9 @@ pub struct Native {
     commands: Option<mpsc::Sender<Command>>,
     thread: Option<JoinHandle<()>>,
     config: DecoderConfig,
+    device: Device,
+    /// Whether the cache's memory can be given back.
+    suspends: bool,
     max_sequences: usize,
     step_times: Arc<Mutex<VecDeque<Duration>>>,
 }
@@ -70,42 +81,88 @@ const STEP_TIMES: usize = 4096;
 enum Command {
     /// With how many tokens it may draw.
     Generate(Request, usize, Reply),
-    Publish(Policy, oneshot::Sender<PolicyVersion>),
+    Publish(Policy, Published),
+    Suspend(oneshot::Sender<()>),
 }
 
+type Published = oneshot::Sender<Result<PolicyVersion, EngineError>>;
+
 impl Native {
-    /// Whether the kernels fit the model: the width of a head must be a multiple of [`LANES`].
+    /// Whether the CPU's kernels fit the model: the width of a head must be a multiple of [`LANES`].
     pub fn supports(config: &DecoderConfig) -> bool {
         config.head_dim.is_multiple_of(LANES)
     }
 
-    /// Starts the engine on `weights` with `adapter` as the policy of step 0.
+    /// Starts the engine where `weights` are, with `adapter` as the policy of step 0.
     ///
     /// # Errors
-    /// [`EngineError::Model`] if the weights are not f32 in main memory, [`EngineError::Adapter`] if the adapter does not fit,
-    /// [`EngineError::WrongAdapter`] if its bytes are not those of its hash.
+    /// [`EngineError::Model`] if weights in main memory are not f32, [`EngineError::Adapter`] if the adapter does not fit,
+    /// [`EngineError::WrongAdapter`] if its bytes are not those of its hash, [`EngineError::Generate`] if the device has no
+    /// room for the cache.
     pub fn start(
         config: DecoderConfig,
         weights: Weights,
         settings: NativeSettings,
         adapter: Adapter,
     ) -> Result<Self, EngineError> {
+        if !weights.norm.device().is_cpu() {
+            return Self::start_on_operators(config, weights, settings, adapter);
+        }
         let threads = match settings.threads {
             0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
             threads => threads,
         };
-        let policy = policy(0, &adapter, &config)?;
-        let split = Model::best_split(&config);
-        let model = Model::new(config.clone(), weights, threads, split, settings.computed())?;
-        let scheduler = Scheduler::new(model, policy, settings.max_sequences, settings.cache_bytes);
+        let split = cpu::Model::best_split(&config);
+        let model = cpu::Model::new(config.clone(), weights, threads, split, settings.computed())?;
+        let layout = Layout::of(&config);
+        let blocks = settings.cache_bytes / layout.block_bytes();
+        Self::run(config, Device::Cpu, settings.max_sequences, adapter, |policy| {
+            Scheduler::new(model, policy, settings.max_sequences, layout, blocks)
+        })
+    }
+
+    /// The same, computed as on any device, also where there is a faster way.
+    ///
+    /// # Errors
+    /// As [`Native::start`]; the weights may have any format that the device multiplies.
+    pub fn start_on_operators(
+        config: DecoderConfig,
+        weights: Weights,
+        settings: NativeSettings,
+        adapter: Adapter,
+    ) -> Result<Self, EngineError> {
+        let device = weights.norm.device().clone();
+        let blocks = settings.cache_bytes / device::block_bytes(&config, weights.norm.dtype());
+        let model = DeviceModel::new(config.clone(), weights, blocks)?;
+        Self::run(config, device, settings.max_sequences, adapter, |policy| {
+            Scheduler::new(model, policy, settings.max_sequences, Slots::default(), blocks)
+        })
+    }
+
+    /// Starts the thread.
+    fn run<C: Compute>(
+        config: DecoderConfig,
+        device: Device,
+        max_sequences: usize,
+        adapter: Adapter,
+        scheduler: impl FnOnce(Policy) -> Scheduler<C>,
+    ) -> Result<Self, EngineError> {
+        let scheduler = scheduler(policy(0, &adapter, &config, &device)?);
         let (commands, receiver) = mpsc::channel();
         let step_times = Arc::new(Mutex::new(VecDeque::new()));
         let times = Arc::clone(&step_times);
         let thread = std::thread::Builder::new().name("native-engine".into());
         let thread = thread.spawn(move || serve(scheduler, &receiver, &times));
         let thread = thread.map_err(|e| EngineError::Generate(format!("no thread for the engine: {e}")))?;
-        let max_sequences = settings.max_sequences;
-        Ok(Self { commands: Some(commands), thread: Some(thread), config, max_sequences, step_times })
+        Ok(Self {
+            commands: Some(commands),
+            thread: Some(thread),
+            config,
+            device,
+            suspends: !C::Store::GROWS,
+            max_sequences,
+            step_times,
+        })
     }
 
     fn send(&self, command: Command) -> Result<(), EngineError> {
@@ -123,16 +180,27 @@ impl Drop for Native {
     }
 }
 
-/// The thread: takes commands between steps, and sleeps when there is nothing to do.
-fn serve(mut scheduler: Scheduler, commands: &mpsc::Receiver<Command>, times: &Mutex<VecDeque<Duration>>) {
+/// The thread: takes commands between steps, and sleeps when there is nothing to do. A caller that has gone leaves what
+/// it asked for in place.
+fn serve<C: Compute>(
+    mut scheduler: Scheduler<C>,
+    commands: &mpsc::Receiver<Command>,
+    times: &Mutex<VecDeque<Duration>>,
+) {
     loop {
         let command =
             if scheduler.is_idle() { commands.recv().map_err(mpsc::TryRecvError::from) } else { commands.try_recv() };
         match command {
             Ok(Command::Generate(request, room, reply)) => scheduler.submit(request, room, reply),
             Ok(Command::Publish(policy, reply)) => {
-                // A caller that has gone leaves the new policy in place.
-                let _ = reply.send(scheduler.publish(policy));
+                let _ = reply.send(Ok(scheduler.publish(policy)));
+            }
+            Ok(Command::Suspend(reply)) => {
+                scheduler.suspend();
+                let _ = reply.send(());
+                if wait_for_policy(&mut scheduler, commands).is_none() {
+                    return;
+                }
             }
             Err(mpsc::TryRecvError::Empty) => {
                 let since = Instant::now();
@@ -146,10 +214,31 @@ fn serve(mut scheduler: Scheduler, commands: &mpsc::Receiver<Command>, times: &M
     }
 }
 
+/// While the scheduler is suspended: requests wait, until a policy is published for which there is room. `None` when
+/// everybody has gone.
+fn wait_for_policy<C: Compute>(scheduler: &mut Scheduler<C>, commands: &mpsc::Receiver<Command>) -> Option<()> {
+    let mut waiting = Vec::new();
+    loop {
+        match commands.recv().ok()? {
+            Command::Generate(request, room, reply) => waiting.push((request, room, reply)),
+            Command::Suspend(reply) => drop(reply.send(())),
+            Command::Publish(policy, reply) => match scheduler.resume() {
+                Ok(()) => {
+                    let _ = reply.send(Ok(scheduler.publish(policy)));
+                    break;
+                }
+                Err(error) => drop(reply.send(Err(error.into()))),
+            },
+        }
+    }
+    waiting.into_iter().for_each(|(request, room, reply)| scheduler.submit(request, room, reply));
+    Some(())
+}
+
 /// What is loaded is named by its own bytes, whatever the caller says of them.
-fn policy(step: u64, adapter: &Adapter, config: &DecoderConfig) -> Result<Policy, EngineError> {
+fn policy(step: u64, adapter: &Adapter, config: &DecoderConfig, device: &Device) -> Result<Policy, EngineError> {
     let version = PolicyVersion { step, adapter: adapter.verify()? };
-    Ok(Policy { version, lora: Lora::new(adapter, config)? })
+    Ok(Policy { version, lora: Lora::new(adapter, config, device)? })
 }
 
 impl Engine for Native {
@@ -165,11 +254,20 @@ impl Engine for Native {
     }
 
     async fn publish(&self, step: u64, adapter: Adapter) -> Result<PolicyVersion, EngineError> {
-        let config = self.config.clone();
-        let built = tokio::task::spawn_blocking(move || policy(step, &adapter, &config)).await;
+        let (config, device) = (self.config.clone(), self.device.clone());
+        let built = tokio::task::spawn_blocking(move || policy(step, &adapter, &config, &device)).await;
         let (reply, published) = oneshot::channel();
         self.send(Command::Publish(built.map_err(|_| EngineError::Stopped)??, reply))?;
-        published.await.map_err(|_| EngineError::Stopped)
+        published.await.map_err(|_| EngineError::Stopped)?
+    }
+
+    async fn suspend(&self) -> Result<(), EngineError> {
+        if !self.suspends {
+            return Ok(());
+        }
+        let (reply, suspended) = oneshot::channel();
+        self.send(Command::Suspend(reply))?;
+        suspended.await.map_err(|_| EngineError::Stopped)
     }
 
     /// Enough to fill the batch, and one to wait.

@@ -45,6 +45,16 @@ impl Sampler {
         Self { rng, temperature, cut, weights: Vec::new(), sums: Vec::new() }
     }
 
+    /// The temperature, where every token may be drawn.
+    pub fn uncut(&self) -> Option<f32> {
+        (!self.cut.is_needed()).then_some(self.temperature)
+    }
+
+    /// Where in the cumulative distribution the next token is, for whoever draws it by itself: uniform on [0, 1).
+    pub fn uniform(&mut self) -> f64 {
+        self.rng.random()
+    }
+
     /// Draws from softmax(logits / temperature), cut as [`Sampling`] says.
     ///
     /// Temperature 0 takes the first of the largest logits, with its log-probability under softmax(logits).
@@ -78,7 +88,7 @@ impl Sampler {
 
     /// Inverse of the cumulative distribution; rounding at the very end falls on the last possible token.
     fn draw(&mut self, total: f64) -> usize {
-        let mut left = self.rng.random::<f64>() * total;
+        let mut left = self.uniform() * total;
         let mut possible = self.sums.iter().enumerate().filter(|(_, sum)| **sum > 0.0).peekable();
         let mut first = 0;
         while let Some((chunk, sum)) = possible.next() {
@@ -111,10 +121,15 @@ struct Cut {
 }
 
 impl Cut {
+    /// Whether any token may be left out.
+    fn is_needed(self) -> bool {
+        self.top_k > 0 || self.top_p < 1.0 || self.min_p > 0.0
+    }
+
     /// Sets the weights of all other tokens to 0 and returns the sum of those that stay; `None` if all do. The largest
     /// weight is 1, and of equally likely tokens the one with the smaller id stays.
     fn apply(self, weights: &mut [f32], sums: &mut [f64]) -> Option<f64> {
-        if self.top_k == 0 && self.top_p >= 1.0 && self.min_p <= 0.0 {
+        if !self.is_needed() {
             return None;
         }
         let mut kept: Vec<(f32, usize)> =

@@ -7,6 +7,7 @@
 mod config;
 mod file;
 mod module;
+pub mod ops;
 mod rope;
 mod weights;
 

@@ -1,8 +1,9 @@
 //! The paged key-value cache: blocks of [`LANES`] tokens, a free list, and a tree of shared prefixes.
 //!
-//! A block holds the keys and values of all layers for 16 consecutive tokens. Sequences hold blocks by `Arc`: what
-//! several hold is shared and never written again; who wants to write into a shared block takes a copy of it
-//! (copy on write). Invariant: blocks in use + blocks that can still be given out = the pool's capacity.
+//! A block holds the keys and values of all layers for 16 consecutive tokens, in main memory or on a device: what that
+//! is, its [`Store`] knows. Sequences hold blocks by `Arc`: what several hold is shared and never written again; who
+//! wants to write into a shared block takes a copy of it (copy on write). Invariant: blocks in use + blocks that can
+//! still be given out = the pool's capacity.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,7 +11,25 @@ use std::sync::Arc;
 use crate::decoder::DecoderConfig;
 use crate::kernels::LANES;
 
-/// Sizes of what a block holds.
+/// Where the keys and values of blocks are.
+pub trait Store: Send + 'static {
+    /// One block's: for every layer and head, those of 16 tokens.
+    type Block: Send + Sync;
+
+    /// Whether there can be more of it than was set aside at first.
+    const GROWS: bool;
+
+    /// A block that was never used.
+    fn add(&mut self) -> Self::Block;
+
+    /// Prepares a block for its next holder: what the last one left must not reach it.
+    fn clear(&mut self, block: &mut Self::Block);
+
+    /// Makes `to` hold what `from` holds.
+    fn copy(&mut self, from: &Self::Block, to: &mut Self::Block);
+}
+
+/// Sizes of what a block holds; in main memory also where its numbers are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
     pub layers: usize,
@@ -69,57 +88,76 @@ impl Block {
     }
 }
 
-/// Gives out blocks, up to a number of them; memory is taken when a block is first needed, and used again.
-pub struct Pool {
-    layout: Layout,
-    capacity: usize,
-    in_use: usize,
-    free: Vec<Box<[f32]>>,
-}
+/// Main memory: taken when a block is first needed, and used again.
+impl Store for Layout {
+    type Block = Block;
 
-impl Pool {
-    pub fn new(layout: Layout, capacity: usize) -> Self {
-        Self { layout, capacity, in_use: 0, free: Vec::new() }
+    const GROWS: bool = true;
+
+    fn add(&mut self) -> Block {
+        Block(vec![0.0; self.block_len()].into())
     }
 
-    /// A block that nobody else holds, all zero (a slot behind the last token is multiplied by 0, and must not hold
-    /// what another sequence left); `None` when all are in use.
-    pub fn take(&mut self) -> Option<Arc<Block>> {
+    /// A slot behind the last token is multiplied by 0, and must not hold what is no number.
+    fn clear(&mut self, block: &mut Block) {
+        block.0.fill(0.0);
+    }
+
+    fn copy(&mut self, from: &Block, to: &mut Block) {
+        to.0.copy_from_slice(&from.0);
+    }
+}
+
+/// Gives out blocks, up to a number of them.
+pub struct Pool<S: Store> {
+    store: S,
+    capacity: usize,
+    in_use: usize,
+    free: Vec<S::Block>,
+}
+
+impl<S: Store> Pool<S> {
+    pub fn new(store: S, capacity: usize) -> Self {
+        Self { store, capacity, in_use: 0, free: Vec::new() }
+    }
+
+    /// A block that nobody else holds; `None` when all are in use.
+    pub fn take(&mut self) -> Option<Arc<S::Block>> {
         if self.in_use == self.capacity {
             return None;
         }
         self.in_use += 1;
-        let used = self.free.pop().map(|mut memory| {
-            memory.fill(0.0);
-            memory
-        });
-        let memory = used.unwrap_or_else(|| vec![0.0; self.layout.block_len()].into());
-        Some(Arc::new(Block(memory)))
+        let Some(mut used) = self.free.pop() else { return Some(Arc::new(self.store.add())) };
+        self.store.clear(&mut used);
+        Some(Arc::new(used))
     }
 
     /// Ends one holder's claim; the last one's makes the block free.
-    pub fn release(&mut self, block: Arc<Block>) {
-        if let Some(Block(memory)) = Arc::into_inner(block) {
+    pub fn release(&mut self, block: Arc<S::Block>) {
+        if let Some(block) = Arc::into_inner(block) {
             self.in_use -= 1;
-            self.free.push(memory);
+            self.free.push(block);
         }
     }
 
     /// Makes `block` writable: in place where nobody else holds it, else as a copy. `false` when there is no block left.
-    pub fn make_unique(&mut self, block: &mut Arc<Block>) -> bool {
+    pub fn make_unique(&mut self, block: &mut Arc<S::Block>) -> bool {
         if Arc::get_mut(block).is_some() {
             return true;
         }
         let Some(mut copy) = self.take() else { return false };
-        let target = Arc::get_mut(&mut copy).expect("a block from the pool has one holder");
-        target.0.copy_from_slice(&block.0);
+        self.store.copy(block, Arc::get_mut(&mut copy).expect("a block from the pool has one holder"));
         self.release(std::mem::replace(block, copy));
         true
     }
 
-    /// Lets at least `capacity` blocks be in use. There is no way back: memory that was taken is kept.
-    pub fn grow(&mut self, capacity: usize) {
-        self.capacity = self.capacity.max(capacity);
+    /// Lets at least `capacity` blocks be in use; `false` where that is more than there can be. There is no way back:
+    /// memory that was taken is kept.
+    pub fn grow(&mut self, capacity: usize) -> bool {
+        if S::GROWS {
+            self.capacity = self.capacity.max(capacity);
+        }
+        capacity <= self.capacity
     }
 
     /// How many blocks are held by anybody.
@@ -136,23 +174,28 @@ impl Pool {
 ///
 /// A block depends on all tokens before it, so it is found by its parent and its own 16 tokens: a tree, in which a
 /// block is reached only through its prefix.
-#[derive(Default)]
-pub struct Prefixes {
-    nodes: HashMap<(u64, [u32; LANES]), Node>,
+pub struct Prefixes<S: Store> {
+    nodes: HashMap<(u64, [u32; LANES]), Node<S::Block>>,
     ids: u64,
     clock: u64,
 }
 
-struct Node {
+struct Node<B> {
     id: u64,
-    block: Arc<Block>,
+    block: Arc<B>,
     last_used: u64,
     depth: usize,
 }
 
-impl Prefixes {
+impl<S: Store> Default for Prefixes<S> {
+    fn default() -> Self {
+        Self { nodes: HashMap::new(), ids: 0, clock: 0 }
+    }
+}
+
+impl<S: Store> Prefixes<S> {
     /// The blocks of the longest known prefix of `tokens`, shared with the caller.
-    pub fn find(&mut self, tokens: &[u32]) -> Vec<Arc<Block>> {
+    pub fn find(&mut self, tokens: &[u32]) -> Vec<Arc<S::Block>> {
         self.clock += 1;
         let (mut parent, mut found) = (0, Vec::new());
         for chunk in tokens.as_chunks().0 {
@@ -165,7 +208,7 @@ impl Prefixes {
     }
 
     /// Remembers the full blocks of a computed prompt.
-    pub fn insert(&mut self, tokens: &[u32], blocks: &[Arc<Block>]) {
+    pub fn insert(&mut self, tokens: &[u32], blocks: &[Arc<S::Block>]) {
         self.clock += 1;
         let mut parent = 0;
         for (depth, (chunk, block)) in tokens.as_chunks().0.iter().zip(blocks).enumerate() {
@@ -181,7 +224,7 @@ impl Prefixes {
 
     /// Forgets the blocks that nobody else holds, the longest unused first, until `pool` has `wanted` free ones or
     /// nothing is left to forget. Of equally old ones the deepest goes first, so that no block outlives its prefix.
-    pub fn evict(&mut self, pool: &mut Pool, wanted: usize) {
+    pub fn evict(&mut self, pool: &mut Pool<S>, wanted: usize) {
         let missing = (pool.in_use() + wanted).saturating_sub(pool.capacity());
         if missing == 0 {
             return;
@@ -197,7 +240,7 @@ impl Prefixes {
     }
 
     /// Forgets everything: the policy has changed.
-    pub fn clear(&mut self, pool: &mut Pool) {
+    pub fn clear(&mut self, pool: &mut Pool<S>) {
         for (_, node) in self.nodes.drain() {
             pool.release(node.block);
         }
@@ -213,7 +256,7 @@ impl Prefixes {
 mod tests {
     use super::*;
 
-    fn pool(capacity: usize) -> Pool {
+    fn pool(capacity: usize) -> Pool<Layout> {
         Pool::new(Layout { layers: 1, kv_heads: 1, head_dim: 16 }, capacity)
     }
 

@@ -4,36 +4,38 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 
 use crate::decoder::{DecoderConfig, Module};
 use crate::{Adapter, EngineError};
 
-/// An adapter's matrices, ready for the kernels.
+/// An adapter's matrices where the model computes, in f32.
 pub struct Lora {
     layers: Vec<[Option<Delta>; Module::COUNT]>,
 }
 
 /// The update of one linear layer.
 pub struct Delta {
-    /// (rank × in).
-    pub a: Vec<f32>,
-    /// (out × rank), times alpha / r.
-    pub b: Vec<f32>,
-    pub rank: usize,
+    /// (r × in).
+    pub a: Tensor,
+    /// (out × r), times alpha / r.
+    pub b: Tensor,
 }
 
 impl Lora {
     /// # Errors
-    /// [`EngineError::Adapter`] if a tensor has another shape than the model's layer, or belongs to none.
-    pub fn new(adapter: &Adapter, config: &DecoderConfig) -> Result<Self, EngineError> {
+    /// [`EngineError::Adapter`] if a tensor has another shape than the model's layer, or belongs to none;
+    /// [`EngineError::Generate`] if the device has no room for it.
+    pub fn new(adapter: &Adapter, config: &DecoderConfig, device: &Device) -> Result<Self, EngineError> {
         let mut tensors = adapter.tensors()?;
-        let scale = adapter.config.scale() as f32;
+        let scale = adapter.config.scale();
         let mut layer = |index: usize| -> Result<_, EngineError> {
             let mut deltas = [const { None }; Module::COUNT];
             for (delta, module) in deltas.iter_mut().zip(Module::ALL) {
                 let path = format!("base_model.model.model.layers.{index}.{}", module.path());
-                *delta = take(&mut tensors, &path, config.linear_shape(module), scale)?;
+                *delta = take(&mut tensors, &path, config.linear_shape(module))?
+                    .map(|(a, b)| Delta::new(&a, &b, scale, device))
+                    .transpose()?;
             }
             Ok(deltas)
         };
@@ -49,13 +51,24 @@ impl Lora {
     }
 }
 
+impl Delta {
+    fn new(a: &Tensor, b: &Tensor, scale: f64, device: &Device) -> candle_core::Result<Self> {
+        let place = |tensor: Tensor| tensor.to_dtype(DType::F32)?.contiguous()?.to_device(device);
+        Ok(Self { a: place(a.clone())?, b: place((b.to_dtype(DType::F32)? * scale)?)? })
+    }
+
+    /// r.
+    pub fn rank(&self) -> usize {
+        self.a.dims()[0]
+    }
+}
+
 /// Takes the pair of matrices of the layer at `path`, if the adapter covers it.
 fn take(
     tensors: &mut BTreeMap<String, Tensor>,
     path: &str,
     (input, output): (usize, usize),
-    scale: f32,
-) -> Result<Option<Delta>, EngineError> {
+) -> Result<Option<(Tensor, Tensor)>, EngineError> {
     let names = ["A", "B"].map(|side| format!("{path}.lora_{side}.weight"));
     let [a, b] = [tensors.remove(&names[0]), tensors.remove(&names[1])];
     let (a, b) = match (a, b) {
@@ -69,7 +82,5 @@ fn take(
             format!("{path}: expected (rank × {input}) and ({output} × rank), found {:?} and {:?}", a.dims(), b.dims());
         return Err(EngineError::Adapter(problem));
     }
-    let values = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
-    let b = values(&b)?.into_iter().map(|x| x * scale).collect();
-    Ok(Some(Delta { a: values(&a)?, b, rank }))
+    Ok(Some((a, b)))
 }

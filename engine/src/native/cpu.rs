@@ -1,17 +1,22 @@
-//! One forward pass over a batch of tokens from many sequences.
+//! The native engine's model on a CPU: one forward pass over a batch of tokens from many sequences, by our own kernels.
+
+mod bf16;
 
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Storage, Tensor};
 use rayon::prelude::*;
 
-use super::bf16::Bf16Matrix;
 use super::cache::{Block, Layout};
-use super::lora::{Delta, Lora};
+use super::compute::{Compute, Piece as Pieced, Want};
+use super::lora::Lora;
 use crate::decoder::{DecoderConfig, LayerWeights, Linear, Module, Rope, Weights};
 use crate::kernels::{self, LANES, Split};
-use crate::sampler::{Draw, Sampler};
 use crate::{EngineError, Precision};
+use bf16::Bf16Matrix;
+pub use bf16::is_supported as has_bf16;
+
+type Piece<'a> = Pieced<'a, Block>;
 
 /// Below so many parameters the weights stay in a CPU's caches: each thread then takes part of the sequences, and
 /// none waits for another within a pass. Above, all threads share each product, so that weights are read once.
@@ -49,24 +54,6 @@ impl Rounded {
         });
         Some(Self { layers: layers.collect::<Option<_>>()?, lm_head: round(&weights.lm_head)? })
     }
-}
-
-/// Consecutive tokens of one sequence that are computed now; the cache holds all tokens before them.
-pub struct Piece<'a> {
-    pub tokens: &'a [u32],
-    /// Position of the first of `tokens`.
-    pub start: usize,
-    /// The sequence's blocks, up to the last of `tokens`; those that are written are held by nobody else.
-    pub blocks: &'a mut [Arc<Block>],
-    pub want: Want<'a>,
-}
-
-/// What is wanted of the logits behind a piece's last token.
-pub enum Want<'a> {
-    Nothing,
-    Logits(&'a mut Vec<f32>),
-    /// The next token.
-    Sample(&'a mut Sampler, &'a mut Draw),
 }
 
 impl Model {
@@ -116,12 +103,19 @@ impl Model {
         })
     }
 
-    pub fn config(&self) -> &DecoderConfig {
-        &self.config
+    fn grow_angles(&mut self, positions: usize) {
+        if positions * self.config.head_dim / 2 > self.angles.0.len() {
+            self.angles = self.rope.tables(positions.next_power_of_two());
+        }
     }
+}
 
-    /// Computes all pieces: writes their keys and values into their blocks and gives each what it wants.
-    pub fn forward(&mut self, pieces: Vec<Piece>, lora: &Lora) {
+impl Compute for Model {
+    type Store = Layout;
+
+    const PREFILL_TOKENS: usize = 256;
+
+    fn forward(&mut self, pieces: Vec<Piece>, lora: &Lora) -> candle_core::Result<()> {
         self.grow_angles(pieces.iter().map(|piece| piece.start + piece.tokens.len()).max().unwrap_or(0));
         let shares = deal(pieces, self.workspaces.len());
         let split = self.split;
@@ -134,12 +128,14 @@ impl Model {
             Split::Threads => shares.into_iter().zip(&mut workspaces).for_each(pass),
         });
         self.workspaces = workspaces;
+        Ok(())
     }
 
-    fn grow_angles(&mut self, positions: usize) {
-        if positions * self.config.head_dim / 2 > self.angles.0.len() {
-            self.angles = self.rope.tables(positions.next_power_of_two());
-        }
+    /// The cache takes main memory as it needs it, and keeps it.
+    fn suspend(&mut self) {}
+
+    fn resume(&mut self) -> candle_core::Result<()> {
+        Ok(())
     }
 }
 
@@ -377,10 +373,10 @@ impl Products<'_> {
         if let Some(bias) = bias {
             read(bias, |bias| kernels::add_bias(out, bias, n));
         }
-        if let Some(Delta { a, b, rank }) = lora.delta(layer, module) {
-            reset(&mut scratch.low, rank * n);
-            kernels::matmul(&mut scratch.low, a, x, n, false, Split::Alone);
-            kernels::matmul(out, b, &scratch.low, n, true, split);
+        if let Some(delta) = lora.delta(layer, module) {
+            reset(&mut scratch.low, delta.rank() * n);
+            read(&delta.a, |a| kernels::matmul(&mut scratch.low, a, x, n, false, Split::Alone));
+            read(&delta.b, |b| kernels::matmul(out, b, &scratch.low, n, true, split));
         }
     }
 }
@@ -441,7 +437,7 @@ fn gather(row: &mut [f32], all: &[f32], column: usize, n: usize) {
     row.iter_mut().zip(all.iter().skip(column).step_by(n)).for_each(|(out, value)| *out = *value);
 }
 
-/// The tensor's values; [`Model::new`] has checked that they are f32 in main memory.
+/// The tensor's values; [`Model::new`] and [`Lora::new`] have seen to it that they are f32 in main memory.
 fn read<T>(tensor: &Tensor, with: impl FnOnce(&[f32]) -> T) -> T {
     let (storage, layout) = tensor.storage_and_layout();
     let Storage::Cpu(storage) = &*storage else { unreachable!("checked when the model was made") };

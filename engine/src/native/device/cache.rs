@@ -1,0 +1,180 @@
+//! Keys and values on a device, in blocks of 16 tokens, and attention over them.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Result, Tensor};
+
+#[cfg(feature = "cuda")]
+use super::paged;
+use super::plain;
+use crate::decoder::DecoderConfig;
+use crate::kernels::LANES;
+
+/// Bytes of a block's keys and values of all layers, in `dtype`.
+pub fn block_bytes(config: &DecoderConfig, dtype: DType) -> usize {
+    2 * dtype.size_in_bytes() * LANES * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+}
+
+/// How attention is divided into heads.
+#[derive(Debug, Clone, Copy)]
+pub struct Heads {
+    pub query: usize,
+    pub key_value: usize,
+    /// The width of one head.
+    pub dim: usize,
+}
+
+/// What each of N rows sees, the same in every layer.
+pub struct Seen {
+    /// Numbers of the blocks of each row's sequence (N × the most that one has).
+    pub tables: Tensor,
+    /// How many tokens each row sees, itself included (N).
+    pub lengths: Tensor,
+    /// Where each row's own key and value go: its block's number · 16 + its place there (N), 64-bit integers.
+    pub slots: Tensor,
+    /// The largest of `lengths`.
+    pub longest: usize,
+}
+
+impl Seen {
+    /// For rows at `positions` of sequences with the blocks of `tables`.
+    pub fn new(positions: &[u32], tables: &[Arc<[u32]>], device: &Device) -> Result<Self> {
+        assert_eq!(positions.len(), tables.len(), "one table a row");
+        let (n, longest) = (positions.len(), positions.iter().max().map_or(0, |last| *last as usize + 1));
+        let width = longest.div_ceil(LANES);
+        let padded = tables.iter().flat_map(|table| table.iter().copied().chain(std::iter::repeat(0)).take(width));
+        let slot = |(position, table): (&u32, &Arc<[u32]>)| {
+            let (block, place) = (*position as usize / LANES, i64::from(*position) % LANES as i64);
+            i64::from(table[block]) * LANES as i64 + place
+        };
+        let slots: Vec<i64> = positions.iter().zip(tables).map(slot).collect();
+        let lengths: Vec<u32> = positions.iter().map(|position| position + 1).collect();
+        Ok(Self {
+            tables: Tensor::from_vec(padded.collect::<Vec<u32>>(), (n, width), device)?,
+            lengths: Tensor::from_vec(lengths, n, device)?,
+            slots: Tensor::from_vec(slots, n, device)?,
+            longest,
+        })
+    }
+}
+
+/// Who reads and writes the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// candle's operators.
+    Plain,
+    /// PagedAttention's kernels.
+    #[cfg(feature = "cuda")]
+    Paged,
+}
+
+impl Way {
+    #[cfg(not(feature = "cuda"))]
+    fn best(_: Heads, _: &Device) -> Self {
+        Self::Plain
+    }
+
+    #[cfg(feature = "cuda")]
+    fn best(heads: Heads, device: &Device) -> Self {
+        match device.is_cuda() {
+            true if paged::supports(heads) => Self::Paged,
+            true => {
+                tracing::warn!(
+                    width = heads.dim,
+                    "PagedAttention has no kernel for heads of this width: attention is slow"
+                );
+                Self::Plain
+            }
+            false => Self::Plain,
+        }
+    }
+}
+
+/// The keys and values of every layer.
+pub struct Cache {
+    way: Way,
+    heads: Heads,
+    dtype: DType,
+    device: Device,
+    /// Of each layer's keys, and of its values; the first index is a block's number.
+    shapes: (Vec<usize>, Vec<usize>),
+    count: usize,
+    /// Empty while the memory is given back.
+    layers: Vec<(Tensor, Tensor)>,
+}
+
+impl Cache {
+    /// # Errors
+    /// If the device has no room.
+    pub fn new(config: &DecoderConfig, blocks: usize, dtype: DType, device: &Device) -> Result<Self> {
+        let DecoderConfig { num_attention_heads: query, num_key_value_heads: key_value, head_dim: dim, .. } = *config;
+        let heads = Heads { query, key_value, dim };
+        let way = Way::best(heads, device);
+        let (keys, values) = match way {
+            Way::Plain => plain::shapes(heads),
+            #[cfg(feature = "cuda")]
+            Way::Paged => paged::shapes(heads, dtype),
+        };
+        let with_blocks = |shape: Vec<usize>| [vec![blocks.max(1)], shape].concat();
+        let (shapes, count) = ((with_blocks(keys), with_blocks(values)), config.num_hidden_layers);
+        let mut cache = Self { way, heads, dtype, device: device.clone(), shapes, count, layers: Vec::new() };
+        cache.take()?;
+        Ok(cache)
+    }
+
+    /// Takes the memory, if it is not there.
+    ///
+    /// # Errors
+    /// If the device has no room.
+    pub fn take(&mut self) -> Result<()> {
+        // A place that was never written may hold anything, also what is no number.
+        let zeros = |shape: &[usize]| Tensor::zeros(shape, self.dtype, &self.device);
+        let (keys, values) = &self.shapes;
+        if self.layers.is_empty() {
+            let layers = (0..self.count).map(|_| Ok((zeros(keys)?, zeros(values)?)));
+            self.layers = layers.collect::<Result<_>>()?;
+        }
+        Ok(())
+    }
+
+    /// Gives the memory back.
+    pub fn give_back(&mut self) {
+        self.layers.clear();
+    }
+
+    /// Copies whole blocks, (from, to): all are read before the first is written.
+    pub fn copy(&self, copies: &[(u32, u32)]) -> Result<()> {
+        if copies.is_empty() {
+            return Ok(());
+        }
+        let from: Vec<u32> = copies.iter().map(|(from, _)| *from).collect();
+        let from = Tensor::new(from.as_slice(), &self.device)?;
+        for memory in self.layers.iter().flat_map(|(keys, values)| [keys, values]) {
+            let blocks = memory.index_select(&from, 0)?;
+            for (i, (_, to)) in copies.iter().enumerate() {
+                memory.slice_set(&blocks.narrow(0, i, 1)?, 0, *to as usize)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the rows' keys and values (N × K·d) where they belong.
+    pub fn write(&self, layer: usize, k: &Tensor, v: &Tensor, seen: &Seen) -> Result<()> {
+        let (keys, values) = &self.layers[layer];
+        match self.way {
+            Way::Plain => plain::write(keys, k, &seen.slots).and_then(|()| plain::write(values, v, &seen.slots)),
+            #[cfg(feature = "cuda")]
+            Way::Paged => paged::write((keys, values), (k, v), self.heads, &seen.slots),
+        }
+    }
+
+    /// softmax(q·kᵀ/√d)·v for each head, where each row of q (N × H·d) sees its own context.
+    pub fn attend(&self, layer: usize, q: &Tensor, seen: &Seen) -> Result<Tensor> {
+        let (keys, values) = &self.layers[layer];
+        match self.way {
+            Way::Plain => plain::attend((keys, values), q, self.heads, seen),
+            #[cfg(feature = "cuda")]
+            Way::Paged => paged::attend((keys, values), q, self.heads, seen),
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Attention over the cache by PagedAttention's kernels (arXiv 2309.06180), those of mistral.rs.
+
+use candle_core::{DType, Result, Tensor};
+use mistralrs_paged_attn::{paged_attention, reshape_and_cache};
+
+use super::cache::{Heads, Seen};
+use crate::kernels::LANES;
+
+/// The widths of a head that the kernels were compiled for.
+const WIDTHS: [usize; 8] = [64, 80, 96, 112, 128, 192, 256, 512];
+
+/// Up to so many tokens a kernel holds the scores of a whole context in a block's shared memory (4 bytes each; the least
+/// that a card of compute capability 8.0 or newer has is 99 KiB).
+const SHORT: usize = 16_384;
+
+/// From so many pairs of row and head on the kernels do not divide contexts: with fewer they do, and any length fits.
+const UNDIVIDED: usize = 512;
+
+pub fn supports(heads: Heads) -> bool {
+    WIDTHS.contains(&heads.dim)
+}
+
+/// Of a block's keys, (K × d/x × 16 × x) where x numbers are 16 bytes, and of its values, (K × d × 16).
+pub fn shapes(heads: Heads, dtype: DType) -> (Vec<usize>, Vec<usize>) {
+    let x = 16 / dtype.size_in_bytes();
+    (vec![heads.key_value, heads.dim / x, LANES, x], vec![heads.key_value, heads.dim, LANES])
+}
+
+pub fn write(
+    (keys, values): (&Tensor, &Tensor),
+    (k, v): (&Tensor, &Tensor),
+    heads: Heads,
+    slots: &Tensor,
+) -> Result<()> {
+    let by_heads = |x: &Tensor| x.contiguous()?.reshape(((), heads.key_value, heads.dim));
+    reshape_and_cache(&by_heads(k)?, &by_heads(v)?, None, None, keys, values, slots)
+}
+
+pub fn attend((keys, values): (&Tensor, &Tensor), q: &Tensor, heads: Heads, seen: &Seen) -> Result<Tensor> {
+    let n = q.dim(0)?;
+    let q = q.contiguous()?.reshape((n, heads.query, heads.dim))?;
+    let scale = 1.0 / (heads.dim as f32).sqrt();
+    // The kernels choose by the number of rows whether they divide a context.
+    let height = if seen.longest > SHORT { (UNDIVIDED / heads.query).max(1) } else { n };
+    let some = |start: usize| {
+        let rows = height.min(n - start);
+        let [q, tables, lengths] = [&q, &seen.tables, &seen.lengths].map(|all| all.narrow(0, start, rows));
+        // 1 is no soft cap.
+        paged_attention(&q?, None, None, keys, values, &tables?, &lengths?, None, seen.longest, scale, 1.0, None)
+    };
+    let all = (0..n).step_by(height).map(some).collect::<Result<Vec<_>>>()?;
+    Tensor::cat(&all, 0)?.reshape((n, heads.query * heads.dim))
+}

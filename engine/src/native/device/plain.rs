@@ -1,0 +1,52 @@
+//! Attention over the cache by candle's operators, on any device: it gathers each row's keys and values anew.
+
+use candle_core::{D, DType, Result, Tensor};
+
+use super::cache::{Heads, Seen};
+use crate::kernels::LANES;
+
+/// Keys that are gathered at a time.
+const GATHERED: usize = 32 << 20;
+
+/// Of a block's keys, and of its values: token by token.
+pub fn shapes(heads: Heads) -> (Vec<usize>, Vec<usize>) {
+    let shape = vec![LANES, heads.key_value * heads.dim];
+    (shape.clone(), shape)
+}
+
+/// Writes the rows of `x` (N × K·d) at `slots` (N).
+pub fn write(memory: &Tensor, x: &Tensor, slots: &Tensor) -> Result<()> {
+    let (blocks, lanes, width) = memory.dims3()?;
+    let everywhere = slots.unsqueeze(1)?.broadcast_as(x.shape())?.contiguous()?;
+    memory.reshape((blocks * lanes, width))?.scatter_set(&everywhere, &x.contiguous()?, 0)
+}
+
+pub fn attend((keys, values): (&Tensor, &Tensor), q: &Tensor, heads: Heads, seen: &Seen) -> Result<Tensor> {
+    let (n, width) = (q.dim(0)?, heads.key_value * heads.dim);
+    let tokens = seen.longest.next_multiple_of(LANES);
+    let positions = Tensor::arange(0, tokens as u32, q.device())?.unsqueeze(0)?;
+    let height = (GATHERED / (tokens * width)).clamp(1, n);
+    let some = |start: usize| {
+        let rows = height.min(n - start);
+        let blocks = seen.tables.narrow(0, start, rows)?.flatten_all()?;
+        // (rows × K × tokens × d).
+        let gather = |memory: &Tensor| {
+            let gathered = memory.index_select(&blocks, 0)?.reshape((rows, tokens, heads.key_value, heads.dim))?;
+            gathered.transpose(1, 2)?.contiguous()
+        };
+        let lengths = seen.lengths.narrow(0, start, rows)?.unsqueeze(1)?;
+        let is_seen = positions.broadcast_lt(&lengths)?.reshape((rows, 1, 1, tokens))?;
+        let group = heads.query / heads.key_value;
+        let q = q.narrow(0, start, rows)?.contiguous()?.reshape((rows, heads.key_value, group, heads.dim))?;
+        let scores = (q.matmul(&gather(keys)?.t()?)?.to_dtype(DType::F32)? / (heads.dim as f64).sqrt())?;
+        let hidden = Tensor::new(f32::NEG_INFINITY, q.device())?.broadcast_as(scores.shape())?;
+        let weights = is_seen.broadcast_as(scores.shape())?.where_cond(&scores, &hidden)?;
+        let weights = candle_nn::ops::softmax(&weights, D::Minus1)?.to_dtype(q.dtype())?;
+        // What is not seen may be no number, which a weight of 0 would not hide.
+        let values = gather(values)?;
+        let is_seen = is_seen.reshape((rows, 1, tokens, 1))?.broadcast_as(values.shape())?;
+        let values = is_seen.where_cond(&values, &values.zeros_like()?)?;
+        weights.matmul(&values)?.reshape((rows, heads.query * heads.dim))
+    };
+    Tensor::cat(&(0..n).step_by(height).map(some).collect::<Result<Vec<_>>>()?, 0)
+}
