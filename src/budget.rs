@@ -1,4 +1,4 @@
-//! How the trainer and mistral.rs share the memory of one device: computed before anything is loaded.
+//! How the trainer and the engine share the memory of one device: computed before anything is loaded.
 //!
 //! A [`Need`] is what a [`SyncMode`] takes at its worst moment. [`resolve`] takes the first mode that fits, or says which
 //! keys to change. Upper bounds, as in [`predict`]: every completion is taken to be as long as it may be.
@@ -9,10 +9,13 @@ mod table;
 
 use engine::CacheFormat;
 use engine::decoder::{DecoderConfig, Module};
+use engine::kernels::LANES;
+use engine::native::DEVICE_PREFILL_TOKENS;
 
-use crate::config::run::{RunConfig, SyncMode};
+use crate::config::run::{EngineKind, RunConfig, SyncMode};
 use crate::error::InputError;
 use crate::predict::{self, cached_numbers, weight_bytes};
+use crate::train::ops::PLAIN_LOGITS;
 pub use card::{Card, known_card};
 pub use table::describe;
 
@@ -50,6 +53,8 @@ pub struct Sizes {
     pub trainer_weights: usize,
     pub adapter: usize,
     pub activations: usize,
+    /// Whether the engine samples with the trainer's base weights; then `engine_weights` are its adapter.
+    pub shares_weights: bool,
     pub engine_weights: usize,
     pub cache: usize,
     /// Activations, attention scores and logits of the engine.
@@ -79,42 +84,78 @@ impl Sizes {
     /// With a cache of `cache_mb` MiB.
     pub fn new(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize, cache_mb: usize) -> Self {
         let trainer = predict::trainer(config, model, predict::longest_batch(config, prompt_tokens));
-        let (numbers, d) = (weight_bytes(config), model.hidden_size);
-        let q = model.num_attention_heads * model.head_dim;
-        let kv = model.num_key_value_heads * model.head_dim;
-        let rows = PREFILL_TOKENS.max(prompt_tokens);
-        let stream = numbers * rows * (4 * d + q + 2 * kv + 3 * model.intermediate_size);
-        // Of a thousand queries of each prompt at a time; masked, and as weights.
-        let scores = 3 * numbers * rows * model.num_attention_heads * prompt_tokens.min(1024);
-        let logits = 2 * numbers * config.engine.max_sequences * model.vocab_size;
+        let shares_weights = is_native(config, model);
+        let (engine_weights, sampling, merging) = match shares_weights {
+            true => (4 * predict::adapter_parameters(config, model), native_sampling(config, model), 0),
+            false => (
+                engine_weights(config, model),
+                mistral_sampling(config, model, prompt_tokens),
+                3 * weight_bytes(config) * model.hidden_size * model.intermediate_size,
+            ),
+        };
         Self {
             trainer_weights: trainer.weights,
             adapter: trainer.adapter,
             activations: trainer.activations + trainer.freed(),
-            engine_weights: engine_weights(config, model),
+            shares_weights,
+            engine_weights,
             cache: cache_mb * MIB,
-            sampling: stream + scores + logits,
-            merging: 3 * numbers * d * model.intermediate_size,
+            sampling,
+            merging,
             own: CUDA_BYTES,
         }
     }
 
     pub fn need(&self, sync: SyncMode) -> Need {
-        let Self { trainer_weights, adapter, activations, engine_weights, cache, sampling, merging, own } = *self;
+        let Self { trainer_weights, adapter, activations, engine_weights, cache, sampling, merging, own, .. } = *self;
         let (engine, trainer) = (engine_weights + cache, adapter + own);
-        let (generating, training, publishing) = match sync {
-            SyncMode::Alternate => (engine + sampling, trainer_weights + activations, engine + merging),
-            _ => {
-                let both = trainer_weights + engine + sampling;
-                let second = if sync == SyncMode::Reload { 0 } else { engine + sampling };
-                (both, both + activations, both + second + merging)
+        let both = trainer_weights + engine + sampling;
+        let (generating, training, publishing) = match (sync, self.shares_weights) {
+            (SyncMode::Alternate, false) => (engine + sampling, trainer_weights + activations, engine + merging),
+            (SyncMode::Reload, false) => (both, both + activations, both + merging),
+            (_, false) => (both, both + activations, both + engine + sampling + merging),
+            // A second adapter is all that is loaded.
+            (SyncMode::Alternate, true) => {
+                (both, trainer_weights + engine_weights + activations, trainer_weights + engine + engine_weights)
             }
+            (_, true) => (both, both + activations, both + engine_weights),
         };
         Need { sync, generating: trainer + generating, training: trainer + training, publishing: trainer + publishing }
     }
 }
 
-/// Weights of one model of the engine: packed matrices, and embeddings and norms as they are.
+/// Whether the engine is the native one.
+fn is_native(config: &RunConfig, model: &DecoderConfig) -> bool {
+    config.engine.resolved_kind(model) == EngineKind::Native
+}
+
+/// Activations, attention scores and logits of mistral.rs.
+fn mistral_sampling(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize) -> usize {
+    let numbers = weight_bytes(config);
+    let rows = PREFILL_TOKENS.max(prompt_tokens);
+    let stream = numbers * rows * (attention_widths(model) + 3 * model.intermediate_size);
+    // Of a thousand queries of each prompt at a time; masked, and as weights.
+    let scores = 3 * numbers * rows * model.num_attention_heads * prompt_tokens.min(1024);
+    let logits = 2 * numbers * config.engine.max_sequences * model.vocab_size;
+    stream + scores + logits
+}
+
+/// The same of the native engine: no scores, and some logits at a time, once as they come and four times in f32.
+fn native_sampling(config: &RunConfig, model: &DecoderConfig) -> usize {
+    let (numbers, sequences) = (weight_bytes(config), config.engine.max_sequences);
+    let rows = DEVICE_PREFILL_TOKENS + sequences;
+    // An adapter, and SwiGLU, take and give f32.
+    let wide = 4 * 2 * model.intermediate_size;
+    let stream = rows * (numbers * (attention_widths(model) + 3 * model.intermediate_size) + wide);
+    stream + (numbers + 4 * 4) * (sequences * model.vocab_size).min(PLAIN_LOGITS)
+}
+
+/// Numbers that a row has beside the MLP's: the residual stream as it comes and normed, and what attention takes and gives.
+fn attention_widths(model: &DecoderConfig) -> usize {
+    4 * model.hidden_size + (model.num_attention_heads + 2 * model.num_key_value_heads) * model.head_dim
+}
+
+/// Weights of one model of mistral.rs: packed matrices, and embeddings and norms as they are.
 fn engine_weights(config: &RunConfig, model: &DecoderConfig) -> usize {
     let all = model.parameters() * weight_bytes(config);
     let Some(bits) = config.engine.quantization.bits() else { return all };
@@ -139,8 +180,9 @@ pub fn token_bytes(config: &RunConfig, model: &DecoderConfig) -> usize {
 /// MiB of a cache that holds one completion of the greatest length.
 fn least_cache_mb(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize) -> usize {
     let longest = (prompt_tokens + config.engine.max_new_tokens).min(model.max_position_embeddings);
-    // It may run on into one more block, and one is mistral.rs's own.
-    let tokens = longest.next_multiple_of(config.engine.block_size) + 2 * config.engine.block_size;
+    let block = if is_native(config, model) { LANES } else { config.engine.block_size };
+    // It may run on into one more block; one is mistral.rs's own, or a copy of the prompt's last.
+    let tokens = longest.next_multiple_of(block) + 2 * block;
     (tokens * token_bytes(config, model)).div_ceil(MIB)
 }
 
@@ -155,16 +197,27 @@ pub fn cache_mb(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize,
     if part == 0.0 {
         return config.engine.cache_mb;
     }
-    let Sizes { engine_weights, sampling, .. } = Sizes::new(config, model, prompt_tokens, 0);
+    let Sizes { trainer_weights, engine_weights, shares_weights, sampling, .. } =
+        Sizes::new(config, model, prompt_tokens, 0);
+    let weights = engine_weights + if shares_weights { trainer_weights } else { 0 };
     let engine = (total as f64 * f64::from(part)) as usize;
-    engine.saturating_sub(engine_weights + sampling + CUDA_BYTES) / MIB
+    engine.saturating_sub(weights + sampling + CUDA_BYTES) / MIB
+}
+
+/// The modes that the engine has.
+fn modes(config: &RunConfig, model: &DecoderConfig) -> Vec<SyncMode> {
+    let is_native = is_native(config, model);
+    MODES.into_iter().filter(|mode| !(is_native && *mode == SyncMode::Reload)).collect()
 }
 
 /// The modes that may be taken.
-fn allowed(config: &RunConfig) -> Vec<SyncMode> {
+fn allowed(config: &RunConfig, model: &DecoderConfig) -> Vec<SyncMode> {
     let overlaps = config.pipeline.max_off_policy_steps > 0;
     match config.engine.sync {
-        SyncMode::Auto => MODES.into_iter().filter(|mode| !(overlaps && *mode == SyncMode::Alternate)).collect(),
+        SyncMode::Auto => {
+            let all = modes(config, model).into_iter();
+            all.filter(|mode| !(overlaps && *mode == SyncMode::Alternate)).collect()
+        }
         mode => vec![mode],
     }
 }
@@ -174,7 +227,7 @@ pub fn fitting(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize, 
     let cache_mb = cache_mb(config, model, prompt_tokens, card.total);
     let sizes = Sizes::new(config, model, prompt_tokens, cache_mb);
     let holds = cache_mb >= least_cache_mb(config, model, prompt_tokens);
-    let mode = allowed(config).into_iter().find(|mode| holds && sizes.need(*mode).peak() <= card.free)?;
+    let mode = allowed(config, model).into_iter().find(|mode| holds && sizes.need(*mode).peak() <= card.free)?;
     Some(Share { sync: mode, cache_mb })
 }
 
@@ -193,7 +246,7 @@ pub fn resolve(
     }
     let cache_mb = cache_mb(config, model, prompt_tokens, card.total);
     let sizes = Sizes::new(config, model, prompt_tokens, cache_mb);
-    let least = allowed(config).into_iter().map(|mode| sizes.need(mode).peak()).min().unwrap_or(0);
+    let least = allowed(config, model).into_iter().map(|mode| sizes.need(mode).peak()).min().unwrap_or(0);
     let problem = match least_cache_mb(config, model, prompt_tokens) {
         tokens if tokens > cache_mb => {
             format!("a cache of {cache_mb} MiB does not hold one completion of the greatest length ({tokens} MiB)")

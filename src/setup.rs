@@ -7,12 +7,10 @@ use anyhow::Result;
 use candle_core::{DType, Device};
 use engine::decoder::{DecoderConfig, Weights};
 use engine::native::{Native, NativeSettings};
-use engine::{Adapter, Engine, LoraConfig, Precision, Quantization, Sampling};
+use engine::{Adapter, CacheFormat, Engine, LoraConfig, Precision, Quantization, Sampling};
 
 use crate::budget::{self, Share};
-#[cfg(feature = "mistralrs")]
-use crate::config::run::EngineConfig;
-use crate::config::run::{DeviceKind, EngineKind, RunConfig, SyncMode};
+use crate::config::run::{DeviceKind, EngineConfig, EngineKind, RunConfig, SyncMode};
 use crate::curriculum::Mixture;
 use crate::dataset::{self, Dataset};
 use crate::error::InputError;
@@ -157,9 +155,8 @@ impl Setup {
 /// # Errors
 /// A number format that the engine does not have on the device.
 pub fn check_format(config: &RunConfig) -> Result<(), InputError> {
-    if config.engine.quantization != Quantization::None && config.engine.kind == EngineKind::Native {
-        let problem = "the native engine has no packed weights; use engine.kind = \"mistralrs\", or \"none\"";
-        return Err(InputError::new("engine.quantization", problem));
+    if config.engine.kind == EngineKind::Native {
+        check_native(&config.engine)?;
     }
     match (config.engine.device, config.engine.dtype, config.engine.kind) {
         (DeviceKind::Cpu, Precision::Bf16, EngineKind::Mistralrs) => {
@@ -178,6 +175,25 @@ pub fn check_format(config: &RunConfig) -> Result<(), InputError> {
         }
         _ => Ok(()),
     }
+}
+
+/// # Errors
+/// What the native engine does not have.
+fn check_native(engine: &EngineConfig) -> Result<(), InputError> {
+    if engine.quantization != Quantization::None {
+        let problem = "the native engine has no packed weights; use engine.kind = \"mistralrs\", or \"none\"";
+        return Err(InputError::new("engine.quantization", problem));
+    }
+    if engine.device == DeviceKind::Cuda && engine.cache_dtype != CacheFormat::Auto {
+        let problem =
+            "the native engine's cache has the format of engine.dtype; use engine.kind = \"mistralrs\", or \"auto\"";
+        return Err(InputError::new("engine.cache_dtype", problem));
+    }
+    if engine.device == DeviceKind::Cuda && engine.sync == SyncMode::Reload {
+        let problem = "the native engine samples with the trainer's own weights, so that nothing is loaded again; use \"auto\", \"side_by_side\" or \"alternate\"";
+        return Err(InputError::new("engine.sync", problem));
+    }
+    Ok(())
 }
 
 /// The trainer's device and number format. On a CPU it computes in f32 whatever the engine does.
@@ -209,12 +225,14 @@ fn model_folder(config: &RunConfig) -> Result<PathBuf, InputError> {
     hub::folder(&config.model)
 }
 
-/// The trainer's device and base weights; the weights in main memory if they are on the device for a while only.
+/// The trainer's device and base weights; the weights in main memory if they are on the device for a while only, and an
+/// engine that shares them does not need them there.
 ///
 /// The one place that opens the trainer's device: to candle two handles of one card are two devices.
 fn weights(config: &RunConfig, sync: SyncMode, folder: &Path, decoder: &DecoderConfig) -> Result<(Device, Weights)> {
     let (device, dtype) = device(config)?;
-    let rest = if sync == SyncMode::Alternate { &Device::Cpu } else { &device };
+    let is_shared = config.engine.resolved_kind(decoder) == EngineKind::Native;
+    let rest = if sync == SyncMode::Alternate && !is_shared { &Device::Cpu } else { &device };
     let weights = Weights::load(folder, decoder, dtype, rest)?;
     Ok((device, weights))
 }
@@ -296,33 +314,34 @@ pub async fn with_engine<W: WithEngine>(base: Base, adapter: Adapter, then: W) -
 
 /// What the native engine computes in on this CPU.
 pub fn native_precision(config: &RunConfig) -> Precision {
-    native_settings(config).computed()
+    native_settings(config, config.engine.cache_mb).computed()
 }
 
 /// What the engine that will run really computes in.
 pub fn engine_precision(config: &RunConfig, decoder: &DecoderConfig) -> Precision {
-    match config.engine.resolved_kind(decoder) {
-        EngineKind::Native | EngineKind::Auto => native_precision(config),
-        EngineKind::Mistralrs => config.engine.dtype,
+    match (config.engine.resolved_kind(decoder), config.engine.device) {
+        (EngineKind::Native | EngineKind::Auto, DeviceKind::Cpu) => native_precision(config),
+        _ => config.engine.dtype,
     }
 }
 
-fn native_settings(config: &RunConfig) -> NativeSettings {
+fn native_settings(config: &RunConfig, cache_mb: usize) -> NativeSettings {
     NativeSettings {
         max_sequences: config.engine.max_sequences,
-        cache_bytes: config.engine.cache_mb.saturating_mul(1 << 20),
+        cache_bytes: cache_mb.saturating_mul(1 << 20),
         threads: 0,
         precision: config.engine.dtype,
     }
 }
 
-fn native(Base { config, decoder, weights, .. }: Base, adapter: Adapter) -> Result<Native> {
-    if config.engine.device != DeviceKind::Cpu {
-        let problem = "\"native\" runs on a CPU; with engine.device = \"cuda\" use \"mistralrs\" or \"auto\"";
-        return Err(InputError::new("engine.kind", problem).into());
-    }
-    let settings = native_settings(&config);
-    if settings.computed() != settings.precision {
+/// The native engine, where the trainer's weights are.
+fn native(Base { config, decoder, weights, share, .. }: Base, adapter: Adapter) -> Result<Native> {
+    let cache_mb = match config.engine.device {
+        DeviceKind::Cpu => config.engine.cache_mb,
+        DeviceKind::Cuda => share.cache_mb,
+    };
+    let settings = native_settings(&config, cache_mb);
+    if engine_precision(&config, &decoder) != config.engine.dtype {
         tracing::warn!("this CPU has no AVX-512 BF16: the engine computes in f32, on the trainer's own weights");
     }
     Ok(Native::start(decoder, weights, settings, adapter)?)

@@ -132,34 +132,41 @@ fn check_trainer(name: &str, golden: &Golden, model: Model, tolerance: f64) {
     assert!(off < tolerance && worst < tolerance, "{name}: {off:e} and {worst:e} are not below {tolerance:e}");
 }
 
-/// The logits behind the last token: where they come from one token at a time, over the paged cache.
+/// On a CPU's own kernels, and as on a GPU.
 #[tokio::test]
 async fn the_native_engine_gives_the_same_distributions() {
     for (name, _) in FAMILIES {
         let golden = Golden::load(name);
         let settings = NativeSettings { max_sequences: 4, cache_bytes: 1 << 20, threads: 2, precision: Precision::F32 };
-        let engine = Native::start(golden.config.clone(), golden.weights.clone(), settings, golden.adapter()).unwrap();
-        for (row, tokens) in golden.tokens().into_iter().enumerate() {
-            let logits = golden.expected["logits"].get(row).unwrap();
-            let want = candle_nn::ops::log_softmax(&logits, 0).unwrap().to_vec1::<f32>().unwrap();
-            let sampling = Sampling { max_new_tokens: 1, ..Sampling::new(1.0, vec![]) };
-            let request = Request { prompt: tokens.into(), group_size: 24, seed: 3, sampling };
-            for completion in engine.generate(request).await.unwrap() {
-                let (token, got) = (completion.tokens[0] as usize, completion.log_probs[0]);
-                assert!((got - want[token]).abs() < 1e-4, "{name}: {got} is not {}", want[token]);
-            }
+        for start in [Native::start, Native::start_on_operators] {
+            let engine = start(golden.config.clone(), golden.weights.clone(), settings, golden.adapter()).unwrap();
+            check_engine(name, &golden, &engine).await;
         }
-        // Several tokens on, against the trainer's forward.
-        let (model, lora, sampling) = (golden.model(), golden.lora(), Sampling::new(1.0, vec![]));
-        let sampling = Sampling { max_new_tokens: 30, ..sampling };
-        let prompt: Vec<u32> = golden.tokens().remove(0);
-        let request = Request { prompt: prompt.clone().into(), group_size: 3, seed: 4, sampling };
+    }
+}
+
+/// The logits behind the last token: where they come from one token at a time, over the paged cache.
+async fn check_engine(name: &str, golden: &Golden, engine: &Native) {
+    for (row, tokens) in golden.tokens().into_iter().enumerate() {
+        let logits = golden.expected["logits"].get(row).unwrap();
+        let want = candle_nn::ops::log_softmax(&logits, 0).unwrap().to_vec1::<f32>().unwrap();
+        let sampling = Sampling { max_new_tokens: 1, ..Sampling::new(1.0, vec![]) };
+        let request = Request { prompt: tokens.into(), group_size: 24, seed: 3, sampling };
         for completion in engine.generate(request).await.unwrap() {
-            let sequence = [prompt.as_slice(), &completion.tokens].concat();
-            let all = log_probs(&model, &lora, &[sequence]).detach().to_vec1::<f32>().unwrap();
-            let own = &all[prompt.len() - 1..];
-            let worst = own.iter().zip(&completion.log_probs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            assert!(worst < 1e-4, "{name}: engine and trainer differ by {worst}");
+            let (token, got) = (completion.tokens[0] as usize, completion.log_probs[0]);
+            assert!((got - want[token]).abs() < 1e-4, "{name}: {got} is not {}", want[token]);
         }
+    }
+    // Several tokens on, against the trainer's forward.
+    let (model, lora, sampling) = (golden.model(), golden.lora(), Sampling::new(1.0, vec![]));
+    let sampling = Sampling { max_new_tokens: 30, ..sampling };
+    let prompt: Vec<u32> = golden.tokens().remove(0);
+    let request = Request { prompt: prompt.clone().into(), group_size: 3, seed: 4, sampling };
+    for completion in engine.generate(request).await.unwrap() {
+        let sequence = [prompt.as_slice(), &completion.tokens].concat();
+        let all = log_probs(&model, &lora, &[sequence]).detach().to_vec1::<f32>().unwrap();
+        let own = &all[prompt.len() - 1..];
+        let worst = own.iter().zip(&completion.log_probs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 1e-4, "{name}: engine and trainer differ by {worst}");
     }
 }

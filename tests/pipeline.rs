@@ -185,7 +185,7 @@ async fn train<E: Engine>(config: &RunConfig, out: &Path, engine: Arc<E>, stop: 
         quantization: config.engine.quantization,
         sync: setup.share.sync,
         max_off_policy_steps: config.pipeline.max_off_policy_steps,
-        checks_engine: config.engine.is_checked(&setup.decoder),
+        checks_engine: config.engine.is_checked(),
         skipped_in_a_row: checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.skipped_in_a_row),
         first_eval: checkpoint.and_then(|checkpoint| checkpoint.first_eval),
         seed: config.seed,
@@ -872,7 +872,7 @@ fn validation_never_reaches_the_curriculum() {
 mod one_device {
     use super::*;
     use crate::fixtures::root;
-    use dump_rl::config::run::SyncMode;
+    use dump_rl::config::run::{EngineKind, SyncMode};
     use engine::mistral::{MistralRs, MistralSettings, Swap};
 
     const MODES: [SyncMode; 3] = [SyncMode::SideBySide, SyncMode::Reload, SyncMode::Alternate];
@@ -881,7 +881,7 @@ mod one_device {
     fn config(world: &World, sync: SyncMode) -> RunConfig {
         let mut config = world.config();
         config.model = root().join("data/kk-tiny");
-        config.engine.sync = sync;
+        (config.engine.kind, config.engine.sync) = (EngineKind::Mistralrs, sync);
         (config.eval.interval, config.eval.prompts, config.engine.max_new_tokens) = (2, 2, 160);
         config
     }

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use engine::Quantization;
 use engine::decoder::DecoderConfig;
 
-use super::{Card, MODES, allowed, cache_mb, fitting, least_cache_mb, name};
-use crate::config::run::{RunConfig, SyncMode};
+use super::{Card, allowed, cache_mb, fitting, is_native, least_cache_mb, name};
+use crate::config::run::{EngineKind, RunConfig, SyncMode};
+use crate::setup;
 
 /// A change, as the keys are written, and the configuration that has it.
 type Change = (String, RunConfig);
@@ -46,12 +47,12 @@ fn search(
 }
 
 fn changes(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize, card: Card) -> Vec<Change> {
-    let mut all = modes(config);
+    let mut all = modes(config, model);
     all.extend(cache(config, model, prompt_tokens, card));
     for (quantization, name) in [(Quantization::Q8_0, "q8_0"), (Quantization::Q4K, "q4k")] {
         let mut changed = config.clone();
         changed.engine.quantization = quantization;
-        if config.engine.quantization == Quantization::None {
+        if config.engine.quantization == Quantization::None && config.engine.kind != EngineKind::Native {
             all.push((format!("engine.quantization = \"{name}\""), changed));
         }
     }
@@ -68,6 +69,7 @@ fn changes(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize, card
     let longest: Key = ("engine.max_new_tokens", |config| &mut config.engine.max_new_tokens);
     // A sequence is never cut, so that a smaller micro-batch alone may change nothing.
     all.extend([halved(&[micro_batch]), halved(&[longest]), halved(&[longest, micro_batch])]);
+    all.extend(native(config, model));
     all
 }
 
@@ -76,10 +78,18 @@ type Key = (&'static str, fn(&mut RunConfig) -> &mut usize);
 
 const LEAST_TOKENS: usize = 256;
 
-fn modes(config: &RunConfig) -> Vec<Change> {
-    let current = allowed(config);
+/// The engine that has no weights of its own, where it can have the settings.
+fn native(config: &RunConfig, model: &DecoderConfig) -> Option<Change> {
+    let mut changed = config.clone();
+    changed.engine.kind = EngineKind::Native;
+    let can = !is_native(config, model) && setup::check_format(&changed).is_ok();
+    can.then(|| ("engine.kind = \"native\"".to_string(), changed))
+}
+
+fn modes(config: &RunConfig, model: &DecoderConfig) -> Vec<Change> {
+    let current = allowed(config, model);
     let overlaps = config.pipeline.max_off_policy_steps > 0;
-    let other = MODES.into_iter().filter(|mode| !current.contains(mode));
+    let other = super::modes(config, model).into_iter().filter(|mode| !current.contains(mode));
     let change = |sync: SyncMode| {
         let mut changed = config.clone();
         changed.engine.sync = sync;

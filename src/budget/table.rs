@@ -5,7 +5,7 @@ use std::fmt::Write;
 use comfy_table::Table;
 use engine::decoder::DecoderConfig;
 
-use super::{Card, MIB, MODES, Sizes, allowed, cache_mb, fitting, gb, longest_completions, name};
+use super::{Card, MIB, Sizes, allowed, cache_mb, fitting, gb, longest_completions, modes, name};
 use crate::config::run::{RunConfig, SyncMode};
 use crate::progress;
 
@@ -23,7 +23,7 @@ pub fn describe(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize,
     let cache_mb = cache_mb(config, model, prompt_tokens, card.unwrap_or(common(80)).total);
     let sizes = Sizes::new(config, model, prompt_tokens, cache_mb);
     let first = card.and_then(|card| fitting(config, model, prompt_tokens, card)).map(|share| share.sync);
-    let mode = first.or_else(|| allowed(config).first().copied()).unwrap_or(SyncMode::SideBySide);
+    let mode = first.or_else(|| allowed(config, model).first().copied()).unwrap_or(SyncMode::SideBySide);
     let mut text = format!(
         "memory   {:.2} GB predicted at most, on {:?}, engine.sync = \"{}\"\n",
         gb(sizes.need(mode).peak()),
@@ -34,7 +34,7 @@ pub fn describe(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize,
     for (what, bytes) in parts(&sizes) {
         let _ = writeln!(text, "  {:>9.2} GB  {what}", gb(bytes));
     }
-    let _ = writeln!(text, "{}", modes(config, model, prompt_tokens, &sizes, card));
+    let _ = writeln!(text, "{}", phases(config, model, prompt_tokens, &sizes, card));
     let longest = longest_completions(config, model, prompt_tokens, cache_mb);
     let _ = write!(text, "cache    {cache_mb} MiB hold {longest} completions of the greatest length at a time");
     text
@@ -45,7 +45,14 @@ fn parts(sizes: &Sizes) -> [(&'static str, usize); 8] {
         ("base weights of the trainer", sizes.trainer_weights),
         ("adapter, optimiser and gradients", sizes.adapter),
         ("activations of the trainer, and what of them is given back late", sizes.activations),
-        ("weights of the engine", sizes.engine_weights),
+        (
+            if sizes.shares_weights {
+                "adapter of the engine, beside the trainer's base weights"
+            } else {
+                "weights of the engine"
+            },
+            sizes.engine_weights,
+        ),
         ("key-value cache of the engine", sizes.cache),
         ("activations and logits of the engine", sizes.sampling),
         ("merging an adapter, while a policy is loaded", sizes.merging),
@@ -54,7 +61,7 @@ fn parts(sizes: &Sizes) -> [(&'static str, usize); 8] {
 }
 
 /// A row for each mode: GB in each phase, and whether each common card, or the one that is there, holds it.
-fn modes(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize, sizes: &Sizes, card: Option<Card>) -> Table {
+fn phases(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize, sizes: &Sizes, card: Option<Card>) -> Table {
     let held_by = |mode: SyncMode, card: Card| {
         let mut only = config.clone();
         only.engine.sync = mode;
@@ -65,7 +72,7 @@ fn modes(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize, sizes:
     let [a, b, c, d, e] = &cards;
     let mut table =
         progress::table(["engine.sync", "generating", "training", "publishing", "at most", &here, a, b, c, d, e]);
-    for mode in MODES {
+    for mode in modes(config, model) {
         let need = sizes.need(mode);
         let phases = [need.generating, need.training, need.publishing, need.peak()];
         let holds = |card: Card| if held_by(mode, card) { "yes" } else { "no" }.to_string();

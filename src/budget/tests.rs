@@ -26,22 +26,49 @@ fn card(gb: usize) -> Card {
 
 #[test]
 fn each_mode_needs_what_is_in_memory_together() {
-    let sizes = Sizes {
+    let mut sizes = Sizes {
         trainer_weights: 1_000,
         adapter: 200,
         activations: 30,
+        shares_weights: false,
         engine_weights: 4,
         cache: 50_000,
         sampling: 600_000,
         merging: 7_000_000,
         own: 80_000_000,
     };
-    let check = |sync, generating, training, publishing| {
+    let check = |sizes: &Sizes, sync, generating, training, publishing| {
         assert_eq!(sizes.need(sync), Need { sync, generating, training, publishing });
     };
-    check(SyncMode::SideBySide, 80_651_204, 80_651_234, 88_301_208);
-    check(SyncMode::Reload, 80_651_204, 80_651_234, 87_651_204);
-    check(SyncMode::Alternate, 80_650_204, 80_001_230, 87_050_204);
+    check(&sizes, SyncMode::SideBySide, 80_651_204, 80_651_234, 88_301_208);
+    check(&sizes, SyncMode::Reload, 80_651_204, 80_651_234, 87_651_204);
+    check(&sizes, SyncMode::Alternate, 80_650_204, 80_001_230, 87_050_204);
+    // A second adapter, and no second model.
+    (sizes.shares_weights, sizes.merging) = (true, 0);
+    check(&sizes, SyncMode::SideBySide, 80_651_204, 80_651_234, 80_651_208);
+    check(&sizes, SyncMode::Alternate, 80_651_204, 80_001_234, 80_051_208);
+}
+
+/// No second copy of the weights, at any time, and nothing to load again.
+#[test]
+fn the_native_engine_samples_with_the_trainers_weights() {
+    let mut config = config(4000);
+    config.engine.kind = EngineKind::Native;
+    let sizes = Sizes::new(&config, &model(), PROMPT, 4000);
+    assert_eq!(sizes.engine_weights, 4 * predict::adapter_parameters(&config, &model()));
+    let share = resolve(&config, &model(), PROMPT, card(40)).expect("fits");
+    assert_eq!(share, Share { sync: SyncMode::SideBySide, cache_mb: 4000 });
+    let mistral =
+        RunConfig { engine: EngineConfig { kind: EngineKind::Mistralrs, ..config.engine.clone() }, ..config.clone() };
+    assert_eq!(resolve(&mistral, &model(), PROMPT, card(40)).expect("fits").sync, SyncMode::Alternate);
+    let text = describe(&config, &model(), PROMPT, None);
+    assert!(text.contains("side_by_side") && !text.contains("reload"), "{text}");
+    assert_eq!(resolve(&config, &model(), PROMPT, card(24)).expect("fits").sync, SyncMode::Alternate);
+    // Where mistral.rs does not fit, this engine is advice.
+    let mut tight = mistral;
+    tight.engine.sync = SyncMode::SideBySide;
+    let advice = advice::fitting_changes(&tight, &model(), PROMPT, card(40)).join("\n");
+    assert!(advice.contains("engine.kind"), "{advice}");
 }
 
 #[test]

@@ -163,7 +163,7 @@ impl WithEngine for Start {
             quantization: config.engine.quantization,
             sync: setup.share.sync,
             max_off_policy_steps: config.pipeline.max_off_policy_steps,
-            checks_engine: config.engine.is_checked(&setup.decoder),
+            checks_engine: config.engine.is_checked(),
             skipped_in_a_row: checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.skipped_in_a_row),
             first_eval: checkpoint.and_then(|checkpoint| checkpoint.first_eval),
             seed: config.seed,

@@ -80,7 +80,7 @@ pub struct DataConfig {
 pub enum EngineKind {
     /// `native` on a CPU if it can run the model, else `mistralrs`.
     Auto,
-    /// Our own: continuous batching on a CPU.
+    /// Our own: continuous batching, with the trainer's weights.
     Native,
     Mistralrs,
 }
@@ -89,7 +89,7 @@ pub enum EngineKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EngineCheck {
-    /// Where nobody has seen the engine pass it: mistral.rs on a GPU.
+    /// Where nobody has seen an engine pass it: on a GPU.
     Auto,
     Always,
     Never,
@@ -103,7 +103,7 @@ pub enum DeviceKind {
     Cuda,
 }
 
-/// How the trainer and mistral.rs share a device's memory.
+/// How the trainer and the engine share a device's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SyncMode {
@@ -114,7 +114,7 @@ pub enum SyncMode {
     /// A publish lets the old model answer what runs, frees it, and builds the new one.
     Reload,
     /// The engine is unloaded while the trainer computes, and the trainer's base weights are in main memory while it
-    /// does not.
+    /// does not. The native engine gives back its cache only.
     Alternate,
 }
 
@@ -123,7 +123,7 @@ pub enum SyncMode {
 pub struct EngineConfig {
     pub kind: EngineKind,
     pub device: DeviceKind,
-    /// How a policy gets into mistral.rs, and what is in memory at a time. The native engine needs none of it.
+    /// How a policy gets into the engine, and what is in memory at a time.
     pub sync: SyncMode,
     /// Which CUDA device, from 0.
     pub device_index: usize,
@@ -157,9 +157,9 @@ pub struct EngineConfig {
     /// On a GPU instead of `cache_mb`: the part of the card's memory that weights, cache and activations of the engine
     /// take together, as in vLLM; 0: `cache_mb` says. The trainer needs the rest.
     pub gpu_memory_utilization: f32,
-    /// On a GPU: tokens in a block of the cache: 8, 16 or 32.
+    /// On a GPU: tokens in a block of mistral.rs's cache: 8, 16 or 32. The native engine's have 16.
     pub block_size: usize,
-    /// On a GPU: the number format of the cache.
+    /// On a GPU: the number format of mistral.rs's cache.
     pub cache_dtype: CacheFormat,
     /// How mistral.rs packs its matrices. The trainer's stay whole: `loss.rollout_is` corrects for the difference.
     pub quantization: Quantization,
@@ -437,19 +437,24 @@ pub fn check_lora(lora: &LoraSettings) -> Result<(), (String, String)> {
 
 impl EngineConfig {
     /// The engine that samples: what `kind` says, or what `auto` comes to for this model on this device. On a CPU
-    /// `native` was faster on every model that was measured (docs/benchmarks.md), so `auto` takes it where it can.
+    /// `native` was faster on every model that was measured (docs/benchmarks.md), so `auto` takes it where it can. On a GPU
+    /// neither was measured yet, and it takes mistral.rs where that is built in.
     pub fn resolved_kind(&self, model: &DecoderConfig) -> EngineKind {
-        let is_native = self.quantization == Quantization::None && Native::supports(model);
-        match (self.kind, self.device) {
-            (EngineKind::Auto, DeviceKind::Cpu) if is_native => EngineKind::Native,
-            (EngineKind::Auto, _) => EngineKind::Mistralrs,
-            (kind, _) => kind,
+        let is_native = self.quantization == Quantization::None
+            && match self.device {
+                DeviceKind::Cpu => Native::supports(model),
+                DeviceKind::Cuda => !cfg!(feature = "mistralrs") && self.cache_dtype == CacheFormat::Auto,
+            };
+        match self.kind {
+            EngineKind::Auto if is_native => EngineKind::Native,
+            EngineKind::Auto => EngineKind::Mistralrs,
+            kind => kind,
         }
     }
 
-    /// Whether `check` asks for a check of the engine that samples `model`.
-    pub fn is_checked(&self, model: &DecoderConfig) -> bool {
-        let is_unseen = self.device == DeviceKind::Cuda && self.resolved_kind(model) == EngineKind::Mistralrs;
+    /// Whether `check` asks for a check of the engine.
+    pub fn is_checked(&self) -> bool {
+        let is_unseen = self.device == DeviceKind::Cuda;
         self.check == EngineCheck::Always || self.check == EngineCheck::Auto && is_unseen
     }
 }

@@ -6,6 +6,7 @@
 # Environment: DUMP_RL  the program (default: target/release/dump-rl)
 #              OUT      folder for results.json, a .json and a .log for each part (default: gpu-results)
 #              MODELS   folder for random models, some 20 GB, removed at the end (default: in /dev/shm where it has room)
+#              ENGINES  which to measure (default: mistralrs native)
 #              BUDGET   seconds in all (default: 470)
 #              DEVICE=cpu SMALL=1   the same parts on a CPU with a tiny model: a test of this script
 # No patterns: [32] in a setting is a list.
@@ -46,6 +47,7 @@ config=$OUT/bench.toml
 printf 'model = "%s/%s"\n[engine]\ndevice = "%s"\ndtype = "%s"\ncache_mb = %s\nmax_sequences = 512\n[trainer]\nrecompute = "auto"\n' \
     "$MODELS" "$base" "$DEVICE" "$format" "$cache" >"$config"
 
+read -ra engines <<<"${ENGINES:-mistralrs native}"
 names=() states=() seconds=()
 
 # --set for each word.
@@ -107,49 +109,65 @@ init() {
 card=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -1)
 { uname -a; nproc; nvidia-smi; "$DUMP_RL" --version; } >"$OUT/machine.txt" 2>&1
 
-# 1. Many diverging completions at a time against our own forward, in each number format.
+# 1. Many diverging completions at a time against our own forward, with each engine in each number format.
 init "$base" 60
 for dtype in "${dtypes[@]}"; do
-    bench check "check-$dtype" 60 "$base" "engine.dtype=$dtype" bench.prompts=[16] bench.group_sizes=[4] \
-        bench.prompt_tokens=[128] bench.new_tokens=[64]
+    for engine in "${engines[@]}"; do
+        bench check "check-$engine-$dtype" 60 "$base" "engine.kind=$engine" "engine.dtype=$dtype" \
+            bench.prompts=[16] bench.group_sizes=[4] bench.prompt_tokens=[128] bench.new_tokens=[64]
+    done
 done
 
-# 2. A whole step of the paper's run, cut to fit; with mistral.rs on a GPU it checks the engine once more before it trains.
+# 2. A whole step of the paper's run, cut to fit; on a GPU it checks the engine once more before it trains.
 init "$large" 90
-mapfile -t set < <(sets "model=$MODELS/$large" "engine.device=$DEVICE" "engine.dtype=$format" "engine.cache_mb=$cache" \
-    max_steps=2 data.train=20 data.test=1 trainer.micro_batch_tokens=4096 trainer.ppo_mini_batch_size=0 $step)
-part pipeline-large 100 "$DUMP_RL" bench pipeline "$root/configs/kk-qwen2.5-7b.toml" "${set[@]}" \
-    --json "$OUT/pipeline-large.json"
+for engine in "${engines[@]}"; do
+    mapfile -t set < <(sets "model=$MODELS/$large" "engine.kind=$engine" "engine.device=$DEVICE" "engine.dtype=$format" \
+        "engine.cache_mb=$cache" max_steps=2 data.train=20 data.test=1 trainer.micro_batch_tokens=4096 \
+        trainer.ppo_mini_batch_size=0 $step)
+    part "pipeline-large-$engine" 80 "$DUMP_RL" bench pipeline "$root/configs/kk-qwen2.5-7b.toml" "${set[@]}" \
+        --json "$OUT/pipeline-large-$engine.json"
+done
 
 # 3. The trainer at long sequences.
 train_shape="bench.prompts=[1] bench.group_sizes=[4] bench.prompt_tokens=[512] bench.repeats=1"
 bench train train-large 90 "$large" $train_shape "bench.train_tokens=$lengths"
 
-# 4. The engine.
+# 4. The engines.
+rollout() { # NAME LIMIT MODEL SEQUENCES
+    local engine
+    for engine in "${engines[@]}"; do
+        bench rollout "$1-$engine" "$2" "$3" "bench.engines=[\"$engine\"]" "bench.prompts=[$(($4 / 4))]" \
+            bench.group_sizes=[4] $rollout bench.repeats=1
+    done
+}
 for count in "${sequences[@]}"; do
-    bench rollout "rollout-$count" $((30 + count / 6)) "$base" "bench.prompts=[$((count / 4))]" bench.group_sizes=[4] $rollout bench.repeats=1
+    rollout "rollout-$count" $((20 + count / 8)) "$base" "$count"
 done
 
 # 5. A new policy into the engine, in each way.
 sync_shape="bench.prompts=[8] bench.group_sizes=[4] bench.prompt_tokens=[64] bench.new_tokens=[32]"
-for mode in side_by_side reload alternate; do
-    bench sync "sync-$mode" 40 "$base" $sync_shape "engine.sync=$mode"
+for engine in "${engines[@]}"; do
+    modes=(side_by_side alternate)
+    [[ $engine == mistralrs ]] && modes+=(reload)
+    for mode in "${modes[@]}"; do
+        bench sync "sync-$engine-$mode" 40 "$base" $sync_shape "engine.kind=$engine" "engine.sync=$mode"
+    done
+    bench sync "sync-large-$engine" 60 "$large" $sync_shape bench.repeats=1 "engine.kind=$engine"
 done
-bench sync sync-large 60 "$large" $sync_shape bench.repeats=1
 
 # 6. What is left.
+rollout rollout-large 60 "$large" "${sequences[0]}"
 bench train train-base 40 "$base" $train_shape "bench.train_tokens=$lengths"
-bench rollout rollout-large 60 "$large" "bench.prompts=[$((sequences[0] / 4))]" bench.group_sizes=[4] $rollout bench.repeats=1
 init "$middle" 40
 bench train train-middle 40 "$middle" $train_shape "bench.train_tokens=$lengths"
 
 value() { grep -o "\"$2\": [0-9.e+-]*" "$OUT/$1.json" 2>/dev/null | sed 's/.*: //' | paste -sd' ' -; }
 echo
-printf '%-16s %-28s %8s   %-28s %s\n' part state seconds 'tokens/s' MFU
+printf '%-24s %-28s %8s   %-28s %s\n' part state seconds 'tokens/s' MFU
 failed=0
 for i in "${!names[@]}"; do
     [[ ${states[i]} == passed ]] || failed=1
-    printf '%-16s %-28s %8s   %-28s %s\n' "${names[i]}" "${states[i]}" "${seconds[i]}" \
+    printf '%-24s %-28s %8s   %-28s %s\n' "${names[i]}" "${states[i]}" "${seconds[i]}" \
         "$(value "${names[i]}" tokens_per_s | sed 's/\.[0-9]*//g')" "$(value "${names[i]}" mfu)"
 done
 echo "$SECONDS s in all; numbers in $OUT/results.json"

@@ -90,8 +90,8 @@ fn engines(config: &RunConfig) -> Vec<EngineKind> {
         {
             vec![EngineKind::Native, EngineKind::Mistralrs]
         }
-        DeviceKind::Cpu => vec![EngineKind::Native],
-        DeviceKind::Cuda => vec![EngineKind::Mistralrs],
+        DeviceKind::Cuda if cfg!(feature = "mistralrs") => vec![EngineKind::Native, EngineKind::Mistralrs],
+        _ => vec![EngineKind::Native],
     };
     if config.bench.engines.is_empty() { built_in } else { config.bench.engines.clone() }
 }
