@@ -243,3 +243,21 @@ impl Block<'_> {
         base + ops::narrowed(x, &delta.a)?.matmul(&delta.b.t()?)?.to_dtype(x.dtype())?
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::native::cache::Pool;
+
+    #[test]
+    fn a_copy_that_was_never_written_is_forgotten_with_its_holder() {
+        let mut pool = Pool::new(Slots::default(), 2);
+        let original = pool.take().unwrap();
+        let mut copy = Arc::clone(&original);
+        assert!(pool.make_unique(&mut copy));
+        assert_eq!((copy.index, copy.copy_of), (1, Some(original.index)));
+        pool.release(copy);
+        let next = pool.take().unwrap();
+        assert_eq!((next.index, next.copy_of), (1, None));
+    }
+}
