@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Type-checks the code for CUDA of our own crates, the trainer's part, on a machine without CUDA.
+# Type-checks the code for CUDA of our own crates on a machine without CUDA: the trainer's, the native engine's, and what
+# flash-attn adds (mistral.rs's part has none).
 #
-# A stand-in for nvcc makes empty kernels: enough for `cargo check`, which links nothing.
+# A stand-in for nvcc makes empty kernels, and one for git an empty CUTLASS: enough for `cargo check`, which links nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -29,8 +30,14 @@ elif [ -n "$out" ]; then : > "$out"
 else for source in "${sources[@]}"; do : > "$dir/$(basename "$source" .cu).ptx"; done
 fi
 NVCC
-chmod +x "$home/bin/nvcc"
+cat > "$home/bin/git" <<'GIT'
+#!/usr/bin/env bash
+[ "$1" != clone ] || mkdir -p "${@: -1}"
+GIT
+chmod +x "$home/bin/nvcc" "$home/bin/git"
 export PATH="$home/bin:$PATH" NVCC="$home/bin/nvcc" CUDA_HOME="$home" CUDAFORGE_HOME="$home/forge"
 export CUDA_COMPUTE_CAP=90 CUDARC_CUDA_VERSION=13000
 # A folder of its own: a later build with a real nvcc must not take the empty kernels for its own.
-cargo check --release --no-default-features --features cuda --target-dir "${CARGO_TARGET_DIR:-target}/check-cuda"
+for features in cuda flash-attn; do
+  cargo check --release --no-default-features --features "$features" --target-dir "${CARGO_TARGET_DIR:-target}/check-cuda"
+done
