@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 use candle_core::{DType, Device, Tensor};
 use dump_rl::checkpoint::Checkpoint;
 use dump_rl::config::{self, run::RunConfig, sft::SftConfig};
+use dump_rl::gpu;
 use dump_rl::presets;
 use dump_rl::run_dir::RunDir;
 use dump_rl::scheduler::{Scheduler, SchedulerConfig};
@@ -291,13 +292,16 @@ fn a_device_that_cannot_work_is_refused() {
         &["--set", "engine.dtype=bf16", "--set", "engine.kind=mistralrs"],
         &["engine.dtype", "bf16", "\"f32\""],
     );
-    if cfg!(not(feature = "cuda")) {
+    if gpu::HAS_CUDA {
+        let words = ["engine.kind", "does not compute on a CPU", "\"native\""];
+        bench.train_refused(&good, &["--set", "engine.kind=mistralrs"], &words);
+    } else {
         bench.train_refused(&good, &["--set", "engine.device=cuda"], &["engine.device", "--features cuda"]);
     }
 }
 
 /// A run that cannot start must not leave a folder that looks like one.
-#[cfg(not(feature = "mistralrs"))]
+#[cfg(not(any(feature = "mistralrs", feature = "cuda")))]
 #[test]
 fn an_engine_that_is_not_built_in_is_refused() {
     let bench = Bench::new();
@@ -337,7 +341,7 @@ fn a_dry_run_predicts_without_weights_tokenizer_or_gpu() {
         words.for_each(|word| assert!(said.contains(word), "{word:?} is not in {said}"));
     };
     predicts(&["--set", "engine.device=cuda"], &["time     not predicted"]);
-    if cfg!(not(feature = "cuda")) {
+    if !gpu::HAS_CUDA {
         predicts(&["--set", "engine.device=cuda"], &["--features cuda"]);
     }
     fs::remove_file(bench.model.path().join("model.safetensors")).expect("weights");

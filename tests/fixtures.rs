@@ -7,6 +7,10 @@ use dump_rl::train::{bpe, optim::OptimConfig, sft::SftTrainer};
 use engine::decoder::DecoderConfig;
 use temp_dir::TempDir;
 
+/// The engines that run on a CPU: with CUDA built in, mistral.rs 0.8.1 computes on a card only.
+pub const ENGINES: &[&str] =
+    if cfg!(all(feature = "mistralrs", not(feature = "cuda"))) { &["native", "mistralrs"] } else { &["native"] };
+
 /// Sizes of the random model: two blocks, grouped-query attention.
 pub fn decoder_config(vocab_size: usize) -> DecoderConfig {
     serde_json::from_value(serde_json::json!({

@@ -867,8 +867,9 @@ fn validation_never_reaches_the_curriculum() {
     assert_eq!(state(&without), state(&with));
 }
 
-/// Trainer and engine on one device, in every way to share it. On a CPU: the order of things, not the memory of a card.
-#[cfg(feature = "mistralrs")]
+/// Trainer and engine on one device, in every way to share it. On a CPU: the order of things, not the memory of a card; and
+/// there mistral.rs does not compute with CUDA built in.
+#[cfg(all(feature = "mistralrs", not(feature = "cuda")))]
 mod one_device {
     use super::*;
     use crate::fixtures::root;

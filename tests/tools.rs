@@ -12,7 +12,7 @@ use dump_rl::task::Message;
 use dump_rl::tokenizer::ChatTokenizer;
 use engine::decoder::{DecoderConfig, Weights};
 
-use crate::fixtures::{TinyModel, decoder_config, root};
+use crate::fixtures::{ENGINES, TinyModel, decoder_config, root};
 
 fn dump_rl(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_dump-rl")).args(args).output().unwrap()
@@ -474,7 +474,7 @@ fn a_random_model_is_made_and_trained() {
          [engine]\nmax_new_tokens = 12\n[eval]\ninterval = 0\n[loss]\nentropy_coef = 0.001\n"
     );
     fs::write(path("c.toml"), settings).unwrap();
-    for kind in ["native", "mistralrs"].into_iter().filter(|kind| *kind == "native" || cfg!(feature = "mistralrs")) {
+    for &kind in ENGINES {
         let engine = format!("engine.kind={kind}");
         let output = dump_rl(&[
             "train",
@@ -579,7 +579,7 @@ fn publishes_and_whole_steps_are_measured() {
 #[test]
 fn an_engine_is_held_against_the_model() {
     let (_model, _folder, config) = benched();
-    for kind in ["native", "mistralrs"].into_iter().filter(|kind| *kind == "native" || cfg!(feature = "mistralrs")) {
+    for &kind in ENGINES {
         let found = measured("check", &config, &[&format!("engine.kind={kind}")]);
         assert_eq!(
             (found.len(), found[0]["engine"].as_str(), found[0]["sequences"].as_u64()),
@@ -596,9 +596,7 @@ fn the_script_for_gpus_runs_on_a_cpu() {
     let folder = temp_dir::TempDir::new().unwrap();
     let mut command = Command::new(root().join("tests/gpu/run.sh"));
     command.arg(env!("CARGO_BIN_EXE_dump-rl")).env("OUT", folder.path()).env("TMPDIR", folder.path());
-    // With CUDA built in, mistral.rs does not compute on a CPU.
-    let has_mistral = cfg!(all(feature = "mistralrs", not(feature = "cuda")));
-    command.env("ENGINES", if has_mistral { "mistralrs native" } else { "native" });
+    command.env("ENGINES", ENGINES.join(" "));
     let output = command.envs([("DEVICE", "cpu"), ("SMALL", "1")]).env_remove("MODELS").output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{said}");
@@ -611,9 +609,9 @@ fn the_script_for_gpus_runs_on_a_cpu() {
     };
     assert!(parts.iter().all(|part| part["state"] == "passed"), "{said}");
     // Two lengths, and two steps; three counts and a large model; three ways of mistral.rs, two of ours, and a large model.
-    let engines = if has_mistral { 2 } else { 1 };
+    let engines = ENGINES.len();
     assert_eq!((with("check"), with("train"), with("pipeline")), (vec![1; engines], vec![2; 3], vec![2; engines]));
-    assert_eq!((with("rollout"), with("sync").len()), (vec![1; 4 * engines], if has_mistral { 7 } else { 3 }));
+    assert_eq!((with("rollout"), with("sync").len()), (vec![1; 4 * engines], if engines == 2 { 7 } else { 3 }));
 
     // A program that fails is recorded, and every part still has its turn.
     let failing = folder.path().join("false");
