@@ -140,14 +140,14 @@ fn mistral_sampling(config: &RunConfig, model: &DecoderConfig, prompt_tokens: us
     stream + scores + logits
 }
 
-/// The same of the native engine: no scores, and some logits at a time, once as they come and four times in f32.
+/// The same of the native engine: no scores, and some logits at a time, once as they come and six times in f32.
 fn native_sampling(config: &RunConfig, model: &DecoderConfig) -> usize {
     let (numbers, sequences) = (weight_bytes(config), config.engine.max_sequences);
     let rows = DEVICE_PREFILL_TOKENS + sequences;
     // An adapter, and SwiGLU, take and give f32.
     let wide = 4 * 2 * model.intermediate_size;
     let stream = rows * (numbers * (attention_widths(model) + 3 * model.intermediate_size) + wide);
-    stream + (numbers + 4 * 4) * (sequences * model.vocab_size).min(PLAIN_LOGITS)
+    stream + (numbers + 6 * 4) * (sequences * model.vocab_size).min(PLAIN_LOGITS)
 }
 
 /// Numbers that a row has beside the MLP's: the residual stream as it comes and normed, and what attention takes and gives.

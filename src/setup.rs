@@ -65,9 +65,10 @@ impl Inputs {
         Ok(Self { config, folder, decoder, tokenizer, train, test })
     }
 
-    /// Tokens of the longest prompt to train on.
+    /// Tokens of the longest prompt that is answered, in training or in an evaluation.
     pub fn longest_prompt(&self) -> usize {
-        let items = self.train.sources.iter().flat_map(|source| &source.items);
+        let test = self.test.sources.iter().filter(|_| self.config.eval.interval > 0);
+        let items = self.train.sources.iter().chain(test).flat_map(|source| &source.items);
         items.map(|item| item.prompt.len()).max().unwrap_or(0)
     }
 }
@@ -155,7 +156,11 @@ impl Setup {
 /// # Errors
 /// A number format that the engine does not have on the device.
 pub fn check_format(config: &RunConfig) -> Result<(), InputError> {
-    if config.engine.kind == EngineKind::Native {
+    let kind = match config.engine.device {
+        DeviceKind::Cpu => config.engine.kind,
+        DeviceKind::Cuda => config.engine.kind_on_gpu(),
+    };
+    if kind == EngineKind::Native {
         check_native(&config.engine)?;
     }
     match (config.engine.device, config.engine.dtype, config.engine.kind) {

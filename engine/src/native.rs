@@ -152,7 +152,13 @@ impl Native {
         let step_times = Arc::new(Mutex::new(VecDeque::new()));
         let times = Arc::clone(&step_times);
         let thread = std::thread::Builder::new().name("native-engine".into());
-        let thread = thread.spawn(move || serve(scheduler, &receiver, &times));
+        let here = device.clone();
+        let thread = thread.spawn(move || {
+            // Makes a card's context this thread's: memory that is freed before anything is computed needs it too. What is
+            // wrong with the card the first pass says.
+            let _ = here.synchronize();
+            serve(scheduler, &receiver, &times);
+        });
         let thread = thread.map_err(|e| EngineError::Generate(format!("no thread for the engine: {e}")))?;
         Ok(Self {
             commands: Some(commands),

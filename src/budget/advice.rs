@@ -52,7 +52,7 @@ fn changes(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize, card
     for (quantization, name) in [(Quantization::Q8_0, "q8_0"), (Quantization::Q4K, "q4k")] {
         let mut changed = config.clone();
         changed.engine.quantization = quantization;
-        if config.engine.quantization == Quantization::None && config.engine.kind != EngineKind::Native {
+        if config.engine.quantization == Quantization::None && !is_native(config, model) {
             all.push((format!("engine.quantization = \"{name}\""), changed));
         }
     }

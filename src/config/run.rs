@@ -78,7 +78,7 @@ pub struct DataConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EngineKind {
-    /// `native` on a CPU if it can run the model, else `mistralrs`.
+    /// `native` on a CPU if it can run the model, and where mistral.rs is not built in; else `mistralrs`.
     Auto,
     /// Our own: continuous batching, with the trainer's weights.
     Native,
@@ -440,14 +440,20 @@ impl EngineConfig {
     /// `native` was faster on every model that was measured (docs/benchmarks.md), so `auto` takes it where it can. On a GPU
     /// neither was measured yet, and it takes mistral.rs where that is built in.
     pub fn resolved_kind(&self, model: &DecoderConfig) -> EngineKind {
-        let is_native = self.quantization == Quantization::None
-            && match self.device {
-                DeviceKind::Cpu => Native::supports(model),
-                DeviceKind::Cuda => !cfg!(feature = "mistralrs") && self.cache_dtype == CacheFormat::Auto,
-            };
+        let is_native = self.quantization == Quantization::None && Native::supports(model);
+        match (self.kind, self.device) {
+            (EngineKind::Auto, DeviceKind::Cpu) if is_native => EngineKind::Native,
+            (EngineKind::Auto, DeviceKind::Cpu) => EngineKind::Mistralrs,
+            (_, DeviceKind::Cuda) => self.kind_on_gpu(),
+            (kind, DeviceKind::Cpu) => kind,
+        }
+    }
+
+    /// The same on a GPU, where it does not depend on the model.
+    pub fn kind_on_gpu(&self) -> EngineKind {
         match self.kind {
-            EngineKind::Auto if is_native => EngineKind::Native,
-            EngineKind::Auto => EngineKind::Mistralrs,
+            EngineKind::Auto if cfg!(feature = "mistralrs") => EngineKind::Mistralrs,
+            EngineKind::Auto => EngineKind::Native,
             kind => kind,
         }
     }

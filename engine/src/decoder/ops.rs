@@ -1,7 +1,7 @@
 //! Forward operators of a decoder as compositions of candle's own, for any device and number format. The trainer on a
 //! GPU and the native engine there compute with the same ones.
 //!
-//! Activations and frozen weights have one format, bf16 on a GPU; norms, rotations, SwiGLU and what an adapter adds are
+//! Activations and frozen weights have one format, bf16 on a GPU; norms, rotations, SiLU and what an adapter adds are
 //! computed in f32 and rounded once. Nothing here waits for the device.
 
 use candle_core::{DType, Result, Tensor};

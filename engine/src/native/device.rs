@@ -4,8 +4,8 @@
 //! - `device/sampling.rs` draws the next tokens
 //!
 //! Every row is a query of its own with its own context, whether it decodes or belongs to a prompt. The host sends ids,
-//! positions and block tables before a pass and reads tokens and log-probabilities behind it; between them it waits for
-//! nothing.
+//! positions and block tables before a pass and reads tokens and log-probabilities behind it, and the logits of a prompt's
+//! end and of rows with cuts; between them it waits for nothing.
 
 mod cache;
 #[cfg(feature = "cuda")]

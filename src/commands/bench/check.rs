@@ -10,14 +10,14 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use comfy_table::Table;
 use engine::sampler::mix_seed;
-use engine::{Adapter, Engine, Precision, Request, Sampling};
+use engine::{Adapter, Engine, Precision, Quantization, Request, Sampling};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
 use super::{Case, Subject, cases, random_adapter, trainer_of, write_json};
 use crate::agreement::{Agreement, Bound, sample_together};
-use crate::config::run::{DeviceKind, RunConfig};
+use crate::config::run::{DeviceKind, EngineKind, RunConfig};
 use crate::metrics::memory_mb;
 use crate::progress;
 use crate::setup::{Base, WithEngine, with_engine};
@@ -146,6 +146,8 @@ fn compare(base: &Base, adapter: &Adapter, case: Case, samples: &[Sample], secon
     }
     let mut on_cpu = config.clone();
     (on_cpu.engine.device, on_cpu.engine.dtype) = (DeviceKind::Cpu, Precision::F32);
+    // No engine is started there, and not every engine could be.
+    (on_cpu.engine.kind, on_cpu.engine.quantization) = (EngineKind::Auto, Quantization::None);
     let known = against("the trainer on cpu in f32", &Base::load(on_cpu)?, &every(samples, ON_CPU))?;
     Ok(vec![own, known])
 }

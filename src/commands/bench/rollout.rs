@@ -10,17 +10,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use comfy_table::Table;
 use engine::sampler::mix_seed;
-use engine::{Adapter, Engine, EngineError, Precision, Request, Sampling};
+use engine::{Adapter, Engine, EngineError, Request, Sampling};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
-use crate::config::run::{DeviceKind, EngineKind, Lengths, RunConfig};
+use crate::config::run::{EngineConfig, EngineKind, Lengths, RunConfig};
 use crate::error::InputError;
 use crate::metrics::memory_mb;
 use crate::progress;
-use crate::setup::{Base, WithEngine, with_engine};
+use crate::setup::{self, Base, WithEngine, with_engine};
 
 use super::{Case, Subject, cases, quantile, write_json};
 
@@ -82,18 +82,20 @@ pub async fn run(file: &Path, sets: &[String], config: RunConfig, json: Option<&
     write_json(json, &measured)
 }
 
+/// Those that are asked for, or all that are built in and have the settings.
 fn engines(config: &RunConfig) -> Vec<EngineKind> {
-    let built_in = match config.engine.device {
-        // mistral.rs has no bf16 on a CPU, and with CUDA built in nothing there.
-        DeviceKind::Cpu
-            if cfg!(all(feature = "mistralrs", not(feature = "cuda"))) && config.engine.dtype == Precision::F32 =>
-        {
-            vec![EngineKind::Native, EngineKind::Mistralrs]
-        }
-        DeviceKind::Cuda if cfg!(feature = "mistralrs") => vec![EngineKind::Native, EngineKind::Mistralrs],
-        _ => vec![EngineKind::Native],
+    if !config.bench.engines.is_empty() {
+        return config.bench.engines.clone();
+    }
+    let has_settings = |kind: &EngineKind| {
+        let engine = EngineConfig { kind: *kind, ..config.engine.clone() };
+        setup::check_format(&RunConfig { engine, ..config.clone() }).is_ok()
     };
-    if config.bench.engines.is_empty() { built_in } else { config.bench.engines.clone() }
+    let mistral = cfg!(feature = "mistralrs").then_some(EngineKind::Mistralrs);
+    let all = [EngineKind::Native].into_iter().chain(mistral);
+    let engines: Vec<_> = all.filter(has_settings).collect();
+    // Where none has, the native one says what is wrong.
+    if engines.is_empty() { vec![EngineKind::Native] } else { engines }
 }
 
 /// Runs this program again for one engine.

@@ -6,7 +6,7 @@ use super::cache::{Heads, Seen};
 use crate::kernels::LANES;
 
 /// Keys that are gathered at a time.
-const GATHERED: usize = 32 << 20;
+const GATHERED: usize = 8 << 20;
 
 /// Of a block's keys, and of its values: token by token.
 pub fn shapes(heads: Heads) -> (Vec<usize>, Vec<usize>) {

@@ -76,8 +76,7 @@ impl DeviceSampler {
         let mut tokens = self.pick(&weights, &sums, &(&total * column(|it| it.quantile)?)?)?;
         if queries.iter().any(is_greedy) {
             let greedy: Vec<u8> = queries.iter().map(|query| u8::from(is_greedy(query))).collect();
-            tokens =
-                Tensor::from_vec(greedy, (rows, 1), device)?.where_cond(&logits.argmax_keepdim(D::Minus1)?, &tokens)?;
+            tokens = Tensor::from_vec(greedy, (rows, 1), device)?.where_cond(&first_largest(logits)?, &tokens)?;
         }
         let log_probs = (shifted.gather(&tokens, 1)? - total.log()?)?;
         let (tokens, log_probs) = (tokens.flatten_all()?.to_vec1::<u32>()?, log_probs.flatten_all()?.to_vec1::<f32>()?);
@@ -98,7 +97,7 @@ impl DeviceSampler {
         whole.reshape((rows, self.chunks.len(), CHUNK))
     }
 
-    /// The tokens (R × 1) at which the running sums of `weights` (R × V) pass `targets` (R × 1): first the chunk, then the
+    /// The tokens (R × 1) at which the cumulative sums of `weights` (R × V) pass `targets` (R × 1): first the chunk, then the
     /// token in it.
     fn pick(&self, weights: &Tensor, sums: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let rows = weights.dim(0)?;
@@ -109,6 +108,16 @@ impl DeviceSampler {
         let (token, _) = self.tokens.search(&inside, &(targets - below)?)?;
         chunk.affine(CHUNK as f64, 0.0)? + token
     }
+}
+
+/// Where the first of the largest numbers of each row (R × V) is, (R × 1): candle's arg-max takes any of them.
+fn first_largest(rows: &Tensor) -> Result<Tensor> {
+    let (largest, columns) = (rows.max_keepdim(D::Minus1)?, rows.dim(1)?);
+    let from_the_end =
+        Tensor::arange(0, columns as u32, rows.device())?.to_dtype(DType::F32)?.affine(-1.0, columns as f64)?;
+    let from_the_end = from_the_end.unsqueeze(0)?.broadcast_as(rows.shape())?;
+    let nothing = Tensor::new(0f32, rows.device())?.broadcast_as(rows.shape())?;
+    rows.broadcast_eq(&largest)?.where_cond(&from_the_end, &nothing)?.argmax_keepdim(D::Minus1)
 }
 
 impl CumulativeSum {
@@ -122,13 +131,14 @@ impl CumulativeSum {
         self.ranks.elem_count()
     }
 
-    /// The first weight of each row of `weights` (R × n) at which the running sum passes its quantile (R × 1); where
-    /// rounding leaves none, the last that is not 0. Also the sum of the weights before it. Both (R × 1).
+    /// The first weight of each row of `weights` (R × n, each at most [`CHUNK`]) at which the cumulative sum passes its target
+    /// (R × 1); where rounding leaves none, the largest. Also the sum of the weights before it. Both (R × 1).
     fn search(&self, weights: &Tensor, targets: &Tensor) -> Result<(Tensor, Tensor)> {
         let (sums, n) = (weights.matmul(&self.ones)?, self.len() as f64);
         let ranks = self.ranks.broadcast_as(weights.shape())?;
-        // The first that passes has the highest score, then the last that does not.
-        let scores = sums.broadcast_gt(targets)?.where_cond(&ranks.affine(-1.0, 2.0 * n)?, &ranks)?;
+        // Of those that pass, the first has the highest score; all others have at most 1.
+        let scores =
+            sums.broadcast_gt(targets)?.where_cond(&ranks.affine(-1.0, n + 1.0)?, &(weights / CHUNK as f64)?)?;
         let nothing = Tensor::new(-1f32, weights.device())?.broadcast_as(weights.shape())?;
         let picked = weights.gt(0f32)?.where_cond(&scores, &nothing)?.argmax_keepdim(D::Minus1)?;
         let below = (sums.gather(&picked, 1)? - weights.gather(&picked, 1)?)?;
@@ -202,7 +212,7 @@ mod tests {
         }
     }
 
-    /// Heights at both ends, and where a running sum is reached exactly: never a token of weight 0.
+    /// Heights at both ends, and where a cumulative sum is reached exactly: never a token of weight 0.
     #[test]
     fn only_possible_tokens_are_drawn_at_any_quantile() {
         let weights = [0.0f32, 0.25, 0.0, 0.0, 0.5, 0.25, 0.0, 0.0];
@@ -219,7 +229,18 @@ mod tests {
         check(0.75, 5, 0.75);
         check(0.999, 5, 0.75);
         // As rounding may leave it.
-        check(1.0, 5, 0.75);
+        check(1.0, 4, 0.25);
+    }
+
+    #[test]
+    fn of_equally_likely_tokens_the_first_is_the_greedy_one() {
+        let mut logits = logits(2, 1300);
+        logits[0][7] = 50.0;
+        logits[0][1100] = 50.0;
+        logits[1].fill(-3.0);
+        let mut samplers = [1, 2].map(|seed| Sampler::new(seed, &Sampling::new(0.0, vec![])));
+        let tokens: Vec<u32> = drawn(&logits, &mut samplers).iter().map(|draw| draw.token).collect();
+        assert_eq!(tokens, [7, 0]);
     }
 
     #[test]
