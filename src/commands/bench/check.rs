@@ -53,7 +53,7 @@ struct Measured {
 /// Samples, compares, prints a table and writes `json`.
 ///
 /// # Errors
-/// If the engine is off by more than the bound of its number format; and what loading or sampling fails with.
+/// If the engine is off by more than the bound of its number formats; and what loading or sampling fails with.
 pub async fn run(config: RunConfig, json: Option<&Path>) -> Result<()> {
     let base = Base::load(config)?;
     let case = cases(&base.config.bench, base.decoder.max_position_embeddings)?[0];
@@ -72,11 +72,11 @@ fn verdict(measured: &[Measured]) -> Result<()> {
     match measured.iter().find(|it| !it.passed) {
         Some(it) => bail!(
             "the engine does not compute what the model says: its log-probabilities differ from those of {} by up to {:.3}, \
-             relative error {:.3}; for {:?} the bounds are {} and {}. Do not train with this engine on this device",
+             relative error {:.3}; for {} the bounds are {} and {}. Do not train with this engine on this device",
             it.reference,
             it.max_difference,
             it.relative_error,
-            it.subject.dtype,
+            it.subject.sampler(),
             it.max_difference_bound,
             it.relative_error_bound
         ),
@@ -117,7 +117,7 @@ impl WithEngine for Together {
 /// The engine is gone by now: its memory is the trainer's.
 fn compare(base: &Base, adapter: &Adapter, case: Case, samples: &[Sample], seconds: f64) -> Result<Vec<Measured>> {
     let subject = Subject::new("check", &base.config, &base.decoder);
-    let bound = Bound::of(subject.dtype);
+    let bound = Bound::of(subject.dtype, subject.quantization);
     let sampled: usize = samples.iter().map(|sample| sample.completion.len()).sum();
     let against = |reference: &str, base: &Base, samples: &[Sample]| -> Result<Measured> {
         let agreement = Agreement::new(samples, &trainer_of(base, adapter)?.score(samples)?);
@@ -171,7 +171,7 @@ fn table(measured: &[Measured]) -> Table {
     ]);
     for m in measured {
         table.add_row([
-            format!("{:?} {:?} on {:?}", m.subject.engine, m.subject.dtype, m.subject.device).to_lowercase(),
+            format!("{} on {:?}", m.subject.sampler(), m.subject.device).to_lowercase(),
             m.reference.clone(),
             m.sequences.to_string(),
             m.tokens.to_string(),
@@ -207,7 +207,7 @@ mod tests {
         let measured = compare(&base, &random_adapter(&base, 1)?, case, &samples, seconds)?;
         assert_eq!((measured.len(), measured[0].sequences, measured[0].passed), (1, 6, false));
         let problem = verdict(&measured).expect_err("it is wrong").to_string();
-        assert!(problem.contains("for F32 the bounds are 0.01 and 0.005. Do not train"), "{problem}");
+        assert!(problem.contains("for native f32 the bounds are 0.01 and 0.005. Do not train"), "{problem}");
         Ok(())
     }
 }

@@ -15,7 +15,7 @@ use anyhow::Result;
 use candle_core::{Device, Tensor};
 use engine::decoder::DecoderConfig;
 use engine::sampler::mix_seed;
-use engine::{Adapter, Precision};
+use engine::{Adapter, Precision, Quantization};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,8 @@ pub struct Subject {
     pub device: DeviceKind,
     /// What the engine really computes in.
     pub dtype: Precision,
+    /// How the engine's matrices are packed.
+    pub quantization: Quantization,
     pub model: String,
 }
 
@@ -55,8 +57,18 @@ impl Subject {
             engine: config.engine.resolved_kind(decoder),
             device: config.engine.device,
             dtype: engine_precision(config, decoder),
+            quantization: config.engine.quantization,
             model: config.model.display().to_string(),
         }
+    }
+
+    /// The engine and the formats of its numbers, as tables show them.
+    fn sampler(&self) -> String {
+        match self.quantization {
+            Quantization::None => format!("{:?} {:?}", self.engine, self.dtype),
+            packed => format!("{:?} {:?} {packed:?}", self.engine, self.dtype),
+        }
+        .to_lowercase()
     }
 }
 

@@ -294,7 +294,7 @@ fn table(measured: &[Measured]) -> Table {
     for m in measured {
         let or_dash = |ms: Option<f64>| ms.map_or("–".into(), |ms| format!("{ms:.2}"));
         table.add_row([
-            format!("{:?} {:?}", m.subject.engine, m.subject.dtype).to_lowercase(),
+            m.subject.sampler(),
             format!("{} × {}", m.prompts, m.group_size),
             format!("{} + {}", m.prompt_tokens, m.new_tokens),
             format!("{:.0}", m.tokens_per_s),

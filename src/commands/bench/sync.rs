@@ -140,7 +140,7 @@ fn table(m: &Measured) -> Table {
         "card MB",
     ]);
     table.add_row([
-        format!("{:?} {:?}", m.subject.engine, m.subject.dtype).to_lowercase(),
+        m.subject.sampler(),
         format!("{:.1}", m.adapter_mb),
         format!("{:.3} / {:.3} / {:.3}", m.seconds_min, m.seconds, m.seconds_max),
         m.sequences.to_string(),
