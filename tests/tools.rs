@@ -557,6 +557,7 @@ fn a_step_s_arithmetic_is_measured_at_each_length() {
 fn publishes_and_whole_steps_are_measured() {
     let (_model, _folder, config) = benched();
     let sync = &measured("sync", &config, &[])[0];
+    assert_eq!(sync["sync"], "side_by_side");
     assert_eq!((sync["publishes"].as_u64(), sync["sequences"].as_u64()), (Some(2), Some(6)));
     // f32 numbers and a table of contents.
     let (numbers, size) = (sync["adapter_parameters"].as_f64().unwrap(), sync["adapter_mb"].as_f64().unwrap());
@@ -565,9 +566,10 @@ fn publishes_and_whole_steps_are_measured() {
         sync["seconds_min"].as_f64() <= sync["seconds"].as_f64()
             && sync["seconds"].as_f64() <= sync["seconds_max"].as_f64()
     );
-    let steps = measured("pipeline", &config, &["max_steps=2"]);
+    let steps = measured("pipeline", &config, &["max_steps=2", "engine.sync=reload"]);
     assert_eq!(steps.iter().map(|step| step["step"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2]);
     for step in &steps {
+        assert_eq!(step["sync"], "reload");
         let parts = ["generate_seconds", "train_seconds", "publish_seconds"].map(|part| step[part].as_f64().unwrap());
         assert!(
             parts.iter().all(|part| *part > 0.0) && parts.iter().sum::<f64>() < step["seconds"].as_f64().unwrap() * 1.5
@@ -618,6 +620,10 @@ fn the_script_for_gpus_runs_on_a_cpu() {
     let engines = ENGINES.len();
     assert_eq!((with("check"), with("train"), with("pipeline")), (vec![1; engines], vec![2; 3], vec![2; engines]));
     assert_eq!((with("rollout"), with("sync").len()), (vec![1; 4 * engines], if engines == 2 { 7 } else { 3 }));
+    for part in parts.iter().filter(|part| part["results"][0]["bench"] == "sync") {
+        let (name, mode) = (part["part"].as_str().unwrap(), part["results"][0]["sync"].as_str().unwrap());
+        assert!(name.starts_with("sync-large") || name.ends_with(mode), "{part}");
+    }
 
     // A program that fails is recorded, and every part still has its turn.
     let failing = folder.path().join("false");

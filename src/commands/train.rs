@@ -32,7 +32,13 @@ use crate::train::worker::TrainerHandle;
 /// Wrong input before anything is written; the first failure of any stage afterwards.
 pub async fn run(config: RunConfig, out: &Path, resume: bool, stop: watch::Receiver<bool>) -> Result<()> {
     let since = Instant::now();
-    let (end, shared) = run_in(config, out, resume, stop).await?;
+    // Before the model is read, which takes long where it is large.
+    let checkpoint = if resume { Some(Checkpoint::load_latest(out)?) } else { None };
+    match &checkpoint {
+        Some(_) => RunDir::check_same(out, &config)?,
+        None => RunDir::check_free(out)?,
+    }
+    let (end, shared) = run_in(Setup::for_training(config)?, out, checkpoint, stop).await?;
     if let End::Finished { first: Some(first), last: Some(last) } = &end {
         run_log::say(&format!("\n{}", progress::final_table(first, last, &shared.scheduler().ledger().trained)));
     }
@@ -44,20 +50,13 @@ pub async fn run(config: RunConfig, out: &Path, resume: bool, stop: watch::Recei
     Ok(())
 }
 
-/// The same, without the table and the report at the end.
+/// Goes on from `checkpoint`, or begins, in a folder that was found fit for it; without the table and the report at the end.
 pub(super) async fn run_in(
-    config: RunConfig,
+    setup: Setup,
     out: &Path,
-    resume: bool,
+    checkpoint: Option<Checkpoint>,
     stop: watch::Receiver<bool>,
 ) -> Result<(End, Arc<Shared>)> {
-    // Before the model is read, which takes long where it is large.
-    let checkpoint = if resume { Some(Checkpoint::load_latest(out)?) } else { None };
-    match &checkpoint {
-        Some(_) => RunDir::check_same(out, &config)?,
-        None => RunDir::check_free(out)?,
-    }
-    let setup = Setup::for_training(config)?;
     let trainer = match &checkpoint {
         Some(checkpoint) => restore(setup.trainer()?, checkpoint, out)?,
         None => setup.trainer()?,

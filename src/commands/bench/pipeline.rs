@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use comfy_table::Table;
-use engine::decoder::DecoderConfig;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -17,15 +16,17 @@ use tokio::sync::watch;
 use super::card::{MemoryWatch, shown_mb};
 use super::{Subject, write_json};
 use crate::commands::train;
-use crate::config::run::RunConfig;
-use crate::setup;
-use crate::{hub, progress};
+use crate::config::run::{RunConfig, SyncMode};
+use crate::setup::Setup;
+use crate::{budget, progress};
 
 /// One step.
 #[derive(Debug, Clone, Serialize)]
 struct Measured {
     #[serde(flatten)]
     subject: Subject,
+    /// What `engine.sync` came to: how trainer and engine share the device.
+    sync: SyncMode,
     step: u64,
     sequences: usize,
     /// Not the same for all prompts: `null`.
@@ -51,18 +52,16 @@ struct Measured {
 /// As `train`.
 pub async fn run(mut config: RunConfig, json: Option<&Path>) -> Result<()> {
     (config.eval.interval, config.ckpt.interval) = (0, 0);
-    setup::check_model(&config)?;
-    let decoder = DecoderConfig::load(&hub::folder(&config.model)?)?;
     let (memory, folder) = (MemoryWatch::start(&config.engine), Folder::new());
+    let setup = Setup::for_training(config.clone())?;
+    let (subject, sync) = (Subject::new("pipeline", &config, &setup.decoder), setup.share.sync);
     let (_stop, stopped) = watch::channel(false);
-    train::run_in(config.clone(), &folder.0, false, stopped).await?;
+    train::run_in(setup, &folder.0, None, stopped).await?;
     let lines = fs::read_to_string(folder.0.join("metrics.jsonl")).context("reading the run's metrics")?;
     let mut measured = Vec::new();
     for line in lines.lines() {
-        measured.push(Measured {
-            peak_device_mb: memory.peak_mb(),
-            ..step(&config, &decoder, &serde_json::from_str(line)?)
-        });
+        let step = step(&config, subject.clone(), sync, &serde_json::from_str(line)?);
+        measured.push(Measured { peak_device_mb: memory.peak_mb(), ..step });
     }
     println!("{}", table(&measured));
     write_json(json, &measured)
@@ -84,10 +83,11 @@ impl Drop for Folder {
 }
 
 /// A line of the run's metrics.
-fn step(config: &RunConfig, decoder: &DecoderConfig, line: &Value) -> Measured {
+fn step(config: &RunConfig, subject: Subject, sync: SyncMode, line: &Value) -> Measured {
     let number = |name: &str| line[name].as_f64().unwrap_or(0.0);
     Measured {
-        subject: Subject::new("pipeline", config, decoder),
+        subject,
+        sync,
         step: number("step") as u64,
         sequences: config.batch_size * config.group_size,
         prompt_tokens: None,
@@ -106,6 +106,7 @@ fn step(config: &RunConfig, decoder: &DecoderConfig, line: &Value) -> Measured {
 fn table(measured: &[Measured]) -> Table {
     let mut table = progress::table([
         "step",
+        "sync",
         "sequences",
         "mean tokens",
         "step s",
@@ -119,6 +120,7 @@ fn table(measured: &[Measured]) -> Table {
     for m in measured {
         table.add_row([
             m.step.to_string(),
+            budget::name(m.sync).to_string(),
             m.sequences.to_string(),
             format!("{:.0}", m.mean_new_tokens),
             format!("{:.2}", m.seconds),

@@ -18,13 +18,15 @@ use crate::agreement::sample_together;
 use crate::config::run::{RunConfig, SyncMode};
 use crate::metrics::memory_mb;
 use crate::setup::{Base, WithEngine, with_engine};
-use crate::{predict, progress};
+use crate::{budget, predict, progress};
 
 /// The engine on the first combination of the grid.
 #[derive(Debug, Clone, Serialize)]
 struct Measured {
     #[serde(flatten)]
     subject: Subject,
+    /// How the policy gets into mistral.rs.
+    sync: SyncMode,
     /// Sampled after each publish.
     sequences: usize,
     prompt_tokens: usize,
@@ -91,6 +93,7 @@ impl WithEngine for Measure {
         let config = &base.config;
         Ok(Measured {
             subject: Subject::new("sync", config, &base.decoder),
+            sync: base.share.sync,
             sequences: case.prompts * case.group_size,
             prompt_tokens: case.prompt_tokens,
             new_tokens: case.new_tokens,
@@ -111,7 +114,7 @@ impl WithEngine for Measure {
 impl Measure {
     async fn round<E: Engine>(&self, engine: &Arc<E>, step: u64, adapter: Adapter) -> Result<Round> {
         let (hash, since) = (adapter.hash.clone(), Instant::now());
-        if self.base.config.engine.sync == SyncMode::Alternate {
+        if self.base.share.sync == SyncMode::Alternate {
             engine.suspend().await.context("unloading the engine")?;
         }
         let loaded = engine.publish(step, adapter).await.context("publishing")?;
@@ -130,6 +133,7 @@ impl Measure {
 fn table(m: &Measured) -> Table {
     let mut table = progress::table([
         "engine",
+        "sync",
         "adapter MB",
         "publish s min / median / max",
         "sequences",
@@ -141,6 +145,7 @@ fn table(m: &Measured) -> Table {
     ]);
     table.add_row([
         m.subject.sampler(),
+        budget::name(m.sync).to_string(),
         format!("{:.1}", m.adapter_mb),
         format!("{:.3} / {:.3} / {:.3}", m.seconds_min, m.seconds, m.seconds_max),
         m.sequences.to_string(),
