@@ -25,7 +25,7 @@ use crate::{budget, predict, progress};
 struct Measured {
     #[serde(flatten)]
     subject: Subject,
-    /// How the policy gets into mistral.rs.
+    /// What `engine.sync` came to: how trainer and engine share the device.
     sync: SyncMode,
     /// Sampled after each publish.
     sequences: usize,
