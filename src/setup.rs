@@ -289,7 +289,7 @@ impl Base {
             max_new_tokens: self.config.engine.max_new_tokens,
         };
         let (device, decoder, weights) = (self.device.clone(), self.decoder.clone(), self.weights.clone());
-        Ok(Trainer::on(device, decoder, weights, self.lora_config(), settings, self.config.seed)?)
+        Ok(Trainer::new(device, decoder, weights, self.lora_config(), settings, self.config.seed)?)
     }
 
     fn lora_config(&self) -> Arc<LoraConfig> {

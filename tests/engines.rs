@@ -34,7 +34,7 @@ fn trainer(model: &Path) -> Trainer {
         updates_per_step: 1,
         total_updates: 2,
     };
-    Trainer::new(decoder, weights, Arc::new(lora), settings, 1).unwrap()
+    Trainer::new(candle_core::Device::Cpu, decoder, weights, Arc::new(lora), settings, 1).unwrap()
 }
 
 fn native(model: &Path, trainer: &Trainer) -> Arc<Native> {

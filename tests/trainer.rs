@@ -124,7 +124,7 @@ fn settings_without_kl() -> TrainerSettings {
 /// A trainer whose adapter changes nothing.
 fn fresh_trainer(settings: TrainerSettings) -> Trainer {
     let Model { config, weights, .. } = model();
-    Trainer::new(config, weights, adapter().config, settings, 1).unwrap()
+    Trainer::new(Device::Cpu, config, weights, adapter().config, settings, 1).unwrap()
 }
 
 /// A trainer that starts from PEFT's adapter.
@@ -282,7 +282,8 @@ fn frozen_weights_may_have_16_bits() {
     let settings = unclipped(settings());
     let weights = Weights::load(&golden("model"), &model().config, DType::F16, &Device::Cpu).unwrap();
     let half = || {
-        let fresh = Trainer::new(model().config, weights.clone(), adapter().config, settings.clone(), 1).unwrap();
+        let fresh =
+            Trainer::new(Device::Cpu, model().config, weights.clone(), adapter().config, settings.clone(), 1).unwrap();
         let state = TrainerState { adapter: adapter(), ..fresh.state().unwrap() };
         fresh.restore(&state).unwrap()
     };
@@ -845,7 +846,8 @@ fn a_step_in_a_process_of_its_own() {
     let settings = settings_of(|trainer| {
         (trainer.micro_batch_tokens, trainer.recompute) = (usize::MAX, Recompute::Always);
     });
-    let mut trainer = Trainer::new(config, weights, adapter().config, settings, 1).unwrap().on_plain_operators();
+    let mut trainer =
+        Trainer::new(Device::Cpu, config, weights, adapter().config, settings, 1).unwrap().on_plain_operators();
     let sample = |advantage| Sample {
         prompt: vec![1; PROMPT].into(),
         completion: vec![2; COMPLETION],

@@ -109,20 +109,9 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// A trainer whose adapter changes nothing yet; `seed` draws its A matrices.
+    /// A trainer on `device` whose adapter changes nothing yet; `seed` draws its A matrices. Base weights that are elsewhere
+    /// stay there and have to be fetched to compute: [`Trainer::fetched`].
     pub fn new(
-        decoder: DecoderConfig,
-        weights: Weights,
-        lora: Arc<LoraConfig>,
-        settings: TrainerSettings,
-        seed: u64,
-    ) -> Result<Self> {
-        let device = weights.norm.device().clone();
-        Self::on(device, decoder, weights, lora, settings, seed)
-    }
-
-    /// The same on `device`. Base weights that are elsewhere stay there and have to be fetched to compute: [`Trainer::fetched`].
-    pub fn on(
         device: Device,
         decoder: DecoderConfig,
         weights: Weights,
