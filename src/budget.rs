@@ -10,12 +10,11 @@ mod table;
 use engine::CacheFormat;
 use engine::decoder::{DecoderConfig, Module};
 use engine::kernels::LANES;
-use engine::native::DEVICE_PREFILL_TOKENS;
+use engine::native::{DEVICE_LOGITS, DEVICE_PREFILL_TOKENS};
 
 use crate::config::run::{EngineKind, RunConfig, SyncMode};
 use crate::error::InputError;
 use crate::predict::{self, cached_numbers, weight_bytes};
-use crate::train::ops::PLAIN_LOGITS;
 pub use card::{Card, known_card};
 pub use table::describe;
 
@@ -147,7 +146,7 @@ fn native_sampling(config: &RunConfig, model: &DecoderConfig) -> usize {
     // An adapter, and SwiGLU, take and give f32.
     let wide = 4 * 2 * model.intermediate_size;
     let stream = rows * (numbers * (attention_widths(model) + 3 * model.intermediate_size) + wide);
-    stream + (numbers + 6 * 4) * (sequences * model.vocab_size).min(PLAIN_LOGITS)
+    stream + (numbers + 6 * 4) * (sequences * model.vocab_size).min(DEVICE_LOGITS)
 }
 
 /// Numbers that a row has beside the MLP's: the residual stream as it comes and normed, and what attention takes and gives.

@@ -57,6 +57,9 @@ impl NativeSettings {
 /// Most tokens of prompts that are computed in a step on a device, beside those that decode.
 pub const DEVICE_PREFILL_TOKENS: usize = DeviceModel::PREFILL_TOKENS;
 
+/// Most logits that stand in memory at a time on a device, there once as they come and six times in f32.
+pub const DEVICE_LOGITS: usize = device::LOGITS;
+
 /// The least memory of a key-value cache, in bytes, for requests of at most `tokens`, prompt and completion together.
 pub fn cache_bytes(config: &DecoderConfig, tokens: usize) -> usize {
     Layout::blocks_of_request(tokens) * Layout::of(config).block_bytes()
@@ -132,7 +135,8 @@ impl Native {
         adapter: Adapter,
     ) -> Result<Self, EngineError> {
         let device = weights.norm.device().clone();
-        let blocks = settings.cache_bytes / device::block_bytes(&config, weights.norm.dtype());
+        let block_bytes = weights.norm.dtype().size_in_bytes() * Layout::of(&config).block_len();
+        let blocks = settings.cache_bytes / block_bytes;
         let model = DeviceModel::new(config.clone(), weights, blocks)?;
         Self::run(config, device, settings.max_sequences, adapter, |policy| {
             Scheduler::new(model, policy, settings.max_sequences, Slots::default(), blocks)

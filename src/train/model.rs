@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 use engine::decoder::{DecoderConfig, LayerWeights, Linear, Module, Rope, Weights};
 
 use super::lora::Lora;
-use super::ops::{Attention, Entropy, Heads, Operators};
+use super::ops::{Attention, Entropy, Operators};
 use super::packed::Packed;
 
 /// A decoder.
@@ -62,14 +62,12 @@ impl Model {
         Ok(Rows {
             tokens: Tensor::new(packed.tokens.as_slice(), norm.device())?,
             angles: (angles(&cos)?, angles(&sin)?),
-            attention: self.operators().attention(self.heads(), packed.segments.as_slice().into(), norm.device())?,
+            attention: self.operators().attention(
+                self.config.heads(),
+                packed.segments.as_slice().into(),
+                norm.device(),
+            )?,
         })
-    }
-
-    fn heads(&self) -> Heads {
-        let DecoderConfig { num_attention_heads: query, num_key_value_heads: key_value, head_dim: dim, .. } =
-            self.config;
-        Heads { query, key_value, dim }
     }
 
     /// The residual stream before the first block, (N × D).

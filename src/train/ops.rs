@@ -13,35 +13,11 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
 
+pub use engine::decoder::Heads;
+
 pub use self::plain::attention::{Blocks, SCORES};
 pub use self::plain::head::LOGITS as PLAIN_LOGITS;
 use super::packed::Segment;
-
-/// How attention is divided into heads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Heads {
-    /// H, a multiple of `key_value`.
-    pub query: usize,
-    /// K.
-    pub key_value: usize,
-    /// d, the width of one head.
-    pub dim: usize,
-}
-
-impl Heads {
-    /// Query heads that share a key-value head.
-    pub fn group(self) -> usize {
-        self.query / self.key_value
-    }
-
-    pub fn query_width(self) -> usize {
-        self.query * self.dim
-    }
-
-    pub fn key_value_width(self) -> usize {
-        self.key_value * self.dim
-    }
-}
 
 /// Logits that one fused head keeps in memory at a time.
 pub const LOGITS: usize = 4 << 20;

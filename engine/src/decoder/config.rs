@@ -239,6 +239,10 @@ impl DecoderConfig {
         token_ids(&self.eos_token_id)
     }
 
+    pub fn heads(&self) -> Heads {
+        Heads { query: self.num_attention_heads, key_value: self.num_key_value_heads, dim: self.head_dim }
+    }
+
     /// Input and output width of a linear layer of a block.
     pub fn linear_shape(&self, module: Module) -> (usize, usize) {
         let (d, f) = (self.hidden_size, self.intermediate_size);
@@ -277,6 +281,32 @@ fn token_ids(value: &Value) -> Vec<u32> {
         value => value.as_u64().into_iter().collect::<Vec<_>>(),
     };
     ids.into_iter().map(|id| id as u32).collect()
+}
+
+/// How attention is divided into heads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    /// H, a multiple of `key_value`.
+    pub query: usize,
+    /// K.
+    pub key_value: usize,
+    /// d, the width of one head.
+    pub dim: usize,
+}
+
+impl Heads {
+    /// Query heads that share a key-value head.
+    pub fn group(self) -> usize {
+        self.query / self.key_value
+    }
+
+    pub fn query_width(self) -> usize {
+        self.query * self.dim
+    }
+
+    pub fn key_value_width(self) -> usize {
+        self.key_value * self.dim
+    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ pub mod ops;
 mod rope;
 mod weights;
 
-pub use config::{Architecture, DecoderConfig};
+pub use config::{Architecture, DecoderConfig, Heads};
 pub use module::Module;
 pub use rope::Rope;
 pub use weights::{LayerWeights, Linear, Weights, has_weights, number_formats, weight_files};

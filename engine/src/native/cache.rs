@@ -42,8 +42,8 @@ impl Layout {
         Self { layers: config.num_hidden_layers, kv_heads: config.num_key_value_heads, head_dim: config.head_dim }
     }
 
-    /// f32 values in a block.
-    fn block_len(&self) -> usize {
+    /// Numbers in a block.
+    pub fn block_len(&self) -> usize {
         2 * self.layers * self.kv_heads * self.head_dim * LANES
     }
 

@@ -49,3 +49,12 @@ pub enum Want<'a> {
     /// The next token.
     Sample(&'a mut Sampler, &'a mut Draw),
 }
+
+/// The pieces that want something, each with its last row, where the rows of all pieces follow each other.
+pub fn wanted<'p, 'a, B>(pieces: &'p mut [Piece<'a, B>]) -> Vec<(usize, &'p mut Want<'a>)> {
+    let ends = pieces.iter_mut().scan(0, |end, piece| {
+        *end += piece.tokens.len();
+        Some((*end - 1, &mut piece.want))
+    });
+    ends.filter(|(_, want)| !matches!(want, Want::Nothing)).collect()
+}

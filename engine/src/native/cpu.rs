@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Storage, Tensor};
 use rayon::prelude::*;
 
 use super::cache::{Block, Layout};
-use super::compute::{Compute, Piece as Pieced, Want};
+use super::compute::{Compute, Piece as Pieced, Want, wanted};
 use super::lora::Lora;
 use crate::decoder::{DecoderConfig, LayerWeights, Linear, Module, Rope, Weights};
 use crate::kernels::{self, LANES, Split};
@@ -305,13 +305,7 @@ impl Pass<'_, '_> {
     fn answer(&mut self) {
         let (config, n) = (&self.model.config, self.n);
         let d = config.hidden_size;
-        let (mut wanted, mut end): (Vec<(usize, &mut Want)>, usize) = (Vec::new(), 0);
-        for piece in &mut self.pieces {
-            end += piece.tokens.len();
-            if !matches!(piece.want, Want::Nothing) {
-                wanted.push((end - 1, &mut piece.want));
-            }
-        }
+        let wanted = wanted(&mut self.pieces);
         if wanted.is_empty() {
             return;
         }

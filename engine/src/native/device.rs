@@ -18,17 +18,15 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::cache::Store;
-use super::compute::{Compute, Piece as Pieced, Want};
+use super::compute::{Compute, Piece as Pieced, wanted};
 use super::lora::Lora;
 use crate::decoder::{DecoderConfig, LayerWeights, Linear, Module, Rope, Weights, ops};
 use crate::kernels::LANES;
 use cache::{Cache, Seen};
 use sampling::DeviceSampler;
 
-pub use cache::block_bytes;
-
 /// Logits that stand in memory at a time.
-const LOGITS: usize = 64 << 20;
+pub const LOGITS: usize = 64 << 20;
 
 /// A place in a device's cache.
 #[derive(Debug)]
@@ -147,16 +145,9 @@ impl DeviceModel {
 
     /// Gives the pieces what they want, so many at a time that [`LOGITS`] stand in memory.
     fn answer(&self, pieces: &mut [Piece], hidden: &Tensor) -> Result<()> {
-        let mut end = 0;
-        let mut wanted: Vec<(u32, &mut Want)> = Vec::new();
-        for piece in pieces {
-            end += piece.tokens.len();
-            if !matches!(piece.want, Want::Nothing) {
-                wanted.push((end as u32 - 1, &mut piece.want));
-            }
-        }
+        let mut wanted = wanted(pieces);
         for wanted in wanted.chunks_mut((LOGITS / self.config.vocab_size).max(1)) {
-            let rows: Vec<u32> = wanted.iter().map(|(row, _)| *row).collect();
+            let rows: Vec<u32> = wanted.iter().map(|(row, _)| *row as u32).collect();
             let rows = Tensor::new(rows.as_slice(), hidden.device())?;
             let normed = ops::rms_norm(&hidden.index_select(&rows, 0)?, &self.weights.norm, self.config.rms_norm_eps)?;
             let logits = ops::linear(&normed, &self.weights.lm_head, None)?.to_dtype(DType::F32)?;

@@ -7,22 +7,8 @@ use candle_core::{DType, Device, Result, Tensor};
 #[cfg(feature = "cuda")]
 use super::paged;
 use super::plain;
-use crate::decoder::DecoderConfig;
+use crate::decoder::{DecoderConfig, Heads};
 use crate::kernels::LANES;
-
-/// Bytes of a block's keys and values of all layers, in `dtype`.
-pub fn block_bytes(config: &DecoderConfig, dtype: DType) -> usize {
-    2 * dtype.size_in_bytes() * LANES * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-}
-
-/// How attention is divided into heads.
-#[derive(Debug, Clone, Copy)]
-pub struct Heads {
-    pub query: usize,
-    pub key_value: usize,
-    /// The width of one head.
-    pub dim: usize,
-}
 
 /// What each of N rows sees, the same in every layer.
 pub struct Seen {
@@ -107,8 +93,7 @@ impl Cache {
     /// # Errors
     /// If the device has no room.
     pub fn new(config: &DecoderConfig, blocks: usize, dtype: DType, device: &Device) -> Result<Self> {
-        let DecoderConfig { num_attention_heads: query, num_key_value_heads: key_value, head_dim: dim, .. } = *config;
-        let heads = Heads { query, key_value, dim };
+        let heads = config.heads();
         let way = Way::best(heads, device);
         let (keys, values) = match way {
             Way::Plain => plain::shapes(heads),

@@ -3,7 +3,8 @@
 use candle_core::{DType, Result, Tensor};
 use mistralrs_paged_attn::{paged_attention, reshape_and_cache};
 
-use super::cache::{Heads, Seen};
+use super::cache::Seen;
+use crate::decoder::Heads;
 use crate::kernels::LANES;
 
 /// The widths of a head that the kernels were compiled for.
@@ -49,5 +50,5 @@ pub fn attend((keys, values): (&Tensor, &Tensor), q: &Tensor, heads: Heads, seen
         paged_attention(&q?, None, None, keys, values, &tables?, &lengths?, None, seen.longest, scale, 1.0, None)
     };
     let all = (0..n).step_by(height).map(some).collect::<Result<Vec<_>>>()?;
-    Tensor::cat(&all, 0)?.reshape((n, heads.query * heads.dim))
+    Tensor::cat(&all, 0)?.reshape((n, heads.query_width()))
 }

@@ -2,7 +2,8 @@
 
 use candle_core::{D, DType, Result, Tensor};
 
-use super::cache::{Heads, Seen};
+use super::cache::Seen;
+use crate::decoder::Heads;
 use crate::kernels::LANES;
 
 /// Keys that are gathered at a time.
@@ -10,7 +11,7 @@ const GATHERED: usize = 8 << 20;
 
 /// Of a block's keys, and of its values: token by token.
 pub fn shapes(heads: Heads) -> (Vec<usize>, Vec<usize>) {
-    let shape = vec![LANES, heads.key_value * heads.dim];
+    let shape = vec![LANES, heads.key_value_width()];
     (shape.clone(), shape)
 }
 
@@ -22,7 +23,7 @@ pub fn write(memory: &Tensor, x: &Tensor, slots: &Tensor) -> Result<()> {
 }
 
 pub fn attend((keys, values): (&Tensor, &Tensor), q: &Tensor, heads: Heads, seen: &Seen) -> Result<Tensor> {
-    let (n, width) = (q.dim(0)?, heads.key_value * heads.dim);
+    let (n, width) = (q.dim(0)?, heads.key_value_width());
     let tokens = seen.longest.next_multiple_of(LANES);
     let positions = Tensor::arange(0, tokens as u32, q.device())?.unsqueeze(0)?;
     let height = (GATHERED / (tokens * width)).clamp(1, n);
@@ -36,8 +37,7 @@ pub fn attend((keys, values): (&Tensor, &Tensor), q: &Tensor, heads: Heads, seen
         };
         let lengths = seen.lengths.narrow(0, start, rows)?.unsqueeze(1)?;
         let is_seen = positions.broadcast_lt(&lengths)?.reshape((rows, 1, 1, tokens))?;
-        let group = heads.query / heads.key_value;
-        let q = q.narrow(0, start, rows)?.contiguous()?.reshape((rows, heads.key_value, group, heads.dim))?;
+        let q = q.narrow(0, start, rows)?.contiguous()?.reshape((rows, heads.key_value, heads.group(), heads.dim))?;
         let scores = (q.matmul(&gather(keys)?.t()?)?.to_dtype(DType::F32)? / (heads.dim as f64).sqrt())?;
         let hidden = Tensor::new(f32::NEG_INFINITY, q.device())?.broadcast_as(scores.shape())?;
         let weights = is_seen.broadcast_as(scores.shape())?.where_cond(&scores, &hidden)?;
@@ -46,7 +46,7 @@ pub fn attend((keys, values): (&Tensor, &Tensor), q: &Tensor, heads: Heads, seen
         let values = gather(values)?;
         let is_seen = is_seen.reshape((rows, 1, tokens, 1))?.broadcast_as(values.shape())?;
         let values = is_seen.where_cond(&values, &values.zeros_like()?)?;
-        weights.matmul(&values)?.reshape((rows, heads.query * heads.dim))
+        weights.matmul(&values)?.reshape((rows, heads.query_width()))
     };
     Tensor::cat(&(0..n).step_by(height).map(some).collect::<Result<Vec<_>>>()?, 0)
 }

@@ -70,8 +70,8 @@ impl DeviceSampler {
         let is_greedy = |query: &Query| query.temperature == 0.0;
         let scaled = logits.broadcast_div(&column(|it| if it.temperature == 0.0 { 1.0 } else { it.temperature })?)?;
         let shifted = scaled.broadcast_sub(&scaled.max_keepdim(D::Minus1)?)?;
-        let weights = shifted.exp()?;
-        let sums = self.chunked(&weights)?;
+        let weights = self.in_chunks(&shifted.exp()?)?;
+        let sums = weights.sum(D::Minus1)?;
         let total = sums.sum_keepdim(D::Minus1)?;
         let mut tokens = self.pick(&weights, &sums, &(&total * column(|it| it.quantile)?)?)?;
         if queries.iter().any(is_greedy) {
@@ -84,12 +84,7 @@ impl DeviceSampler {
         Ok(tokens.into_iter().zip(log_probs).map(draw).collect())
     }
 
-    /// The sum of each chunk of weights (R × V): (R × chunks).
-    fn chunked(&self, weights: &Tensor) -> Result<Tensor> {
-        self.in_chunks(weights)?.sum(D::Minus1)
-    }
-
-    /// (R × chunks × [`CHUNK`]), the last filled up with zeros.
+    /// Weights (R × V) as (R × chunks × [`CHUNK`]), the last chunk filled up with zeros.
     fn in_chunks(&self, weights: &Tensor) -> Result<Tensor> {
         let rows = weights.dim(0)?;
         let missing = self.chunks.len() * CHUNK - self.vocabulary;
@@ -97,14 +92,14 @@ impl DeviceSampler {
         whole.reshape((rows, self.chunks.len(), CHUNK))
     }
 
-    /// The tokens (R × 1) at which the cumulative sums of `weights` (R × V) pass `targets` (R × 1): first the chunk, then the
-    /// token in it.
+    /// The tokens (R × 1) at which the cumulative sums of `weights` (R × chunks × [`CHUNK`]) pass `targets` (R × 1): first the
+    /// chunk, by the `sums` of all (R × chunks), then the token in it.
     fn pick(&self, weights: &Tensor, sums: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let rows = weights.dim(0)?;
         let (chunk, below) = self.chunks.search(sums, targets)?;
         let firsts = Tensor::arange(0, rows as u32, weights.device())?.affine(self.chunks.len() as f64, 0.0)?;
         let at = (firsts.unsqueeze(1)? + &chunk)?.flatten_all()?;
-        let inside = self.in_chunks(weights)?.reshape(((), CHUNK))?.index_select(&at, 0)?;
+        let inside = weights.reshape(((), CHUNK))?.index_select(&at, 0)?;
         let (token, _) = self.tokens.search(&inside, &(targets - below)?)?;
         chunk.affine(CHUNK as f64, 0.0)? + token
     }
