@@ -97,7 +97,7 @@ async fn one_prompt<E: Engine>(
     (source, index): (usize, usize),
 ) -> Result<Vec<Sampled>> {
     let item = &data.sources[source].items[index];
-    let seed = engine::sampler::mix_seed(settings.seed, ((source as u64) << 32) + index as u64);
+    let seed = engine::seed::mix_seed(settings.seed, ((source as u64) << 32) + index as u64);
     let request = Request {
         prompt: item.prompt.clone(),
         group_size: settings.samples,

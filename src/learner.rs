@@ -256,7 +256,7 @@ impl<E: Engine> Learner<E> {
         }
         let items = &self.train_data.sources[step as usize % self.train_data.sources.len()].items;
         let prompt = items[step as usize % items.len()].prompt.clone();
-        let seed = engine::sampler::mix_seed(self.seed ^ 0xCA9A, step);
+        let seed = engine::seed::mix_seed(self.seed ^ 0xCA9A, step);
         let request = Request { prompt: prompt.clone(), group_size: 2, seed, sampling: self.sampling.clone() };
         let completions = match self.engine.generate(request).await {
             Ok(completions) => completions,

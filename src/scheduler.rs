@@ -264,7 +264,7 @@ impl Scheduler {
         self.weights = self.curriculum.weights(self.step, &self.in_flight);
         let arm = curriculum::draw(&self.weights, &mut self.rng);
         let row = self.rng.random_range(0..self.mixture.sizes[arm]);
-        let seed = engine::sampler::mix_seed(self.config.seed, self.next_id);
+        let seed = engine::seed::mix_seed(self.config.seed, self.next_id);
         let job = Job { id: self.next_id, arm, row, seed, refills: self.filtered / self.config.batch_size as u64 };
         let scores = self.curriculum.scores(self.step, &self.in_flight);
         let (step, seen, in_flight) = (self.step, self.ledger.observed, self.in_flight.clone());

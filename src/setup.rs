@@ -120,7 +120,7 @@ impl Setup {
         EvalSettings {
             sampling,
             samples: self.config.eval.samples,
-            seed: engine::sampler::mix_seed(self.config.data.seed, 0xE7A1),
+            seed: engine::seed::mix_seed(self.config.data.seed, 0xE7A1),
         }
     }
 

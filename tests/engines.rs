@@ -10,8 +10,8 @@ use dump_rl::train::trainer::{Sample, Trainer, TrainerConfig, TrainerSettings};
 use engine::adapter::LINEAR_LAYERS;
 use engine::decoder::{DecoderConfig, Weights};
 use engine::native::{Native, NativeSettings};
-use engine::sampler::mix_seed;
 use engine::scripted::Scripted;
+use engine::seed::mix_seed;
 use engine::{
     Completion, Engine, EngineError, Finish, LoraConfig, PolicyVersion, Precision, Request, Sampling, StopStrings,
 };

@@ -2,7 +2,7 @@
 //!
 //! An engine sees token ids, numbers and safetensors bytes; it knows nothing of tasks, rewards or training.
 //! - [`types`]: what goes in and out · [`adapter`]: a LoRA adapter and its hash · [`error`]
-//! - [`sampler`]: the one way a token is drawn · [`decoder`]: model configuration and weights, shared with the trainer
+//! - [`sampler`]: the one way a token is drawn · [`seed`]: seeds of its streams · [`decoder`]: model configuration and weights, shared with the trainer
 //! - [`kernels`]: the arithmetic of a decoder on a CPU, also the trainer's
 //! - [`native`]: our own · [`mistral`]: mistral.rs in process · [`scripted`]: a deterministic fake for tests
 
@@ -16,6 +16,7 @@ pub mod mistral;
 pub mod native;
 pub mod sampler;
 pub mod scripted;
+pub mod seed;
 pub mod types;
 
 use std::future::Future;

@@ -98,7 +98,7 @@ struct Answered {
 pub fn run(config: &RunConfig, mixture: &Mixture, seed: u64) -> Result<Curve, (String, String)> {
     let mut scheduler = Scheduler::new(SchedulerConfig { seed, ..SchedulerConfig::of(config) }, mixture.clone())?;
     let mut learner = Learner::new(&config.simulate, mixture.arms());
-    let mut rng = ChaCha8Rng::seed_from_u64(engine::sampler::mix_seed(seed, 1));
+    let mut rng = ChaCha8Rng::seed_from_u64(engine::seed::mix_seed(seed, 1));
     let interval = if config.eval.interval > 0 { config.eval.interval } else { config.max_steps.div_ceil(EVALUATIONS) };
     let mut points = vec![learner.point(&scheduler)];
     let (mut running, mut answers) = (BinaryHeap::new(), std::collections::BTreeMap::new());
@@ -149,7 +149,7 @@ impl<'a> Learner<'a> {
     /// The rewards of a group.
     fn answer(&self, job: &Job, group_size: usize, rng: &mut ChaCha8Rng) -> Vec<f32> {
         // The prompt's own difficulty: the same whenever the row is drawn, and in every run.
-        let row = engine::sampler::mix_seed(job.arm as u64, job.row as u64);
+        let row = engine::seed::mix_seed(job.arm as u64, job.row as u64);
         let success = self.success(job.arm, (row >> 11) as f64 / (1_u64 << 53) as f64);
         (0..group_size).map(|_| if rng.random::<f64>() < success { RIGHT } else { WRONG }).collect()
     }

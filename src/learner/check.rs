@@ -1,7 +1,7 @@
 //! Before the first step: does the engine, with several completions at a time, compute what the trainer computes?
 
 use anyhow::{Context, Result, ensure};
-use engine::sampler::mix_seed;
+use engine::seed::mix_seed;
 use engine::{Engine, Request, Sampling};
 
 use super::Learner;

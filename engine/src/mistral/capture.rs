@@ -206,7 +206,7 @@ pub fn first_line(problem: &str) -> String {
 mod tests {
     use super::super::slots::{Slot, Slots};
     use super::*;
-    use crate::sampler::mix_seed;
+    use crate::seed::mix_seed;
     use mistralrs::core::{CompletionChoice, CompletionResponse, Usage};
     use std::sync::Arc;
 

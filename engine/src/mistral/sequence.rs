@@ -9,7 +9,7 @@ use super::capture::{Bounds, Caller, Capture, Reply};
 use super::slots::Slot;
 use super::wave::Ticket;
 use crate::Request;
-use crate::sampler::mix_seed;
+use crate::seed::mix_seed;
 
 /// Where a sequence is in a model; given back on drop.
 pub enum Place {

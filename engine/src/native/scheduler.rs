@@ -17,7 +17,8 @@ use super::cache::{Layout, Pool, Prefixes, Store};
 use super::compute::{BlockOf, Compute, Piece, Want};
 use super::lora::Lora;
 use crate::kernels::LANES;
-use crate::sampler::{Draw, Sampler, mix_seed};
+use crate::sampler::{Draw, Sampler};
+use crate::seed::mix_seed;
 use crate::{Completion, EngineError, PolicyVersion, Request};
 
 /// Who waits for a group.

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use comfy_table::Table;
-use engine::sampler::mix_seed;
+use engine::seed::mix_seed;
 use engine::{Adapter, Engine, Precision, Quantization, Request, Sampling};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;

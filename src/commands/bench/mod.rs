@@ -14,7 +14,7 @@ use std::path::Path;
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use engine::decoder::DecoderConfig;
-use engine::sampler::mix_seed;
+use engine::seed::mix_seed;
 use engine::{Adapter, Precision, Quantization};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use comfy_table::Table;
-use engine::sampler::mix_seed;
+use engine::seed::mix_seed;
 use engine::{Adapter, Engine, EngineError, Request, Sampling};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;

@@ -10,7 +10,7 @@ use std::sync::mpsc::sync_channel;
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use engine::decoder::{DecoderConfig, Weights};
-use engine::sampler::mix_seed;
+use engine::seed::mix_seed;
 use half::bf16;
 use serde_json::{Map, Value, json};
 

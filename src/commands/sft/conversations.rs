@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use engine::sampler::mix_seed;
+use engine::seed::mix_seed;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;

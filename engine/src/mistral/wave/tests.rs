@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 
 use super::*;
-use crate::sampler::mix_seed;
+use crate::seed::mix_seed;
 
 const BLOCK: usize = 8;
 

@@ -165,7 +165,7 @@ impl Query {
 mod tests {
     use super::*;
     use crate::Sampling;
-    use crate::sampler::mix_seed;
+    use crate::seed::mix_seed;
 
     /// Logits of a vocabulary that is no multiple of a chunk, some of them impossible.
     fn logits(rows: usize, vocabulary: usize) -> Vec<Vec<f32>> {
