@@ -4,9 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dump_rl::train::loss::LossConfig;
-use dump_rl::train::optim::OptimConfig;
-use dump_rl::train::trainer::{Sample, Trainer, TrainerConfig, TrainerSettings};
+use dump_rl::config::loss::LossConfig;
+use dump_rl::config::optim::OptimConfig;
+use dump_rl::config::trainer::TrainerConfig;
+use dump_rl::train::trainer::{Sample, Trainer, TrainerSettings};
 use engine::adapter::LINEAR_LAYERS;
 use engine::decoder::{DecoderConfig, Weights};
 use engine::native::{Native, NativeSettings};

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use dump_rl::config::optim::OptimConfig;
 use dump_rl::task::kk;
-use dump_rl::train::{bpe, optim::OptimConfig, sft::SftTrainer};
+use dump_rl::train::{bpe, sft::SftTrainer};
 use engine::decoder::DecoderConfig;
 use temp_dir::TempDir;
 

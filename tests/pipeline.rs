@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use dump_rl::advantage::AdvantageScale;
 use dump_rl::checkpoint::Checkpoint;
+use dump_rl::config::optim::OptimConfig;
 use dump_rl::config::run::{
     CkptConfig, DataConfig, EngineCheck, EngineConfig, EvalConfig, LoraSettings, PipelineConfig, RunConfig,
 };
@@ -23,7 +24,6 @@ use dump_rl::run_dir::RunDir;
 use dump_rl::scheduler::{Scheduler, SchedulerConfig};
 use dump_rl::setup::Setup;
 use dump_rl::task::Row;
-use dump_rl::train::optim::OptimConfig;
 use dump_rl::train::worker::TrainerHandle;
 use engine::scripted::Scripted;
 use engine::seed::mix_seed;

@@ -7,17 +7,21 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 use dump_rl::advantage::{AdvantageScale, divide_by_batch_std, group_advantages};
+use dump_rl::config::loss::{LossAggMode, LossConfig, LossKind, RolloutIs};
+use dump_rl::config::optim::OptimConfig;
+use dump_rl::config::trainer::{Recompute, TrainerConfig};
 use dump_rl::metrics::memory_mb;
 use dump_rl::train::lora::Lora;
-use dump_rl::train::loss::{self, LossAggMode, LossConfig, LossKind, RolloutIs, TokenInputs};
+use dump_rl::train::loss::{self, TokenInputs};
+use dump_rl::train::lr_schedule::learning_rate;
 use dump_rl::train::memory;
 use dump_rl::train::model::{Model, Rows};
 use dump_rl::train::ops::Entropy;
-use dump_rl::train::optim::{NamedGrads, OptimConfig, global_norm};
+use dump_rl::train::optim::{NamedGrads, global_norm};
 use dump_rl::train::packed::Packed;
 use dump_rl::train::parallel;
 use dump_rl::train::stats::StepStats;
-use dump_rl::train::trainer::{Recompute, Sample, Trainer, TrainerConfig, TrainerSettings, TrainerState};
+use dump_rl::train::trainer::{Sample, Trainer, TrainerSettings, TrainerState};
 use engine::decoder::{DecoderConfig, Weights};
 use engine::{Adapter, LoraConfig};
 use serde::Deserialize;
@@ -717,7 +721,7 @@ fn the_rate_goes_by_the_run_whatever_was_left_out() {
     // Which update of the run each step ends with: five prompts, of which the third step has one.
     for (step, (samples, update)) in steps.iter().zip([4, 9, 10, 19]).enumerate() {
         let stats = trainer.step(step as u64, samples).unwrap().stats;
-        check("lr", metric(&stats, "actor/lr"), optim.rate(update, 100), 1e-12);
+        check("lr", metric(&stats, "actor/lr"), learning_rate(&optim, update, 100), 1e-12);
     }
 }
 

@@ -11,6 +11,7 @@ use engine::{Engine, Quantization};
 use tokio::sync::watch;
 
 use crate::checkpoint::Checkpoint;
+use crate::config::loss::RolloutIs;
 use crate::config::run::RunConfig;
 use crate::error::InputError;
 use crate::learner::{End, Learner};
@@ -22,7 +23,6 @@ use crate::run_dir::RunDir;
 use crate::run_log;
 use crate::scheduler::{Scheduler, SchedulerConfig};
 use crate::setup::{Setup, WithEngine, engine_precision, with_engine};
-use crate::train::loss::RolloutIs;
 use crate::train::trainer::Trainer;
 use crate::train::worker::TrainerHandle;
 

@@ -5,8 +5,11 @@
 //! A key that does not exist is an error that names the nearest one that does. Paths in a file are relative to that file;
 //! paths in `--set` are relative to the current folder; a resolved configuration holds absolute paths.
 
+pub mod loss;
+pub mod optim;
 pub mod run;
 pub mod sft;
+pub mod trainer;
 
 use std::path::{Path, PathBuf};
 

@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 use toml::Table;
 
 use super::Config;
+use super::loss::{LossConfig, LossKind, RolloutIs};
+use super::optim::OptimConfig;
+use super::trainer::TrainerConfig;
 use crate::advantage::AdvantageScale;
 use crate::commands::data::parse_people;
 use crate::curriculum::CurriculumConfig;
 use crate::lab::simulate::SimulateConfig;
-use crate::train::loss::{LossConfig, LossKind, RolloutIs};
-use crate::train::optim::OptimConfig;
-use crate::train::trainer::TrainerConfig;
 
 /// Everything a run depends on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

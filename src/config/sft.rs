@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 use toml::Table;
 
 use super::Config;
+use super::optim::{LrSchedule, OptimConfig};
 use super::run::{LoraSettings, check_lora, check_optim};
 use crate::commands::data::parse_people;
-use crate::train::optim::{LrSchedule, OptimConfig};
 
 /// A tokenizer, a small Llama model, and the Knights-and-Knaves demonstrations that it is trained on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use engine::decoder::{DecoderConfig, Module};
 
 use super::ops::{LOGITS, PLAIN_LOGITS, SCORES};
-use super::trainer::Recompute;
+use crate::config::trainer::Recompute;
 
 /// The shape of a policy step's batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! What learns: the model's forward, the LoRA adapter, the loss, the optimiser, and the two trainers.
 //!
 //! - [`model`]: the decoder's forward · [`ops`]: differentiable building blocks · [`lora`]: the trainable adapter
-//! - [`loss`]: GRPO per token, and how tokens are weighed · [`optim`]: AdamW · [`parallel`]: gradients over threads
+//! - [`loss`]: GRPO per token, and how tokens are weighed · [`optim`]: AdamW · [`lr_schedule`]: its learning rate · [`parallel`]: gradients over threads
 //! - [`packed`]: sequences without padding, prompts shared · `gemm`: matrix products of slices
 //! - `backward`: a loss's gradients, activations kept or computed again · [`memory`], [`flops`]: how much memory and arithmetic that takes
 //! - [`bpe`]: the tokenizer of a small model
@@ -13,6 +13,7 @@ pub mod flops;
 pub mod gemm;
 pub mod lora;
 pub mod loss;
+pub mod lr_schedule;
 pub mod memory;
 pub mod model;
 pub mod ops;

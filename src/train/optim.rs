@@ -3,75 +3,8 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor, Var};
-use serde::{Deserialize, Serialize};
 
-/// Settings of the optimiser.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct OptimConfig {
-    /// Learning rate after the warm-up.
-    pub lr: f64,
-    pub beta1: f64,
-    pub beta2: f64,
-    pub eps: f64,
-    /// Decoupled weight decay.
-    pub weight_decay: f64,
-    /// The gradient is scaled down to this global L2 norm; 0 switches clipping off.
-    pub max_grad_norm: f64,
-    /// The rate rises linearly from 0 over this many updates.
-    pub warmup_steps: u64,
-    /// What the rate does after that.
-    pub lr_schedule: LrSchedule,
-    /// The share of the rate that a falling schedule ends at.
-    pub min_lr_ratio: f64,
-}
-
-/// How the learning rate goes on after the warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LrSchedule {
-    Constant,
-    /// Falls evenly to `min_lr_ratio` at the end of the run.
-    Linear,
-    /// Stays, and falls evenly to `min_lr_ratio` over the last three tenths of the run ("WSD", arXiv 2404.06395).
-    WarmupStableDecay,
-    /// Falls along half a cosine to `min_lr_ratio` at the end of the run.
-    Cosine,
-}
-
-impl OptimConfig {
-    /// The rate of update `update` (from 0) of `total`.
-    pub fn rate(&self, update: u64, total: u64) -> f64 {
-        if update < self.warmup_steps {
-            return self.lr * (update + 1) as f64 / self.warmup_steps as f64;
-        }
-        let falling = total.saturating_sub(self.warmup_steps).max(1);
-        let along = ((update - self.warmup_steps) as f64 / falling as f64).min(1.0);
-        let left = match self.lr_schedule {
-            LrSchedule::Constant => return self.lr,
-            LrSchedule::Linear => 1.0 - along,
-            LrSchedule::WarmupStableDecay => ((1.0 - along) / 0.3).min(1.0),
-            LrSchedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * along).cos()),
-        };
-        self.lr * (self.min_lr_ratio + (1.0 - self.min_lr_ratio) * left)
-    }
-}
-
-impl Default for OptimConfig {
-    fn default() -> Self {
-        Self {
-            lr: 1e-4,
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
-            weight_decay: 0.0,
-            max_grad_norm: 1.0,
-            warmup_steps: 0,
-            lr_schedule: LrSchedule::Constant,
-            min_lr_ratio: 0.0,
-        }
-    }
-}
+use crate::config::optim::OptimConfig;
 
 /// Gradients by the name of their variable.
 pub type NamedGrads = BTreeMap<String, Tensor>;
@@ -194,20 +127,6 @@ mod tests {
         }
         let got = var.to_vec1::<f32>().unwrap();
         assert!((f64::from(got[0]) - w[0]).abs() < 1e-5 && (f64::from(got[1]) - w[1]).abs() < 1e-5, "{got:?} {w:?}");
-    }
-
-    #[test]
-    fn rates_rise_and_fall_as_the_schedule_says() {
-        let check = |lr_schedule, expected: [f64; 4]| {
-            let config =
-                OptimConfig { lr: 2.0, warmup_steps: 2, lr_schedule, min_lr_ratio: 0.1, ..OptimConfig::default() };
-            let rates = [0, 1, 6, 10].map(|update| config.rate(update, 10));
-            assert!(rates.iter().zip(expected).all(|(got, want)| (got - want).abs() < 1e-12), "{rates:?}");
-        };
-        check(LrSchedule::Constant, [1.0, 2.0, 2.0, 2.0]);
-        check(LrSchedule::Linear, [1.0, 2.0, 1.1, 0.2]);
-        check(LrSchedule::Cosine, [1.0, 2.0, 1.1, 0.2]);
-        check(LrSchedule::WarmupStableDecay, [1.0, 2.0, 2.0, 0.2]);
     }
 
     #[test]

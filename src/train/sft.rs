@@ -13,13 +13,15 @@ use rand_chacha::ChaCha8Rng;
 
 use super::backward::Graph;
 use super::lora::{Lora, save_adapter};
+use super::lr_schedule::learning_rate;
 use super::memory;
 use super::model::Model;
 use super::ops::Entropy;
-use super::optim::{AdamW, NamedGrads, OptimConfig};
+use super::optim::{AdamW, NamedGrads};
 use super::packed::Packed;
 use super::parallel::Workers;
 use crate::batch::{Item, pack};
+use crate::config::optim::OptimConfig;
 use crate::model_folder::write_tensors;
 
 const CONFIG: &str = "config.json";
@@ -142,7 +144,7 @@ impl SftTrainer {
         let completion_tokens: usize = batch.iter().map(|e| e.tokens.len() - e.learned.max(1)).sum();
         let loss = parts.iter().map(|part| part.loss).sum();
         let completion_loss = parts.iter().map(|part| part.completion_loss).sum::<f64>() / completion_tokens as f64;
-        let lr = self.optimiser.config.rate(update, total);
+        let lr = learning_rate(&self.optimiser.config, update, total);
         let grad_norm = self.optimiser.step(&grads, lr)?;
         Ok(SftStats { completion_loss, loss, grad_norm, tokens: items.iter().map(|item| item.own).sum() })
     }

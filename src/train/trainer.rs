@@ -6,19 +6,22 @@ use std::sync::Arc;
 use candle_core::{Device, Result, Tensor, Var};
 use engine::decoder::{DecoderConfig, Weights};
 use engine::{Adapter, LoraConfig};
-use serde::{Deserialize, Serialize};
 
 use super::backward::Graph;
 use super::lora::Lora;
-use super::loss::{self, LossConfig, TokenInputs, TokenLoss, TokenSums};
+use super::loss::{self, TokenInputs, TokenLoss, TokenSums};
+use super::lr_schedule::learning_rate;
 use super::memory;
 use super::model::{Model, Rows};
 use super::ops::Entropy;
-use super::optim::{AdamW, NamedGrads, OptimConfig};
+use super::optim::{AdamW, NamedGrads};
 use super::packed::Packed;
 use super::parallel::Workers;
 use super::stats::{Mismatch, StepStats};
 use crate::batch::{Item, pack};
+use crate::config::loss::LossConfig;
+use crate::config::optim::OptimConfig;
+use crate::config::trainer::{Recompute, TrainerConfig};
 
 /// One completion, ready to be trained on.
 #[derive(Debug, Clone)]
@@ -33,35 +36,6 @@ pub struct Sample {
     pub policy_step: u64,
     /// Whether it was cut off at its longest length.
     pub truncated: bool,
-}
-
-/// How a step is computed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TrainerConfig {
-    /// A micro-batch holds at most this many tokens. Gradients are summed over micro-batches.
-    pub micro_batch_tokens: usize,
-    /// How often each batch is gone through.
-    pub ppo_epochs: usize,
-    /// Prompts in each optimiser update; 0: the whole batch.
-    pub ppo_mini_batch_size: usize,
-    pub recompute: Recompute,
-}
-
-/// Whether each block is computed again in the backward pass, so that only its input stays in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Recompute {
-    /// On a GPU, and where the activations of the micro-batches would take more than a quarter of the machine's memory.
-    Auto,
-    Always,
-    Never,
-}
-
-impl Default for TrainerConfig {
-    fn default() -> Self {
-        Self { micro_batch_tokens: 2048, ppo_epochs: 1, ppo_mini_batch_size: 0, recompute: Recompute::Auto }
-    }
 }
 
 /// What the trainer needs to know beside the model.
@@ -252,7 +226,7 @@ impl Trainer {
             stats.add(TokenSums::new(loss), entropy, part.tokens, ppo_kl);
         }
         stats.recomputed |= parts.iter().any(|part| part.recomputes);
-        let lr = self.settings.optim.rate(update, self.settings.total_updates);
+        let lr = learning_rate(&self.settings.optim, update, self.settings.total_updates);
         let grad_norm = if grads.is_empty() { 0.0 } else { self.optimiser.step(grads, lr)? };
         stats.updated(grad_norm, lr);
         Ok(())

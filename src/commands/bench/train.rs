@@ -12,11 +12,12 @@ use serde::Serialize;
 use super::card::{MemoryWatch, peak_tflops, shown_mb};
 use super::{Case, cases, quantile, write_json};
 use crate::config::run::{BenchConfig, DeviceKind, Lengths, RunConfig};
+use crate::config::trainer::Recompute;
 use crate::error::InputError;
 use crate::metrics::memory_mb;
 use crate::setup::Base;
 use crate::train::flops::{self, Passes};
-use crate::train::trainer::{Recompute, Sample, Trainer};
+use crate::train::trainer::{Sample, Trainer};
 use crate::{predict, progress};
 
 /// One combination of the grid.

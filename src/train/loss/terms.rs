@@ -4,7 +4,8 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::{LossConfig, LossKind, TokenInputs};
+use super::TokenInputs;
+use crate::config::loss::{LossConfig, LossKind};
 
 /// Loss of each token (N), with gradient, and which tokens were clipped (N, 0 or 1).
 pub type Term = fn(&LossConfig, &TokenInputs) -> Result<(Tensor, Tensor)>;

@@ -1,0 +1,53 @@
+//! The `[optim]` table: AdamW and its learning rate.
+
+use serde::{Deserialize, Serialize};
+
+/// Settings of the optimiser.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OptimConfig {
+    /// Learning rate after the warm-up.
+    pub lr: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// The gradient is scaled down to this global L2 norm; 0 switches clipping off.
+    pub max_grad_norm: f64,
+    /// The rate rises linearly from 0 over this many updates.
+    pub warmup_steps: u64,
+    /// How the rate changes after the warm-up.
+    pub lr_schedule: LrSchedule,
+    /// A falling schedule ends at this share of the rate.
+    pub min_lr_ratio: f64,
+}
+
+/// How the learning rate changes after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LrSchedule {
+    Constant,
+    /// Falls linearly to `min_lr_ratio` at the end of the run.
+    Linear,
+    /// Stays constant, then falls linearly to `min_lr_ratio` over the last 30 % of the run ("WSD", arXiv 2404.06395).
+    WarmupStableDecay,
+    /// Falls along half a cosine to `min_lr_ratio` at the end of the run.
+    Cosine,
+}
+
+impl Default for OptimConfig {
+    fn default() -> Self {
+        Self {
+            lr: 1e-4,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+            warmup_steps: 0,
+            lr_schedule: LrSchedule::Constant,
+            min_lr_ratio: 0.0,
+        }
+    }
+}
