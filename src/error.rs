@@ -1,4 +1,6 @@
-//! The one error that means "what you gave me is wrong": it ends the program with exit status 2.
+//! The errors that mean "the input is wrong": they end the program with exit status 2.
+//!
+//! A [`KeyError`] knows the configuration key only. Whoever knows the file turns it into an [`InputError`].
 
 use std::fmt;
 
@@ -18,9 +20,15 @@ impl InputError {
         Self { place: place.to_string(), problem: problem.to_string() }
     }
 
-    /// Of a key inside `[curriculum]`, and what is wrong with it.
-    pub fn in_curriculum((key, problem): (String, String)) -> Self {
-        Self::new(format_args!("curriculum.{key}"), problem)
+    /// A wrong key that stands at `place`, for example in a line of a file.
+    pub fn at(place: impl fmt::Display, error: KeyError) -> Self {
+        Self::new(place, error)
+    }
+
+    /// A wrong key inside `[curriculum]`, whose file is not known.
+    pub fn in_curriculum(error: KeyError) -> Self {
+        let KeyError { key, problem } = error.under("curriculum");
+        Self { place: key, problem }
     }
 }
 
@@ -31,3 +39,46 @@ impl fmt::Display for InputError {
 }
 
 impl std::error::Error for InputError {}
+
+/// A configuration key whose value is wrong. It does not say in which file the key stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyError {
+    /// The dotted key, for example `curriculum.temperature`.
+    pub key: String,
+    /// What is wrong, and what would be right.
+    pub problem: String,
+}
+
+impl KeyError {
+    pub fn new(key: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { key: key.into(), problem: problem.into() }
+    }
+
+    /// The same error for a key inside the table `prefix`: puts `prefix.` before the key.
+    pub fn under(self, prefix: &str) -> Self {
+        Self { key: format!("{prefix}.{}", self.key), ..self }
+    }
+}
+
+impl fmt::Display for KeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.key, self.problem)
+    }
+}
+
+impl std::error::Error for KeyError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_error_names_its_table_and_its_place() {
+        let error = || KeyError::new("temperature", "must be above 0").under("curriculum");
+        assert_eq!(error().to_string(), "curriculum.temperature: must be above 0");
+        let at = InputError::at("run.toml:3", error());
+        assert_eq!(at.to_string(), "run.toml:3: curriculum.temperature: must be above 0");
+        let inside = InputError::in_curriculum(KeyError::new("temperature", "must be above 0"));
+        assert_eq!(inside, InputError::new("curriculum.temperature", "must be above 0"));
+    }
+}

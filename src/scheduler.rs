@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::run::{FilterConfig, RunConfig};
 use crate::curriculum::policies::exact;
 use crate::curriculum::{self, Curriculum, CurriculumConfig, CurriculumState, Mixture, Observation, Score};
+use crate::error::KeyError;
 use crate::types::Job;
 
 /// The fixed numbers of a run.
@@ -209,7 +210,7 @@ impl Scheduler {
     ///
     /// # Errors
     /// The key inside `[curriculum]` that does not fit the mixture, and what would.
-    pub fn new(config: SchedulerConfig, mixture: Mixture) -> Result<Self, (String, String)> {
+    pub fn new(config: SchedulerConfig, mixture: Mixture) -> Result<Self, KeyError> {
         let zeros = vec![0; mixture.arms()];
         let curriculum = Curriculum::new(&config.curriculum, &mixture)?;
         let (dispatched, trained) = (zeros.clone(), zeros.clone());

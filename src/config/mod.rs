@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-use crate::error::InputError;
+use crate::error::{InputError, KeyError};
 
 /// A configuration type: every key has a default, and all values are checked before anything runs.
 pub trait Config: Default + Serialize + DeserializeOwned {
@@ -34,7 +34,7 @@ pub trait Config: Default + Serialize + DeserializeOwned {
     }
 
     /// Refuses values that cannot work: the key, and what would be right.
-    fn check(&self) -> Result<(), (String, String)>;
+    fn check(&self) -> Result<(), KeyError>;
 }
 
 /// Reads `path`, applies `sets` (`key.path=value`, later wins) and checks the result.
@@ -57,7 +57,7 @@ pub fn load<C: Config>(path: &Path, sets: &[String]) -> Result<C, InputError> {
     merge(&mut all, table);
     let config: C = serde_path_to_error::deserialize(Value::Table(all))
         .map_err(|e| InputError::new(place(&e.path().to_string()), format!("{}: {}", e.path(), e.inner().message())))?;
-    config.check().map_err(|(key, problem)| InputError::new(place(&key), format!("{key}: {problem}")))?;
+    config.check().map_err(|error| InputError::at(place(&error.key), error))?;
     Ok(config)
 }
 

@@ -15,6 +15,7 @@ use super::trainer::TrainerConfig;
 use crate::advantage::AdvantageScale;
 use crate::commands::data::parse_people;
 use crate::curriculum::CurriculumConfig;
+use crate::error::KeyError;
 use crate::lab::simulate::SimulateConfig;
 
 /// Everything a run depends on.
@@ -391,45 +392,45 @@ impl Config for RunConfig {
         config
     }
 
-    fn check(&self) -> Result<(), (String, String)> {
+    fn check(&self) -> Result<(), KeyError> {
         self.check_counts()?;
         self.check_numbers()?;
-        self.curriculum.validate().map_err(|(key, problem)| (format!("curriculum.{key}"), problem))?;
+        self.curriculum.validate().map_err(|error| error.under("curriculum"))?;
         match self.data.kind {
             DataKind::Kk => {
-                parse_people(&self.data.people).map_err(|problem| ("data.people".to_string(), problem))?;
+                parse_people(&self.data.people).map_err(|problem| KeyError::new("data.people", problem))?;
             }
             DataKind::Files if self.data.train_files.is_empty() => {
-                return Err(("data.train_files".into(), "data.kind = \"files\" needs at least one file".into()));
+                return Err(KeyError::new("data.train_files", "data.kind = \"files\" needs at least one file"));
             }
             DataKind::Files => {}
         }
         if self.engine.sync == SyncMode::Alternate && self.pipeline.max_off_policy_steps > 0 {
             let problem = "\"alternate\" generates and trains in turn, so that nothing can overlap: set \
                            pipeline.max_off_policy_steps = 0, or take \"reload\"";
-            return Err(("engine.sync".into(), problem.into()));
+            return Err(KeyError::new("engine.sync", problem));
         }
         if ![8, 16, 32].contains(&self.engine.block_size) {
             let problem = format!("must be 8, 16 or 32, got {}", self.engine.block_size);
-            return Err(("engine.block_size".into(), problem));
+            return Err(KeyError::new("engine.block_size", problem));
         }
         if self.engine.stop.iter().any(String::is_empty) {
-            return Err(("engine.stop".into(), "an empty string would end every completion at once".into()));
+            return Err(KeyError::new("engine.stop", "an empty string would end every completion at once"));
         }
         check_lora(&self.lora)
     }
 }
 
 /// Refuses an adapter that changes nothing, or names that are no linear layer of a block.
-pub fn check_lora(lora: &LoraSettings) -> Result<(), (String, String)> {
+pub fn check_lora(lora: &LoraSettings) -> Result<(), KeyError> {
     check_ranges(&[("lora.alpha", lora.alpha, f64::MIN_POSITIVE, 1e6)])?;
     if lora.target_modules.is_empty() {
-        return Err(("lora.target_modules".into(), "must name at least one linear layer".into()));
+        return Err(KeyError::new("lora.target_modules", "must name at least one linear layer"));
     }
     match lora.target_modules.iter().find(|name| Module::from_name(name).is_none()) {
         Some(name) => {
             let known = Module::ALL.map(Module::name).join(", ");
-            Err(("lora.target_modules".into(), format!("{name:?} is no linear layer; known: {known}")))
+            Err(KeyError::new("lora.target_modules", format!("{name:?} is no linear layer; known: {known}")))
         }
         None => Ok(()),
     }
@@ -475,7 +476,7 @@ impl RunConfig {
         (self.trainer.ppo_epochs * mini_batches) as u64
     }
 
-    fn check_counts(&self) -> Result<(), (String, String)> {
+    fn check_counts(&self) -> Result<(), KeyError> {
         let at_least_one = [
             ("batch_size", self.batch_size),
             ("data.train", self.data.train),
@@ -497,21 +498,21 @@ impl RunConfig {
             ("bench.new_tokens", &bench.new_tokens),
         ];
         if let Some((key, _)) = lists.iter().find(|(_, list)| list.is_empty() || list.contains(&0)) {
-            return Err((key.to_string(), "must list numbers of at least 1".into()));
+            return Err(KeyError::new(*key, "must list numbers of at least 1"));
         }
         if let Some(tokens) = bench.train_tokens.iter().find(|tokens| **tokens < 2) {
             let problem = format!("must list numbers of at least 2, a prompt and a completion, got {tokens}");
-            return Err(("bench.train_tokens".into(), problem));
+            return Err(KeyError::new("bench.train_tokens", problem));
         }
         if self.group_size < 2 {
             let problem =
                 format!("must be at least 2, got {}: a group of one has no advantage to learn from", self.group_size);
-            return Err(("group_size".into(), problem));
+            return Err(KeyError::new("group_size", problem));
         }
         let (buffer, longest) = (self.reward.overlong_buffer, self.engine.max_new_tokens);
         if buffer > longest {
             let problem = format!("must be at most engine.max_new_tokens, which is {longest}, got {buffer}");
-            return Err(("reward.overlong_buffer".into(), problem));
+            return Err(KeyError::new("reward.overlong_buffer", problem));
         }
         // More is a slip of the pen, and would only be found out when memory ends.
         let at_most = [
@@ -521,20 +522,20 @@ impl RunConfig {
             ("pipeline.max_off_policy_steps", self.pipeline.max_off_policy_steps, 1_000_000),
         ];
         if let Some((key, value, most)) = at_most.iter().find(|(_, value, most)| value > most) {
-            return Err((key.to_string(), format!("must be at most {most}, got {value}")));
+            return Err(KeyError::new(*key, format!("must be at most {most}, got {value}")));
         }
         match at_least_one.iter().find(|(_, value)| *value == 0) {
-            Some((key, _)) => Err((key.to_string(), "must be at least 1".into())),
+            Some((key, _)) => Err(KeyError::new(*key, "must be at least 1")),
             None => Ok(()),
         }
     }
 
-    fn check_numbers(&self) -> Result<(), (String, String)> {
+    fn check_numbers(&self) -> Result<(), KeyError> {
         let loss = &self.loss;
         check_optim(&self.optim)?;
         if loss.rollout_is == RolloutIs::Mask && loss.rollout_is_threshold < 1.0 {
             let problem = format!("must be at least 1 to mask, got {}: no token would stay", loss.rollout_is_threshold);
-            return Err(("loss.rollout_is_threshold".into(), problem));
+            return Err(KeyError::new("loss.rollout_is_threshold", problem));
         }
         let ranges = [
             ("simulate.skill_easiest", self.simulate.skill_easiest, -1e3, 1e3),
@@ -566,15 +567,15 @@ impl RunConfig {
 /// A key, its value, and the range it must be in.
 type Range = (&'static str, f64, f64, f64);
 
-fn check_ranges(ranges: &[Range]) -> Result<(), (String, String)> {
+fn check_ranges(ranges: &[Range]) -> Result<(), KeyError> {
     match ranges.iter().find(|(_, value, low, high)| !(low..=high).contains(&value)) {
-        Some((key, value, low, high)) => Err((key.to_string(), format!("must be from {low} to {high}, got {value}"))),
+        Some((key, value, low, high)) => Err(KeyError::new(*key, format!("must be from {low} to {high}, got {value}"))),
         None => Ok(()),
     }
 }
 
 /// Refuses settings that an optimiser cannot work with.
-pub fn check_optim(optim: &OptimConfig) -> Result<(), (String, String)> {
+pub fn check_optim(optim: &OptimConfig) -> Result<(), KeyError> {
     check_ranges(&[
         ("optim.lr", optim.lr, 0.0, 10.0),
         ("optim.beta1", optim.beta1, 0.0, 1.0 - 1e-12),

@@ -9,6 +9,7 @@ use super::Config;
 use super::optim::{LrSchedule, OptimConfig};
 use super::run::{LoraSettings, check_lora, check_optim};
 use crate::commands::data::parse_people;
+use crate::error::KeyError;
 
 /// A tokenizer, a small Llama model, and the Knights-and-Knaves demonstrations that it is trained on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -161,9 +162,9 @@ impl Config for SftConfig {
         if has_files { Self { prompt_loss_weight: 0.0, ..config } } else { config }
     }
 
-    fn check(&self) -> Result<(), (String, String)> {
-        let fail = |key: &str, problem: &str| Err((key.to_string(), problem.to_string()));
-        parse_people(&self.data.people).map_err(|problem| ("data.people".to_string(), problem))?;
+    fn check(&self) -> Result<(), KeyError> {
+        let fail = |key: &str, problem: &str| Err(KeyError::new(key, problem));
+        parse_people(&self.data.people).map_err(|problem| KeyError::new("data.people", problem))?;
         let model = &self.model;
         if self.out.as_os_str().is_empty() {
             return fail("out", "a folder for the model is needed");

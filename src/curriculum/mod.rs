@@ -16,6 +16,7 @@ pub mod window;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
+use crate::error::KeyError;
 pub use observation::Observation;
 pub use policies::CurriculumConfig;
 use window::Arms;
@@ -117,7 +118,7 @@ impl Curriculum {
     ///
     /// # Errors
     /// The key inside `[curriculum]` that does not fit, and what would.
-    pub fn new(config: &CurriculumConfig, mixture: &Mixture) -> Result<Self, (String, String)> {
+    pub fn new(config: &CurriculumConfig, mixture: &Mixture) -> Result<Self, KeyError> {
         config.validate()?;
         let policy = config.entry()?.build(config, mixture)?;
         Ok(Self { policy, arms: Arms::new(mixture.arms(), config.window, config.count) })

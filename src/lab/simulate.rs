@@ -22,6 +22,7 @@ use super::curve::{Curve, Point};
 use crate::advantage::{AdvantageScale, group_advantages};
 use crate::config::run::RunConfig;
 use crate::curriculum::Mixture;
+use crate::error::KeyError;
 use crate::scheduler::{Finished, Next, Outcome, Scheduler, SchedulerConfig};
 use crate::types::Job;
 
@@ -95,7 +96,7 @@ struct Answered {
 ///
 /// # Errors
 /// The key inside `[curriculum]` that does not fit the data, and what would.
-pub fn run(config: &RunConfig, mixture: &Mixture, seed: u64) -> Result<Curve, (String, String)> {
+pub fn run(config: &RunConfig, mixture: &Mixture, seed: u64) -> Result<Curve, KeyError> {
     let mut scheduler = Scheduler::new(SchedulerConfig { seed, ..SchedulerConfig::of(config) }, mixture.clone())?;
     let mut learner = Learner::new(&config.simulate, mixture.arms());
     let mut rng = ChaCha8Rng::seed_from_u64(engine::seed::mix_seed(seed, 1));

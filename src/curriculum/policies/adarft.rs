@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::{Mixture, Observation, Policy, View};
 use super::{CurriculumConfig, above_zero, exact, from_json, to_json, within};
+use crate::error::KeyError;
 
 /// The difficulty of the last arm.
 const HARDEST: f64 = 100.0;
@@ -59,7 +60,7 @@ struct State {
     groups: u64,
 }
 
-pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Policy>, (String, String)> {
+pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Policy>, KeyError> {
     let settings = config.adarft.clone();
     above_zero("adarft.eta", settings.eta)?;
     above_zero("adarft.alpha", settings.alpha)?;

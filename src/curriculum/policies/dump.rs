@@ -7,6 +7,7 @@
 use super::super::window::Arm;
 use super::super::{Mixture, Policy, Score, View};
 use super::{CurriculumConfig, NoSettings, softmax};
+use crate::error::KeyError;
 
 /// The paper's k, τ and unit of counts stand in `[curriculum]` itself.
 pub type Settings = NoSettings;
@@ -19,7 +20,7 @@ struct Dump {
     temperature: f64,
 }
 
-pub fn build(config: &CurriculumConfig, _mixture: &Mixture) -> Result<Box<dyn Policy>, (String, String)> {
+pub fn build(config: &CurriculumConfig, _mixture: &Mixture) -> Result<Box<dyn Policy>, KeyError> {
     Ok(Box::new(Dump { temperature: config.temperature }))
 }
 

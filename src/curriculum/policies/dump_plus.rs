@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::{Mixture, Observation, Policy, Score, View};
 use super::{CurriculumConfig, above_zero, exact, from_json, rate, same_arms, softmax, to_json, with_floor, within};
+use crate::error::KeyError;
 
 /// Below so many groups (or completions), what is remembered of an arm has faded into rounding errors.
 const FADED: f64 = 1e-12;
@@ -127,7 +128,7 @@ struct Arm {
     completions: f64,
 }
 
-pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Policy>, (String, String)> {
+pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Policy>, KeyError> {
     let settings = config.dump_plus.clone();
     rate("dump_plus.discount", settings.discount)?;
     rate("dump_plus.memory", settings.memory)?;

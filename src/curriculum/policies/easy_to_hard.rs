@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::{Mixture, Policy, View};
 use super::{CurriculumConfig, above_zero, normalised, with_floor, within};
+use crate::error::KeyError;
 
 /// `[curriculum.easy_to_hard]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -51,7 +52,7 @@ struct EasyToHard {
     max_steps: u64,
 }
 
-pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Policy>, (String, String)> {
+pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Policy>, KeyError> {
     let settings = config.easy_to_hard.clone();
     above_zero("easy_to_hard.exponent", settings.exponent)?;
     above_zero("easy_to_hard.sigma", settings.sigma)?;

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::{Mixture, Observation, Policy, Score, View};
 use super::{CurriculumConfig, exact, from_json, rate, same_arms, softmax, to_json, with_floor, within};
+use crate::error::KeyError;
 
 /// `[curriculum.exp3s]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,7 +60,7 @@ struct Arm {
     log_weight: f64,
 }
 
-pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Policy>, (String, String)> {
+pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Policy>, KeyError> {
     let settings = config.exp3s.clone();
     rate("exp3s.gamma", settings.gamma)?;
     within("exp3s.alpha", settings.alpha, 0.0, 1.0)?;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::{Mixture, Policy, View};
 use super::{CurriculumConfig, normalised, not_negative};
+use crate::error::KeyError;
 
 /// `[curriculum.fixed_mix]`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -22,18 +23,18 @@ struct FixedMix {
     weights: Vec<f64>,
 }
 
-pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Policy>, (String, String)> {
+pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Policy>, KeyError> {
     let named = &config.fixed_mix.weights;
     for (source, &weight) in named {
         let key = format!("fixed_mix.weights.{source}");
         if !mixture.sources.contains(source) {
-            return Err((key, format!("there is no such source; known: {}", mixture.sources.join(", "))));
+            return Err(KeyError::new(key, format!("there is no such source; known: {}", mixture.sources.join(", "))));
         }
         not_negative(&key, weight)?;
     }
     let largest = named.values().copied().fold(0.0, f64::max);
     if largest == 0.0 && !named.is_empty() {
-        return Err(("fixed_mix.weights".into(), "one source at least must have a weight above 0".into()));
+        return Err(KeyError::new("fixed_mix.weights", "one source at least must have a weight above 0"));
     }
     // Over the largest, so that no sum overflows.
     let share = |source| named.get(source).map_or(0.0, |weight| weight / largest);
@@ -52,7 +53,7 @@ mod tests {
     use super::super::tests::mixture;
     use super::*;
 
-    fn weights(named: &[(&str, f64)]) -> Result<Vec<f64>, (String, String)> {
+    fn weights(named: &[(&str, f64)]) -> Result<Vec<f64>, KeyError> {
         let weights = named.iter().map(|(source, weight)| (source.to_string(), *weight)).collect();
         let config = CurriculumConfig {
             policy: "fixed_mix".into(),
@@ -71,9 +72,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_drawn_from_is_refused() {
-        let (key, problem) = weights(&[("sauce_0", 1.0)]).unwrap_err();
+        let KeyError { key, problem } = weights(&[("sauce_0", 1.0)]).unwrap_err();
         assert!(key == "fixed_mix.weights.sauce_0" && problem.contains("source_0, source_1, source_2"), "{problem}");
-        assert_eq!(weights(&[("source_1", f64::NAN)]).unwrap_err().0, "fixed_mix.weights.source_1");
-        assert_eq!(weights(&[("source_1", 0.0)]).unwrap_err().0, "fixed_mix.weights");
+        assert_eq!(weights(&[("source_1", f64::NAN)]).unwrap_err().key, "fixed_mix.weights.source_1");
+        assert_eq!(weights(&[("source_1", 0.0)]).unwrap_err().key, "fixed_mix.weights");
     }
 }

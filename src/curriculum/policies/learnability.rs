@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::super::window::Window;
 use super::super::{Mixture, Observation, Policy, Score, View};
 use super::{CurriculumConfig, above_zero, list_from_json, normalised, to_json};
+use crate::error::KeyError;
 
 /// The largest p(1 − p).
 const MOST: f64 = 0.25;
@@ -40,10 +41,10 @@ struct Learnability {
     arms: Vec<Window>,
 }
 
-pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Policy>, (String, String)> {
+pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Policy>, KeyError> {
     let settings = config.learnability.clone();
     if settings.window == 0 {
-        return Err(("learnability.window".into(), "must be at least 1 group, got 0".into()));
+        return Err(KeyError::new("learnability.window", "must be at least 1 group, got 0"));
     }
     above_zero("learnability.prior", settings.prior)?;
     let arms = vec![Window::new(settings.window); mixture.arms()];

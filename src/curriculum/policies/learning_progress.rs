@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::{Mixture, Observation, Policy, Score, View};
 use super::{CurriculumConfig, exact, list_from_json, normalised, rate, to_json, with_floor, within};
+use crate::error::KeyError;
 
 /// `[curriculum.learning_progress]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -71,14 +72,14 @@ impl Arm {
     }
 }
 
-pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Policy>, (String, String)> {
+pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Policy>, KeyError> {
     let settings = config.learning_progress.clone();
     rate("learning_progress.fast", settings.fast)?;
     rate("learning_progress.slow", settings.slow)?;
     within("learning_progress.floor", settings.floor, 0.0, 1.0)?;
     if settings.slow >= settings.fast {
         let problem = format!("must be below learning_progress.fast = {}, got {}", settings.fast, settings.slow);
-        return Err(("learning_progress.slow".into(), problem));
+        return Err(KeyError::new("learning_progress.slow", problem));
     }
     Ok(Box::new(LearningProgress { settings, arms: vec![Arm::default(); mixture.arms()] }))
 }

@@ -6,9 +6,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::{CountUnit, Mixture, Policy};
+use crate::error::KeyError;
 
 /// Makes a policy over a mixture; an error is the key inside `[curriculum]` that does not fit, and what would.
-type Build = fn(&CurriculumConfig, &Mixture) -> Result<Box<dyn Policy>, (String, String)>;
+type Build = fn(&CurriculumConfig, &Mixture) -> Result<Box<dyn Policy>, KeyError>;
 
 /// A policy as a configuration names it.
 pub struct Entry {
@@ -21,7 +22,7 @@ impl Entry {
     ///
     /// # Errors
     /// The key inside `[curriculum]` that does not fit, and what would.
-    pub fn build(&self, config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Policy>, (String, String)> {
+    pub fn build(&self, config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Policy>, KeyError> {
         (self.build)(config, mixture)
     }
 }
@@ -76,23 +77,23 @@ impl CurriculumConfig {
     ///
     /// # Errors
     /// The key, and the names that there are.
-    pub fn entry(&self) -> Result<&'static Entry, (String, String)> {
+    pub fn entry(&self) -> Result<&'static Entry, KeyError> {
         let name = self.policy.replace('+', "_plus");
         POLICIES.iter().find(|entry| entry.name == name).ok_or_else(|| {
             let known: Vec<&str> = POLICIES.iter().map(|entry| entry.name).collect();
-            ("policy".into(), format!("there is no policy {:?}; known: {}", self.policy, known.join(", ")))
+            KeyError::new("policy", format!("there is no policy {:?}; known: {}", self.policy, known.join(", ")))
         })
     }
 
     /// Checks what does not depend on the data; an error is the key inside the table, and what would be right.
-    pub fn validate(&self) -> Result<(), (String, String)> {
+    pub fn validate(&self) -> Result<(), KeyError> {
         self.entry()?;
         above_zero("temperature", self.temperature)?;
         if !self.success_above.is_finite() {
-            return Err(("success_above".into(), format!("must be a finite number, got {}", self.success_above)));
+            return Err(KeyError::new("success_above", format!("must be a finite number, got {}", self.success_above)));
         }
         if self.window == 0 {
-            return Err(("window".into(), "must be at least 1 rollout, got 0".into()));
+            return Err(KeyError::new("window", "must be at least 1 rollout, got 0"));
         }
         Ok(())
     }
@@ -104,34 +105,34 @@ impl CurriculumConfig {
 pub struct NoSettings {}
 
 /// Refuses a number that is not finite and above 0.
-fn above_zero(key: &str, value: f64) -> Result<(), (String, String)> {
+fn above_zero(key: &str, value: f64) -> Result<(), KeyError> {
     match value.is_finite() && value > 0.0 {
         true => Ok(()),
-        false => Err((key.into(), format!("must be a finite number above 0, got {value}"))),
+        false => Err(KeyError::new(key, format!("must be a finite number above 0, got {value}"))),
     }
 }
 
 /// Refuses a number that is not finite and at least 0.
-fn not_negative(key: &str, value: f64) -> Result<(), (String, String)> {
+fn not_negative(key: &str, value: f64) -> Result<(), KeyError> {
     match value.is_finite() && value >= 0.0 {
         true => Ok(()),
-        false => Err((key.into(), format!("must be a finite number of at least 0, got {value}"))),
+        false => Err(KeyError::new(key, format!("must be a finite number of at least 0, got {value}"))),
     }
 }
 
 /// Refuses a number that is not from `low` to `high`.
-fn within(key: &str, value: f64, low: f64, high: f64) -> Result<(), (String, String)> {
+fn within(key: &str, value: f64, low: f64, high: f64) -> Result<(), KeyError> {
     match (low..=high).contains(&value) {
         true => Ok(()),
-        false => Err((key.into(), format!("must be from {low} to {high}, got {value}"))),
+        false => Err(KeyError::new(key, format!("must be from {low} to {high}, got {value}"))),
     }
 }
 
 /// Refuses a rate that is not above 0 and at most 1.
-fn rate(key: &str, value: f64) -> Result<(), (String, String)> {
+fn rate(key: &str, value: f64) -> Result<(), KeyError> {
     match value > 0.0 && value <= 1.0 {
         true => Ok(()),
-        false => Err((key.into(), format!("must be above 0 and at most 1, got {value}"))),
+        false => Err(KeyError::new(key, format!("must be above 0 and at most 1, got {value}"))),
     }
 }
 

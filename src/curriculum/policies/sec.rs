@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::{Mixture, Observation, Policy, Score, View};
 use super::{CurriculumConfig, above_zero, exact, list_from_json, rate, softmax, to_json};
+use crate::error::KeyError;
 
 /// `[curriculum.sec]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,7 +40,7 @@ struct Arm {
     q: f64,
 }
 
-pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Policy>, (String, String)> {
+pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Policy>, KeyError> {
     let settings = config.sec.clone();
     rate("sec.alpha", settings.alpha)?;
     above_zero("sec.temperature", settings.temperature)?;

@@ -4,6 +4,7 @@
 
 use super::super::{Mixture, Policy, View};
 use super::{CurriculumConfig, NoSettings, normalised};
+use crate::error::KeyError;
 
 pub type Settings = NoSettings;
 
@@ -11,7 +12,7 @@ struct SizeProportional {
     weights: Vec<f64>,
 }
 
-pub fn build(_config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Policy>, (String, String)> {
+pub fn build(_config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Policy>, KeyError> {
     Ok(Box::new(SizeProportional { weights: normalised(mixture.sizes.iter().map(|&rows| rows as f64).collect()) }))
 }
 

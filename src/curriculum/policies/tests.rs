@@ -102,7 +102,7 @@ fn config_has_the_papers_defaults_and_refuses_what_it_does_not_know() {
     let config: CurriculumConfig = toml::from_str("policy = \"uniform\"\ncount = \"groups\"").unwrap();
     assert_eq!((config.policy.as_str(), config.count), ("uniform", CountUnit::Groups));
     assert!(toml::from_str::<CurriculumConfig>("tau = 0.1").is_err());
-    let (key, problem) = CurriculumConfig { policy: "dumb".into(), ..config }.validate().unwrap_err();
+    let KeyError { key, problem } = CurriculumConfig { policy: "dumb".into(), ..config }.validate().unwrap_err();
     assert!(key == "policy" && problem.contains("uniform, size_proportional"), "{problem}");
 }
 
@@ -145,7 +145,7 @@ fn settings_out_of_range_are_refused_by_their_key() {
     for (policy, settings, key) in wrong {
         let text = format!("policy = {policy:?}\n[{policy}]\n{settings}");
         let config: CurriculumConfig = toml::from_str(&text).unwrap();
-        let (refused, problem) = Curriculum::new(&config, &mixture(5)).err().expect(&text);
+        let KeyError { key: refused, problem } = Curriculum::new(&config, &mixture(5)).err().expect(&text);
         assert_eq!(refused, format!("{policy}.{key}"), "{text}");
         assert!(!problem.is_empty(), "{text}");
     }
@@ -167,9 +167,9 @@ fn validate_names_the_key() {
     assert_eq!(default.validate(), Ok(()));
     for temperature in [0.0, -1.0, f64::NAN, f64::INFINITY] {
         let config = CurriculumConfig { temperature, ..default.clone() };
-        assert_eq!(config.validate().unwrap_err().0, "temperature");
+        assert_eq!(config.validate().unwrap_err().key, "temperature");
     }
-    assert_eq!(CurriculumConfig { window: 0, ..default }.validate().unwrap_err().0, "window");
+    assert_eq!(CurriculumConfig { window: 0, ..default }.validate().unwrap_err().key, "window");
 }
 
 #[test]

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::{Mixture, Observation, Policy, Score, View};
 use super::{CurriculumConfig, exact, list_from_json, normalised, rate, to_json};
+use crate::error::KeyError;
 
 /// Bins of |p − ½| from 0 to ½. Their width, 0.008, is a quarter of the deviation of the narrowest belief at p = ½
 /// that the default memory of 333 groups allows, 0.027.
@@ -58,7 +59,7 @@ struct Arm {
     failures: f64,
 }
 
-pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Policy>, (String, String)> {
+pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Policy>, KeyError> {
     let discount = config.thompson.discount;
     rate("thompson.discount", discount)?;
     let middle = |bin| (bin as f64 + 0.5) / BINS as f64 / 2.0;

@@ -2,13 +2,14 @@
 
 use super::super::{Mixture, Policy, View};
 use super::{CurriculumConfig, NoSettings};
+use crate::error::KeyError;
 
 pub type Settings = NoSettings;
 
 /// P(d) = 1/K.
 struct Uniform;
 
-pub fn build(_config: &CurriculumConfig, _mixture: &Mixture) -> Result<Box<dyn Policy>, (String, String)> {
+pub fn build(_config: &CurriculumConfig, _mixture: &Mixture) -> Result<Box<dyn Policy>, KeyError> {
     Ok(Box::new(Uniform))
 }
 
