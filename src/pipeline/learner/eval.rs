@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
-use engine::{Engine, Request, Sampling};
-use serde::{Deserialize, Serialize};
+use engine::{Completion, Engine, Request, Sampling};
 use tokio::task::JoinSet;
 
-use crate::dataset::Dataset;
+use crate::pipeline::inputs::Inputs;
+use crate::run_dir::score::SourceScore;
+use crate::seed::mix_seed;
 use crate::task::Grade;
-use crate::tokenizer::ChatTokenizer;
 
 /// How to evaluate.
 #[derive(Clone)]
@@ -20,47 +20,12 @@ pub struct EvalSettings {
     pub seed: u64,
 }
 
-/// Means over a distribution's test prompts.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SourceScore {
-    pub source: String,
-    pub prompts: usize,
-    pub reward: f64,
-    pub answer_reward: f64,
-    pub format_reward: f64,
-    /// Share of completions that are right.
-    pub avg_at_k: f64,
-    /// Share of prompts with at least one right completion.
-    pub pass_at_k: f64,
-    /// Mean tokens of a completion.
-    pub length: f64,
-}
-
-impl SourceScore {
-    /// Metric names and values; `k` completions a prompt.
-    pub fn metrics(&self, k: usize) -> Vec<(String, f64)> {
-        let name = |what: &str| format!("eval/{}/{what}", self.source);
-        vec![
-            (name("reward"), self.reward),
-            (name("answer_reward"), self.answer_reward),
-            (name("format_reward"), self.format_reward),
-            (name(&format!("avg@{k}")), self.avg_at_k),
-            (name(&format!("pass@{k}")), self.pass_at_k),
-            (name("mean_length"), self.length),
-        ]
-    }
-}
-
 /// Samples every test prompt and grades it. Never touches the curriculum.
 ///
 /// # Errors
 /// The engine's first failure.
-pub async fn evaluate<E: Engine>(
-    engine: &Arc<E>,
-    data: &Arc<Dataset>,
-    tokenizer: &Arc<ChatTokenizer>,
-    settings: &EvalSettings,
-) -> Result<Vec<SourceScore>> {
+pub async fn evaluate<E: Engine>(engine: &Arc<E>, inputs: &Arc<Inputs>) -> Result<Vec<SourceScore>> {
+    let (data, settings) = (&inputs.test, inputs.eval_settings());
     let prompts = data.sources.iter().enumerate().flat_map(|(s, source)| (0..source.items.len()).map(move |i| (s, i)));
     let (send, receive) = async_channel::unbounded();
     for prompt in prompts {
@@ -69,12 +34,11 @@ pub async fn evaluate<E: Engine>(
     drop(send);
     let mut workers = JoinSet::new();
     for _ in 0..engine.concurrency(settings.samples).max(1) {
-        let (engine, data, tokenizer) = (engine.clone(), data.clone(), tokenizer.clone());
-        let (settings, receive) = (settings.clone(), receive.clone());
+        let (engine, inputs, settings, receive) = (engine.clone(), inputs.clone(), settings.clone(), receive.clone());
         workers.spawn(async move {
             let mut done = Vec::new();
             while let Ok((source, item)) = receive.recv().await {
-                done.push((source, one_prompt(&*engine, &data, &tokenizer, &settings, (source, item)).await?));
+                done.push((source, one_prompt(&*engine, &inputs, &settings, (source, item)).await?));
             }
             Ok::<_, anyhow::Error>(done)
         });
@@ -91,13 +55,12 @@ type Sampled = (Grade, usize);
 
 async fn one_prompt<E: Engine>(
     engine: &E,
-    data: &Dataset,
-    tokenizer: &ChatTokenizer,
+    inputs: &Inputs,
     settings: &EvalSettings,
     (source, index): (usize, usize),
 ) -> Result<Vec<Sampled>> {
-    let item = &data.sources[source].items[index];
-    let seed = engine::seed::mix_seed(settings.seed, ((source as u64) << 32) + index as u64);
+    let item = inputs.test.item(source, index);
+    let seed = mix_seed(settings.seed, ((source as u64) << 32) + index as u64);
     let request = Request {
         prompt: item.prompt.clone(),
         group_size: settings.samples,
@@ -105,8 +68,10 @@ async fn one_prompt<E: Engine>(
         sampling: settings.sampling.clone(),
     };
     let completions = engine.generate(request).await?;
-    let grade =
-        |c: &engine::Completion| Ok((item.grader.grade(&tokenizer.decode_completion(&c.tokens)?), c.tokens.len()));
+    let grade = |completion: &Completion| {
+        let text = inputs.tokenizer.decode_completion(&completion.tokens)?;
+        Ok((item.grader.grade(&text), completion.tokens.len()))
+    };
     completions.iter().map(grade).collect()
 }
 

@@ -7,7 +7,7 @@ use crate::config::run::{DataConfig, DataKind, RunConfig};
 use crate::curriculum::{Curriculum, Mixture};
 use crate::error::InputError;
 use crate::task::{Grader, Row, kk, rows};
-use crate::tokenizer::ChatTokenizer;
+use crate::model::tokenizer::ChatTokenizer;
 
 /// One row, ready to be sampled and graded.
 pub struct Item {
@@ -38,6 +38,11 @@ impl Dataset {
             Ok(Source { name, items: items.collect::<Result<_, _>>()? })
         };
         Ok(Self { sources: rows::group_by_source(rows).into_iter().map(source).collect::<Result<_, _>>()? })
+    }
+
+    /// Row `row` of distribution `arm`.
+    pub fn item(&self, arm: usize, row: usize) -> &Item {
+        &self.sources[arm].items[row]
     }
 
     pub fn names(&self) -> Vec<String> {

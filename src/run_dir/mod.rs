@@ -1,5 +1,11 @@
 //! A run's folder: what is written, step by step, and how a resume goes on without losing or doubling a line.
 
+pub mod checkpoint;
+pub mod log;
+pub mod metrics;
+pub mod progress;
+pub mod score;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};

@@ -13,8 +13,8 @@ use engine::adapter::hash_bytes;
 use engine::{Adapter, AdapterHash, LoraConfig};
 use serde::{Deserialize, Serialize};
 
+use super::score::SourceScore;
 use crate::error::InputError;
-use crate::eval::SourceScore;
 use crate::files;
 use crate::scheduler::SchedulerState;
 use crate::train::lora::{ADAPTER, ADAPTER_CONFIG};
@@ -31,9 +31,16 @@ const UNSEALED: &str = "00000000000000000000000000000000000000000000000000000000
 pub struct Checkpoint {
     pub trainer: TrainerState,
     pub scheduler: SchedulerState,
+    pub history: RunHistory,
+}
+
+/// What of a run's past its learner needs.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct RunHistory {
     /// The evaluation at step 0, if there was one: the final table compares with it.
     pub first_eval: Option<Vec<SourceScore>>,
-    /// Steps up to this one whose gradient was not finite.
+    /// How many of the latest steps in a row had a gradient that was not finite.
+    #[serde(default)]
     pub skipped_in_a_row: usize,
 }
 
@@ -46,9 +53,8 @@ struct State {
     /// SHA-256 of the other files.
     files: BTreeMap<String, AdapterHash>,
     scheduler: SchedulerState,
-    first_eval: Option<Vec<SourceScore>>,
-    #[serde(default)]
-    skipped_in_a_row: usize,
+    #[serde(flatten)]
+    history: RunHistory,
 }
 
 impl Checkpoint {
@@ -83,8 +89,7 @@ impl Checkpoint {
             optimizer_updates: self.trainer.updates,
             files: parts.iter().map(|(name, bytes)| (name.to_string(), hash_bytes(bytes))).collect(),
             scheduler: self.scheduler.clone(),
-            first_eval: self.first_eval.clone(),
-            skipped_in_a_row: self.skipped_in_a_row,
+            history: self.history.clone(),
         };
         for (name, bytes) in parts {
             files::write_atomic(&dir.join(name), bytes)?;
@@ -137,8 +142,7 @@ impl Checkpoint {
             serde_json::from_slice(&checked(ADAPTER_CONFIG)?).map_err(|e| broken(ADAPTER_CONFIG, &e))?;
         let adapter = Adapter::new(Arc::new(config), checked(ADAPTER)?);
         let trainer = TrainerState { adapter, optimizer: checked(OPTIMIZER)?, updates: state.optimizer_updates };
-        let State { scheduler, first_eval, skipped_in_a_row, .. } = state;
-        Ok(Self { trainer, scheduler, first_eval, skipped_in_a_row })
+        Ok(Self { trainer, scheduler: state.scheduler, history: state.history })
     }
 }
 

@@ -1,9 +1,8 @@
 //! What a person sees while a run goes on, and its final table.
 
-use comfy_table::{CellAlignment, Table, presets};
-
-use crate::eval::SourceScore;
-use crate::metrics::Line;
+use super::metrics::Line;
+use super::score::SourceScore;
+use crate::table::table;
 
 /// How many distributions a progress line names.
 const TOP: usize = 3;
@@ -56,14 +55,6 @@ pub fn final_table(first: &[SourceScore], last: &[SourceScore], trained: &[u64])
     let (before, after) = (mean(first), mean(last));
     table.add_row(row("mean", &before, &after, &trained.iter().sum::<u64>().to_string()));
     table.to_string()
-}
-
-/// An empty table: names on the left, numbers on the right.
-pub fn table<const N: usize>(header: [&str; N]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
-    table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
-    table
 }
 
 fn row(name: &str, before: &SourceScore, after: &SourceScore, trained: &str) -> Vec<String> {

@@ -1,25 +1,9 @@
-//! What travels between the stages.
+//! Groups of completions, as they travel between the stages.
 
 use engine::Completion;
-use serde::{Deserialize, Serialize};
 
-use crate::scheduler::Finished;
+use crate::scheduler::{FinishedGroup, Job};
 use crate::task::Grade;
-
-/// One dispatched prompt.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Job {
-    /// Counts dispatches from 0; unique in a run, also across resumes.
-    pub id: u64,
-    /// Index of the distribution.
-    pub arm: usize,
-    /// Index of the row within its distribution.
-    pub row: usize,
-    /// Seed of the group's completions.
-    pub seed: u64,
-    /// How often as many groups as a batch has had been left out for want of variance, since the last step, when it was drawn.
-    pub refills: u64,
-}
 
 /// All completions of one job.
 #[derive(Debug)]
@@ -42,9 +26,9 @@ pub struct ScoredGroup {
 
 impl ScoredGroup {
     /// What its fate depends on.
-    pub fn finished(&self) -> Finished<'_> {
+    pub fn finished(&self) -> FinishedGroup<'_> {
         let right = self.grades.iter().all(|grade| grade.is_right());
-        Finished { job: &self.job, policy_step: self.policy_step(), rewards: &self.rewards, right }
+        FinishedGroup { job: &self.job, policy_step: self.policy_step(), rewards: &self.rewards, right }
     }
 
     /// Tokens of all completions.

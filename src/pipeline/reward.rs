@@ -1,13 +1,56 @@
-//! Grades a group and computes its advantages.
+//! Grades groups, computes their advantages, and tells the curriculum.
 
+use std::sync::Arc;
+
+use anyhow::Result;
+use async_channel::{Receiver, Sender};
 use engine::Completion;
+use tokio::sync::OwnedSemaphorePermit;
 
+use super::group::{Group, ScoredGroup};
+use super::inputs::Inputs;
+use super::rollout::RolledOut;
+use super::shared::SharedScheduler;
 use crate::advantage::{AdvantageScale, group_advantages};
-use crate::dataset::Dataset;
 use crate::error::InputError;
+use crate::scheduler::{DropReason, Outcome};
 use crate::task::Grade;
-use crate::tokenizer::ChatTokenizer;
-use crate::types::{Group, ScoredGroup};
+
+/// A scored group, and the slot that it holds until it stands in a batch.
+pub struct Scored {
+    pub group: ScoredGroup,
+    pub slot: OwnedSemaphorePermit,
+}
+
+/// Scores each group, lets the curriculum observe it, and hands it on.
+///
+/// # Errors
+/// Tokens that the tokenizer cannot decode.
+pub async fn score_groups(
+    shared: Arc<SharedScheduler>,
+    inputs: Arc<Inputs>,
+    groups: Receiver<RolledOut>,
+    scored: Sender<Scored>,
+) -> Result<()> {
+    let settings = inputs.reward_settings();
+    while let Ok(rolled_out) = groups.recv().await {
+        let (group, slot) = match rolled_out {
+            RolledOut::Group { group, slot } => (group, slot),
+            RolledOut::Failed { id } => {
+                shared.change(|scheduler| scheduler.settle(id, Outcome::Dropped(DropReason::Failed)));
+                continue;
+            }
+        };
+        let group = score(group, &inputs, &settings)?;
+        // Always divided by the group's standard deviation, whatever the loss uses: the curriculum's temperature is in this unit.
+        let (rewards, advantages) = (group.rewards.clone(), group_advantages(&group.rewards, AdvantageScale::GroupStd));
+        shared.lock().observe(group.job.id, rewards, advantages, group.tokens() as u64);
+        if scored.send(Scored { group, slot }).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
 
 /// How grades become rewards and advantages.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -15,7 +58,7 @@ pub struct RewardSettings {
     pub scale: AdvantageScale,
     /// Longest completion allowed, in tokens.
     pub max_new_tokens: usize,
-    /// So many tokens before the longest the penalty begins; 0: none.
+    /// The penalty begins this many tokens before the longest completion; 0: no penalty.
     pub overlong_buffer: usize,
     /// What a completion of the longest length loses.
     pub overlong_penalty: f32,
@@ -38,15 +81,11 @@ impl RewardSettings {
 }
 
 /// Decodes, grades and compares the completions of a group.
-pub fn score(
-    group: Group,
-    data: &Dataset,
-    tokenizer: &ChatTokenizer,
-    settings: &RewardSettings,
-) -> Result<ScoredGroup, InputError> {
+fn score(group: Group, inputs: &Inputs, settings: &RewardSettings) -> Result<ScoredGroup, InputError> {
     let Group { job, completions } = group;
-    let item = &data.sources[job.arm].items[job.row];
-    let texts = completions.iter().map(|c| tokenizer.decode_completion(&c.tokens)).collect::<Result<Vec<_>, _>>()?;
+    let item = inputs.train.item(job.arm, job.row);
+    let decode = |completion: &Completion| inputs.tokenizer.decode_completion(&completion.tokens);
+    let texts = completions.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
     let grades: Vec<Grade> = texts.iter().map(|text| item.grader.grade(text)).collect();
     let penalty = |completion: &Completion| settings.penalty(completion.tokens.len(), item.prompt.len());
     let reward = |(grade, completion): (&Grade, &Completion)| grade.score() - penalty(completion);

@@ -1,0 +1,92 @@
+//! What the stages of a pipeline read: the configuration, the model's shape, the tokenizer and the rows.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Result;
+use engine::Sampling;
+use engine::decoder::DecoderConfig;
+
+use super::dataset::{self, Dataset};
+use super::learner::eval::EvalSettings;
+use super::reward::RewardSettings;
+use crate::config::run::RunConfig;
+use crate::curriculum::Mixture;
+use crate::error::InputError;
+use crate::model::hub;
+use crate::model::tokenizer::ChatTokenizer;
+use crate::seed::mix_seed;
+
+/// See the module. Nothing of it changes during a run.
+pub struct Inputs {
+    pub config: RunConfig,
+    /// The base model's folder. `config.model` may be its name on the hub.
+    pub folder: PathBuf,
+    pub decoder: DecoderConfig,
+    pub tokenizer: Arc<ChatTokenizer>,
+    pub train: Dataset,
+    pub test: Dataset,
+}
+
+impl Inputs {
+    /// # Errors
+    /// A missing or wrong model, tokenizer or row; test rows missing although evaluation is on.
+    pub fn load(config: RunConfig) -> Result<Self> {
+        let folder = hub::folder(&config.model)?;
+        let decoder = DecoderConfig::load(&folder)?;
+        let tokenizer = Arc::new(ChatTokenizer::load(&folder, &decoder)?);
+        let (train, test) = dataset::load_rows(&config)?;
+        let context = decoder.max_position_embeddings;
+        let train = Dataset::new(train, &tokenizer, context)?;
+        let test = Dataset::new(test, &tokenizer, context)?;
+        let untested = train.sources.iter().find(|s| !test.sources.iter().any(|t| t.name == s.name));
+        if let (Some(source), true) = (untested, config.eval.interval > 0) {
+            let problem = format!("distribution {} has no test rows; add some, or set eval.interval = 0", source.name);
+            return Err(InputError::new("data", problem).into());
+        }
+        Ok(Self { config, folder, decoder, tokenizer, train, test })
+    }
+
+    /// Tokens of the longest prompt that is answered, in training or in an evaluation.
+    pub fn longest_prompt(&self) -> usize {
+        let test = self.test.sources.iter().filter(|_| self.config.eval.interval > 0);
+        let items = self.train.sources.iter().chain(test).flat_map(|source| &source.items);
+        items.map(|item| item.prompt.len()).max().unwrap_or(0)
+    }
+
+    /// How completions to train on are sampled.
+    pub fn sampling(&self) -> Sampling {
+        let engine = &self.config.engine;
+        Sampling {
+            temperature: engine.temperature,
+            top_k: engine.top_k,
+            top_p: engine.top_p,
+            min_p: engine.min_p,
+            max_new_tokens: engine.max_new_tokens,
+            stop_tokens: self.tokenizer.stop_tokens.clone(),
+            stop_strings: ChatTokenizer::stop_strings(&self.tokenizer, engine.stop.clone()),
+        }
+    }
+
+    pub fn eval_settings(&self) -> EvalSettings {
+        let eval = &self.config.eval;
+        let sampling = Sampling { temperature: eval.temperature, ..self.sampling() };
+        EvalSettings { sampling, samples: eval.samples, seed: mix_seed(self.config.data.seed, 0xE7A1) }
+    }
+
+    pub fn reward_settings(&self) -> RewardSettings {
+        RewardSettings {
+            scale: self.config.advantage.scale,
+            max_new_tokens: self.config.engine.max_new_tokens,
+            overlong_buffer: self.config.reward.overlong_buffer,
+            overlong_penalty: self.config.reward.overlong_penalty,
+            context: self.decoder.max_position_embeddings,
+        }
+    }
+
+    /// What the curriculum draws from.
+    pub fn mixture(&self) -> Mixture {
+        let (sources, sizes) = (self.train.names(), self.train.sizes());
+        Mixture { sources, sizes, max_steps: self.config.max_steps, batch_size: self.config.batch_size }
+    }
+}

@@ -1,0 +1,285 @@
+//! The last stage: train on a batch, publish the policy, evaluate, log, checkpoint, and only then count the step.
+//!
+//! - [`check`]: does a new engine compute what the trainer computes? · [`publish`]: a policy into the engine
+//! - [`canary`]: fresh samples scored again · [`eval`]: held-out rows · [`record`]: what a step is logged as
+//! - [`logprob_check`]: how far an engine's log-probabilities are from the trainer's
+
+mod canary;
+mod check;
+pub mod eval;
+pub mod logprob_check;
+mod publish;
+pub mod record;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use async_channel::Receiver;
+use engine::{AdapterHash, Engine, Finish, Sampling};
+use tokio::sync::watch;
+
+use super::group::ScoredGroup;
+use super::inputs::Inputs;
+use super::shared::SharedScheduler;
+use crate::advantage::{AdvantageScale, divide_by_batch_std};
+use crate::config::resolve::Resolved;
+use crate::run_dir::RunDir;
+use crate::run_dir::checkpoint::{Checkpoint, RunHistory};
+use crate::run_dir::metrics::Line;
+use crate::run_dir::score::SourceScore;
+use crate::run_dir::{log, progress};
+use crate::train::MAX_SKIPPED;
+use crate::train::sample::Sample;
+use crate::train::stats::{Mismatch, StepStats};
+use crate::train::trainer::{StepOutput, TrainerState};
+use crate::train::worker::TrainerHandle;
+use logprob_check::mismatch_limit;
+use record::StepTimes;
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum End {
+    /// All steps were made. The first and the last evaluation, where there were any.
+    Finished { first: Option<Vec<SourceScore>>, last: Option<Vec<SourceScore>> },
+    /// The run was asked to stop. A checkpoint was written.
+    Stopped,
+}
+
+/// What the learner asks of a trainer. [`TrainerHandle`] is the real one; tests of the stages use one that takes no time.
+pub trait PolicyTrainer: Send + Sync + 'static {
+    /// One policy step on `samples` from the policy of `step`. Dropping the future does not stop the step.
+    fn step(&self, step: u64, samples: Vec<Sample>) -> impl Future<Output = Result<StepOutput>> + Send;
+
+    /// How far an engine's log-probabilities are from those of the policy of `step`.
+    fn mismatch(&self, step: u64, samples: Vec<Sample>) -> impl Future<Output = Result<Mismatch>> + Send;
+
+    /// Everything that a resume needs.
+    fn state(&self) -> impl Future<Output = Result<TrainerState>> + Send;
+}
+
+impl PolicyTrainer for TrainerHandle {
+    async fn step(&self, step: u64, samples: Vec<Sample>) -> Result<StepOutput> {
+        TrainerHandle::step(self, step, samples).await
+    }
+
+    async fn mismatch(&self, step: u64, samples: Vec<Sample>) -> Result<Mismatch> {
+        TrainerHandle::mismatch(self, step, samples).await
+    }
+
+    async fn state(&self) -> Result<TrainerState> {
+        TrainerHandle::state(self).await
+    }
+}
+
+/// See the module.
+pub struct Learner<E, T> {
+    pub(super) inputs: Arc<Inputs>,
+    pub(super) resolved: Resolved,
+    pub(super) engine: Arc<E>,
+    pub(super) trainer: T,
+    pub(super) shared: Arc<SharedScheduler>,
+    pub(super) run: RunDir,
+    pub(super) sampling: Sampling,
+    /// The adapter that each recent step published.
+    pub(super) published: BTreeMap<u64, AdapterHash>,
+    pub(super) history: RunHistory,
+}
+
+impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
+    /// Serves batches until the last step is made or `stop` turns true.
+    ///
+    /// # Errors
+    /// An engine that fails its check or loads other weights than were published; too many gradients in a row that are not
+    /// finite; what training, sampling or writing fails with.
+    pub async fn work(mut self, batches: Receiver<Vec<ScoredGroup>>, mut stop: watch::Receiver<bool>) -> Result<End> {
+        self.check_engine().await?;
+        let mut last_eval = self.evaluate_first().await?;
+        let mut since = Instant::now();
+        while self.step() < self.inputs.config.max_steps {
+            let waiting = Instant::now();
+            let batch = tokio::select! {
+                biased;
+                () = stopped(&mut stop) => None,
+                batch = batches.recv() => Some(batch.context("the stages before the learner ended early")?),
+            };
+            let Some(batch) = batch else { return self.stop().await };
+            let wait_for_batch = waiting.elapsed();
+            last_eval = self.one_step(batch, StepTimes::new(since, wait_for_batch)).await?.or(last_eval);
+            since = Instant::now();
+        }
+        Ok(End::Finished { first: self.history.first_eval, last: last_eval })
+    }
+
+    fn step(&self) -> u64 {
+        self.shared.lock().step()
+    }
+
+    async fn stop(self) -> Result<End> {
+        self.shared.change(|scheduler| scheduler.close());
+        let path = self.checkpoint().await?;
+        log::say(&format!("stopped; checkpoint in {}", path.display()));
+        Ok(End::Stopped)
+    }
+
+    /// Evaluates the base model, unless the run was resumed or never evaluates.
+    async fn evaluate_first(&mut self) -> Result<Option<Vec<SourceScore>>> {
+        if self.inputs.config.eval.interval == 0 || self.step() > 0 || self.history.first_eval.is_some() {
+            return Ok(None);
+        }
+        let mut line = Line::new(0);
+        let scores = self.evaluate(0, &mut line).await?;
+        self.run.metrics(&line.into_map())?;
+        self.history.first_eval = Some(scores.clone());
+        Ok(Some(scores))
+    }
+
+    async fn evaluate_at(&self, step: u64, line: &mut Line) -> Result<Option<Vec<SourceScore>>> {
+        let (interval, last) = (self.inputs.config.eval.interval, self.inputs.config.max_steps);
+        let due = interval > 0 && (step.is_multiple_of(interval) || step == last);
+        if due { self.evaluate(step, line).await.map(Some) } else { Ok(None) }
+    }
+
+    async fn evaluate(&self, step: u64, line: &mut Line) -> Result<Vec<SourceScore>> {
+        let since = Instant::now();
+        let scores = eval::evaluate(&self.engine, &self.inputs).await?;
+        line.eval(&scores, self.inputs.config.eval.samples, since.elapsed().as_secs_f64());
+        log::say(&progress::eval_line(step, &scores));
+        Ok(scores)
+    }
+
+    async fn one_step(
+        &mut self,
+        mut batch: Vec<ScoredGroup>,
+        mut times: StepTimes,
+    ) -> Result<Option<Vec<SourceScore>>> {
+        let step = self.step();
+        if self.inputs.config.advantage.scale == AdvantageScale::BatchStd {
+            scale_advantages(&mut batch);
+        }
+        let samples = self.samples(&batch)?;
+        let since = Instant::now();
+        self.make_room().await?;
+        times.publish = since.elapsed();
+        let since = Instant::now();
+        let output = self.trainer.step(step, samples).await?;
+        times.train = since.elapsed();
+        self.check_health(step, &output.stats, &batch)?;
+        let since = Instant::now();
+        self.publish(step + 1, output.adapter).await?;
+        times.publish += since.elapsed();
+        let canary = self.canary(step + 1).await?;
+        self.record(&batch, &output.stats, canary, &times).await
+    }
+
+    /// Counts the step, writes what is known of it, evaluates and saves where that is due.
+    async fn record(
+        &mut self,
+        batch: &[ScoredGroup],
+        stats: &StepStats,
+        canary: Option<f64>,
+        times: &StepTimes,
+    ) -> Result<Option<Vec<SourceScore>>> {
+        let (config, sources) = (&self.inputs.config, self.inputs.train.names());
+        let (history, step, mut line) = {
+            let mut scheduler = self.shared.lock();
+            scheduler.trained(&batch.iter().map(|group| group.job.id).collect::<Vec<_>>());
+            let mut line = Line::new(scheduler.step());
+            line.values(record::curriculum(&scheduler));
+            (scheduler.take_history(), scheduler.step(), line)
+        };
+        line.values(record::batch(batch));
+        line.values(stats.metrics());
+        line.values(canary.map(|difference| ("rollout_corr/canary_max_diff", difference)));
+        line.values(times.metrics(self.shared.engine_clock.take(), self.shared.take_waited(), batch));
+        log::say(&progress::step_line(config.max_steps, &line, &sources));
+        self.run.rollouts(step, record::rollout_lines(step, batch, &sources))?;
+        self.run.observations(&record::observations(step, &history.observed, &sources))?;
+        self.run.decisions(&record::decisions(step, &history.ended, &sources))?;
+
+        let scores = self.evaluate_at(step, &mut line).await?;
+        self.run.metrics(&line.into_map())?;
+        let interval = config.ckpt.interval;
+        if interval > 0 && step.is_multiple_of(interval) || step == config.max_steps {
+            self.checkpoint().await?;
+        }
+        // With η = 0 the dispatcher may draw for the next step only now, so that evaluation and checkpoint see a policy at rest.
+        self.shared.wake();
+        Ok(scores)
+    }
+
+    /// The batch as the trainer takes it. Each completion must name policies that were published.
+    fn samples(&self, batch: &[ScoredGroup]) -> Result<Vec<Sample>> {
+        let mut samples = Vec::new();
+        for group in batch {
+            let prompt = &self.inputs.train.item(group.job.arm, group.job.row).prompt;
+            for (completion, &advantage) in group.completions.iter().zip(&group.advantages) {
+                for policy in [&completion.policy, &completion.last_policy] {
+                    let known = self.published.get(&policy.step) == Some(&policy.adapter);
+                    ensure!(
+                        known,
+                        "a completion of job {} names policy {policy:?}, which was not published: this is a bug",
+                        group.job.id
+                    );
+                }
+                samples.push(Sample {
+                    prompt: prompt.clone(),
+                    completion: completion.tokens.clone(),
+                    rollout_log_probs: completion.full_log_probs.clone(),
+                    advantage,
+                    policy_step: completion.policy.step,
+                    truncated: completion.finish == Finish::Length,
+                });
+            }
+        }
+        Ok(samples)
+    }
+
+    fn check_health(&mut self, step: u64, stats: &StepStats, batch: &[ScoredGroup]) -> Result<()> {
+        let skipped = &mut self.history.skipped_in_a_row;
+        *skipped = if stats.skipped_updates > 0 { *skipped + 1 } else { 0 };
+        if stats.skipped_updates > 0 {
+            tracing::warn!("the gradient was not finite; the update was skipped");
+        }
+        if self.history.skipped_in_a_row >= MAX_SKIPPED {
+            let (samples, sources) = (self.samples(batch)?, self.inputs.train.names());
+            let path = self.run.failed_batch(step + 1, record::sample_lines(batch, &samples, &sources))?;
+            bail!(
+                "{MAX_SKIPPED} steps in a row had a gradient that is not finite; lower optim.lr or optim.max_grad_norm. \
+                 The last batch is in {}",
+                path.display()
+            );
+        }
+        let limit = mismatch_limit(self.resolved.engine_precision, self.inputs.config.engine.quantization);
+        if stats.mismatch.on_policy_max > limit {
+            let difference = stats.mismatch.on_policy_max;
+            tracing::warn!(difference, "engine and trainer disagree on log-probabilities of the same policy");
+        }
+        Ok(())
+    }
+
+    async fn checkpoint(&self) -> Result<PathBuf> {
+        let trainer = self.trainer.state().await?;
+        let scheduler = self.shared.lock().state();
+        let checkpoint = Checkpoint { trainer, scheduler, history: self.history.clone() };
+        let keep_last = self.inputs.config.ckpt.keep_last;
+        checkpoint.save(self.run.path(), keep_last).context("saving a checkpoint")
+    }
+}
+
+/// Divides the advantages of all completions by their standard deviation over the batch.
+fn scale_advantages(batch: &mut [ScoredGroup]) {
+    let mut all: Vec<f32> = batch.iter().flat_map(|group| group.advantages.clone()).collect();
+    divide_by_batch_std(&mut all);
+    let advantages = batch.iter_mut().flat_map(|group| &mut group.advantages);
+    advantages.zip(all).for_each(|(advantage, scaled)| *advantage = scaled);
+}
+
+/// Returns when the run is asked to stop; never, if nothing can ask any more.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

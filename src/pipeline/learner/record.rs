@@ -1,0 +1,192 @@
+//! What a step is logged as: metrics by the field's names, and the lines of rollouts, curriculum.jsonl and decisions.jsonl.
+
+use std::time::{Duration, Instant};
+
+use engine::Finish;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::memory::process::memory_mb;
+use crate::pipeline::group::ScoredGroup;
+use crate::scheduler::{DropReason, Ended, Observed, Scheduler};
+use crate::train::sample::Sample;
+
+/// Where the time of a step went.
+pub struct StepTimes {
+    since: Instant,
+    wait_for_batch: Duration,
+    pub train: Duration,
+    pub publish: Duration,
+}
+
+impl StepTimes {
+    /// `since`: the end of the step before.
+    pub fn new(since: Instant, wait_for_batch: Duration) -> Self {
+        Self { since, wait_for_batch, train: Duration::ZERO, publish: Duration::ZERO }
+    }
+
+    /// Seconds of each part, and what follows from them. `wait_for_policy`: seconds that the dispatcher waited.
+    pub fn metrics(&self, engine_busy: Duration, wait_for_policy: f64, batch: &[ScoredGroup]) -> [(&'static str, f64); 12] {
+        let step = self.since.elapsed().as_secs_f64();
+        let train = self.train.as_secs_f64();
+        let completions = batch.iter().flat_map(|g| &g.completions);
+        let tokens: usize = completions.clone().map(|c| c.tokens.len()).sum();
+        [
+            ("time/step", step),
+            ("time/generate", engine_busy.as_secs_f64()),
+            ("time/train", train),
+            ("time/publish", self.publish.as_secs_f64()),
+            ("time/wait_for_batch", self.wait_for_batch.as_secs_f64()),
+            ("time/wait_for_policy", wait_for_policy),
+            ("perf/tokens_per_s", tokens as f64 / step),
+            ("perf/completions_per_s", completions.count() as f64 / step),
+            ("perf/trainer_idle", (1.0 - train / step).max(0.0)),
+            ("perf/engine_idle", (1.0 - engine_busy.as_secs_f64() / step).max(0.0)),
+            ("perf/memory", memory_mb("VmRSS")),
+            ("perf/peak_memory", memory_mb("VmHWM")),
+        ]
+    }
+}
+
+/// Rewards, lengths and solved groups.
+pub fn batch(batch: &[ScoredGroup]) -> [(&'static str, f64); 9] {
+    let grades = || batch.iter().flat_map(|g| &g.grades);
+    let completions = || batch.iter().flat_map(|g| &g.completions);
+    let n = completions().count().max(1) as f64;
+    let groups = batch.len().max(1) as f64;
+    let share = |f: fn(&ScoredGroup) -> bool| batch.iter().filter(|g| f(g)).count() as f64 / groups;
+    let solved_all = share(|g| g.grades.iter().all(|grade| grade.is_right()));
+    let solved_none = share(|g| !g.grades.iter().any(|grade| grade.is_right()));
+    let truncated = completions().filter(|c| c.finish == Finish::Length).count() as f64;
+    [
+        ("reward", batch.iter().flat_map(|g| &g.rewards).map(|r| f64::from(*r)).sum::<f64>() / n),
+        ("rewards/format/mean", grades().map(|g| f64::from(g.format_score)).sum::<f64>() / n),
+        ("rewards/answer/mean", grades().map(|g| f64::from(g.answer_score)).sum::<f64>() / n),
+        ("frac_reward_zero_std", share(|g| g.advantages.iter().all(|a| *a == 0.0))),
+        ("completions/mean_length", completions().map(|c| c.tokens.len() as f64).sum::<f64>() / n),
+        ("completions/clipped_ratio", truncated / n),
+        ("groups/solved_all", solved_all),
+        ("groups/solved_none", solved_none),
+        ("groups/solved_some", 1.0 - solved_all - solved_none),
+    ]
+}
+
+/// The curriculum's view: the weights that the latest job was drawn with, its scores, and the ledger.
+pub fn curriculum(scheduler: &Scheduler) -> Vec<(String, f64)> {
+    let ledger = scheduler.ledger();
+    let mut values: Vec<(String, f64)> = [
+        ("off_policy/dropped", ledger.dropped_for(DropReason::Stale) as f64),
+        ("off_policy/in_flight", scheduler.in_flight() as f64),
+        ("groups/dropped", ledger.dropped.values().sum::<u64>() as f64),
+        ("groups/failed", ledger.dropped_for(DropReason::Failed) as f64),
+        ("groups/filtered_solved_all", ledger.dropped_for(DropReason::SolvedAll) as f64),
+        ("groups/filtered_solved_none", ledger.dropped_for(DropReason::SolvedNone) as f64),
+        ("perf/total_tokens", ledger.tokens as f64),
+    ]
+    .map(|(name, value)| (name.to_string(), value))
+    .to_vec();
+    let (scores, counts) = (scheduler.scores(), scheduler.counts());
+    for (arm, source) in scheduler.sources().iter().enumerate() {
+        let name = |what: &str| format!("curriculum/{source}/{what}");
+        values.extend([
+            (name("weight"), scheduler.weights()[arm]),
+            (name("learnability"), scores[arm].value),
+            (name("bonus"), scores[arm].bonus),
+            (name("n"), counts[arm] as f64),
+            (name("dispatched"), ledger.dispatched[arm] as f64),
+            (name("trained"), ledger.trained[arm] as f64),
+        ]);
+    }
+    values
+}
+
+/// A completion as it stands in rollouts/step_N.jsonl.
+#[derive(Serialize)]
+pub struct RolloutLine<'a> {
+    step: u64,
+    job: u64,
+    data_source: &'a str,
+    row: usize,
+    completion: &'a str,
+    reward: f32,
+    format_score: f32,
+    answer_score: f32,
+    advantage: f32,
+    tokens: usize,
+    finish: Finish,
+    policy_step: u64,
+    last_policy_step: u64,
+    adapter: &'a str,
+}
+
+/// Every completion of a batch, in the order of dispatch.
+pub fn rollout_lines<'a>(
+    step: u64,
+    batch: &'a [ScoredGroup],
+    sources: &'a [String],
+) -> impl Iterator<Item = RolloutLine<'a>> {
+    batch.iter().flat_map(move |group| {
+        (0..group.completions.len()).map(move |i| {
+            let (completion, grade) = (&group.completions[i], &group.grades[i]);
+            RolloutLine {
+                step,
+                job: group.job.id,
+                data_source: &sources[group.job.arm],
+                row: group.job.row,
+                completion: &group.texts[i],
+                reward: group.rewards[i],
+                format_score: grade.format_score,
+                answer_score: grade.answer_score,
+                advantage: group.advantages[i],
+                tokens: completion.tokens.len(),
+                finish: completion.finish,
+                policy_step: completion.policy.step,
+                last_policy_step: completion.last_policy.step,
+                adapter: completion.policy.adapter.short(),
+            }
+        })
+    })
+}
+
+/// Every completion of a batch exactly as the trainer got it, `samples` in the order of the batch.
+pub fn sample_lines<'a>(
+    batch: &'a [ScoredGroup],
+    samples: &'a [Sample],
+    sources: &'a [String],
+) -> impl Iterator<Item = Value> + 'a {
+    let jobs = batch.iter().flat_map(|group| group.completions.iter().map(move |_| &group.job));
+    jobs.zip(samples).map(|(job, sample)| {
+        json!({"job": job.id, "data_source": sources[job.arm], "row": job.row, "prompt": *sample.prompt,
+            "completion": sample.completion, "policy_step": sample.policy_step, "truncated": sample.truncated,
+            "advantage": number(sample.advantage),
+            "rollout_log_probs": sample.rollout_log_probs.iter().map(|x| number(*x)).collect::<Vec<_>>()})
+    })
+}
+
+/// The groups that the curriculum saw during a step, in that order, as `curriculum replay` reads them.
+pub fn observations(step: u64, groups: &[Observed], sources: &[String]) -> Value {
+    let one = |Observed { drawn, group }: &Observed| {
+        let in_flight = sources.iter().zip(&drawn.in_flight).filter(|(_, groups)| **groups > 0);
+        let in_flight: Map<String, Value> = in_flight.map(|(name, groups)| (name.clone(), json!(groups))).collect();
+        json!({"source": sources[group.arm], "rewards": group.rewards, "advantages": group.advantages,
+            "tokens": group.tokens, "drawn": {"step": drawn.step, "seen": drawn.seen, "in_flight": in_flight,
+            "probability": group.probability}})
+    };
+    json!({"step": step, "observations": groups.iter().map(one).collect::<Vec<_>>()})
+}
+
+/// The jobs that ended during a step: what they were drawn from, by which weights and scores (one an arm), and what became
+/// of them.
+pub fn decisions(step: u64, ended: &[Ended], sources: &[String]) -> Value {
+    let one = |Ended { job, decision, dropped }: &Ended| {
+        json!({"job": job.id, "drawn_at_step": decision.drawn.step, "source": sources[job.arm], "row": job.row,
+            "outcome": dropped.map_or(json!("trained"), |reason| json!(reason)),
+            "weights": decision.weights, "values": decision.values, "bonuses": decision.bonuses})
+    };
+    json!({"step": step, "sources": sources, "decisions": ended.iter().map(one).collect::<Vec<_>>()})
+}
+
+/// JSON has no number that is not finite: it becomes the text `NaN`, `inf` or `-inf`.
+fn number(x: f32) -> Value {
+    if x.is_finite() { json!(x) } else { json!(x.to_string()) }
+}

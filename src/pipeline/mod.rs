@@ -1,0 +1,173 @@
+//! A running pipeline: dispatcher → rollout workers → rewards → batches → learner, joined by bounded channels.
+//!
+//! [`Run`] is the one assembly. The `train` command, `bench pipeline` and the tests all start it.
+//!
+//! Invariants:
+//! - Stopping is closing. When the dispatcher ends, each stage drains its input and drops its output.
+//! - One `JoinSet` owns every task. The first failure ends the others and is the run's error.
+//! - Two things go back, and neither goes through a queue: observations and the policy's step go through the scheduler and a
+//!   wake-up. So full queues cannot deadlock.
+
+pub mod batcher;
+pub mod busy_clock;
+pub mod dataset;
+pub mod dispatch;
+pub mod engine;
+pub mod group;
+pub mod inputs;
+pub mod learner;
+pub mod reward;
+pub mod rollout;
+pub mod setup;
+pub mod shared;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ::engine::{Adapter, Engine};
+use anyhow::{Context, Result, ensure};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use crate::config::resolve::Resolved;
+use crate::error::InputError;
+use crate::run_dir::{RunDir, checkpoint::{Checkpoint, RunHistory}, log};
+use crate::scheduler::Scheduler;
+use crate::train::worker::TrainerHandle;
+use inputs::Inputs;
+use learner::{End, Learner, PolicyTrainer};
+use rollout::RolloutWorkers;
+use setup::Setup;
+use shared::SharedScheduler;
+
+/// A run that is ready to start: everything that can be refused without an engine has been checked.
+pub struct Run<T> {
+    inputs: Arc<Inputs>,
+    resolved: Resolved,
+    trainer: T,
+    adapter: Adapter,
+    shared: Arc<SharedScheduler>,
+    out: PathBuf,
+    checkpoint: Option<Checkpoint>,
+}
+
+impl Run<TrainerHandle> {
+    /// A run in the folder `out`: a new one, or one that goes on from `checkpoint`.
+    ///
+    /// # Errors
+    /// A checkpoint or a curriculum that does not fit. Nothing is written.
+    pub fn prepare(setup: &Setup, out: &Path, checkpoint: Option<Checkpoint>) -> Result<Self> {
+        let mut trainer = setup.base.trainer()?;
+        if let Some(checkpoint) = &checkpoint {
+            let place = out.join("checkpoints").join(format!("step_{}", checkpoint.step()));
+            trainer = trainer.restore(&checkpoint.trainer).map_err(|e| InputError::new(place.display(), e))?;
+        }
+        let adapter = trainer.adapter()?;
+        let trainer = TrainerHandle::spawn(trainer)?;
+        Self::new(setup.inputs.clone(), setup.base.resolved, trainer, adapter, out, checkpoint)
+    }
+}
+
+impl<T: PolicyTrainer> Run<T> {
+    /// The same with any trainer, whose present policy is `adapter`.
+    ///
+    /// # Errors
+    /// A checkpoint or a curriculum that does not fit the data.
+    pub fn new(
+        inputs: Arc<Inputs>,
+        resolved: Resolved,
+        trainer: T,
+        adapter: Adapter,
+        out: &Path,
+        checkpoint: Option<Checkpoint>,
+    ) -> Result<Self> {
+        let scheduler = Scheduler::new(inputs.config.scheduler(), inputs.mixture());
+        let mut scheduler = scheduler.map_err(InputError::in_curriculum)?;
+        if let Some(checkpoint) = &checkpoint {
+            let restored = scheduler.restore(checkpoint.scheduler.clone());
+            restored.map_err(|problem| InputError::new(out.display(), problem))?;
+        }
+        let shared = Arc::new(SharedScheduler::new(scheduler));
+        Ok(Self { inputs, resolved, trainer, adapter, shared, out: out.to_path_buf(), checkpoint })
+    }
+
+    /// The policy that the engine must be loaded with.
+    pub fn adapter(&self) -> &Adapter {
+        &self.adapter
+    }
+
+    /// The scheduler, to read the ledger of a run that has ended.
+    pub fn scheduler(&self) -> Arc<SharedScheduler> {
+        self.shared.clone()
+    }
+
+    /// Runs until the last step is made or `stop` turns true. The engine must have loaded [`Run::adapter`].
+    ///
+    /// # Errors
+    /// A folder that cannot be written; the first failure of any stage.
+    pub async fn start<E: Engine>(self, engine: Arc<E>, stop: watch::Receiver<bool>) -> Result<End> {
+        let (inputs, shared) = (self.inputs.clone(), self.shared.clone());
+        let group_size = inputs.config.group_size;
+        let workers = self.resolved.rollout_workers.unwrap_or_else(|| engine.concurrency(group_size)).max(1);
+        let learner = self.learner(engine.clone()).await?;
+
+        let mut tasks: JoinSet<Result<Option<End>>> = JoinSet::new();
+        let slots = Arc::new(Semaphore::new(workers));
+        let (jobs_in, jobs) = async_channel::bounded(workers);
+        let (groups_in, groups) = async_channel::bounded(workers);
+        let (scored_in, scored) = async_channel::bounded(workers);
+        let (batches_in, batches) = async_channel::bounded(1);
+        let rollouts = Arc::new(RolloutWorkers::new(engine, inputs.clone(), shared.clone()));
+        tasks.spawn(no_end(dispatch::dispatch(shared.clone(), slots, jobs_in)));
+        for _ in 0..workers {
+            tasks.spawn(no_end(rollouts.clone().work(jobs.clone(), groups_in.clone())));
+        }
+        drop((jobs, groups_in));
+        tasks.spawn(no_end(reward::score_groups(shared.clone(), inputs.clone(), groups, scored_in)));
+        tasks.spawn(no_end(batcher::fill_batches(shared, inputs.config.batch_size, scored, batches_in)));
+        tasks.spawn(async move { learner.work(batches, stop).await.map(Some) });
+        join(tasks).await
+    }
+
+    /// Opens the run's folder, and tells the engine its true step.
+    async fn learner<E: Engine>(self, engine: Arc<E>) -> Result<Learner<E, T>> {
+        let Self { inputs, resolved, trainer, adapter, shared, out, checkpoint } = self;
+        // Only now, so that a run whose engine cannot start leaves no folder behind.
+        let run = match &checkpoint {
+            Some(checkpoint) => RunDir::resume(&out, &inputs.config, checkpoint.step())?,
+            None => RunDir::create(&out, &inputs.config)?,
+        };
+        let path = out.join("run.log");
+        log::open(&path).map_err(|e| InputError::new(path.display(), e))?;
+        // The engine loaded the adapter as the policy of step 0. After a resume it must know the true step.
+        let step = shared.lock().step();
+        if step > 0 {
+            let loaded = engine.publish(step, adapter.clone()).await?.adapter;
+            ensure!(loaded == adapter.hash, "the engine loaded {loaded}, not the checkpoint's adapter");
+        }
+        let published = BTreeMap::from([(step, adapter.hash)]);
+        let history = checkpoint.map_or_else(RunHistory::default, |checkpoint| checkpoint.history);
+        Ok(Learner { sampling: inputs.sampling(), inputs, resolved, engine, trainer, shared, run, published, history })
+    }
+}
+
+async fn no_end(stage: impl Future<Output = Result<()>>) -> Result<Option<End>> {
+    stage.await.map(|()| None)
+}
+
+/// Waits for every task. A failure ends the others, and so does a learner that was told to stop.
+async fn join(mut tasks: JoinSet<Result<Option<End>>>) -> Result<End> {
+    let mut end = None;
+    while let Some(task) = tasks.join_next().await {
+        match task.context("a stage panicked")?? {
+            Some(End::Stopped) => {
+                tasks.shutdown().await;
+                return Ok(End::Stopped);
+            }
+            Some(finished) => end = Some(finished),
+            None => {}
+        }
+    }
+    end.context("the learner ended without a result: this is a bug")
+}

@@ -1,0 +1,42 @@
+//! A line of metrics.jsonl.
+
+use serde_json::{Map, Value, json};
+
+use super::score::SourceScore;
+
+/// One line of metrics.jsonl in the making.
+pub struct Line {
+    values: Map<String, Value>,
+}
+
+impl Line {
+    pub fn new(step: u64) -> Self {
+        Self { values: Map::from_iter([("step".to_string(), step.into())]) }
+    }
+
+    /// A value by name; 0 if it was not logged.
+    pub fn get(&self, name: &str) -> f64 {
+        self.values.get(name).and_then(Value::as_f64).unwrap_or(0.0)
+    }
+
+    pub fn into_map(self) -> Map<String, Value> {
+        self.values
+    }
+
+    /// Adds values; one that is not finite becomes null.
+    pub fn values<K: Into<String>>(&mut self, values: impl IntoIterator<Item = (K, f64)>) {
+        self.values.extend(values.into_iter().map(|(name, value)| (name.into(), json!(value))));
+    }
+
+    /// An evaluation with `k` completions a prompt.
+    pub fn eval(&mut self, scores: &[SourceScore], k: usize, seconds: f64) {
+        scores.iter().for_each(|score| self.values(score.metrics(k)));
+        let mean = |f: fn(&SourceScore) -> f64| scores.iter().map(f).sum::<f64>() / scores.len().max(1) as f64;
+        self.values([
+            ("eval/mean/reward".to_string(), mean(|s| s.reward)),
+            ("eval/mean/answer_reward".to_string(), mean(|s| s.answer_reward)),
+            (format!("eval/mean/avg@{k}"), mean(|s| s.avg_at_k)),
+            ("time/eval".to_string(), seconds),
+        ]);
+    }
+}

@@ -1,0 +1,70 @@
+//! What a checkpoint keeps of a scheduler.
+
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use super::Scheduler;
+use super::ledger::{Flight, History, Ledger};
+use crate::curriculum::policies::exact;
+use crate::curriculum::{CurriculumState, Mixture};
+
+/// What a checkpoint keeps.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SchedulerState {
+    /// Names of the distributions, in the order of the arms, and how many rows each has.
+    sources: Vec<String>,
+    sizes: Vec<usize>,
+    pub step: u64,
+    next_id: u64,
+    rng: ChaCha8Rng,
+    curriculum: CurriculumState,
+    flights: Vec<Flight>,
+    ledger: Ledger,
+    #[serde(with = "exact::list")]
+    weights: Vec<f64>,
+    filtered: u64,
+    history: History,
+}
+
+impl Scheduler {
+    /// What a checkpoint keeps. Jobs in flight are kept as jobs: they are dispatched again.
+    pub fn state(&self) -> SchedulerState {
+        SchedulerState {
+            sources: self.mixture.sources.clone(),
+            sizes: self.mixture.sizes.clone(),
+            step: self.step,
+            next_id: self.next_id,
+            rng: self.rng.clone(),
+            curriculum: self.curriculum.save(&self.config.curriculum),
+            flights: self.flights.values().cloned().collect(),
+            ledger: self.ledger.clone(),
+            weights: self.weights.clone(),
+            filtered: self.filtered,
+            history: self.history.clone(),
+        }
+    }
+
+    /// Goes on from a checkpoint.
+    ///
+    /// # Errors
+    /// If the data differ or the curriculum's state does not fit its settings.
+    pub fn restore(&mut self, state: SchedulerState) -> Result<(), String> {
+        let Mixture { sources, sizes, .. } = &self.mixture;
+        if state.sources != *sources {
+            return Err(format!("the checkpoint's distributions are {:?}, the data's {sources:?}", state.sources));
+        }
+        if let Some(arm) = (0..sizes.len()).find(|arm| state.sizes.get(*arm) != Some(&sizes[*arm])) {
+            let (name, now, before) = (&sources[arm], sizes[arm], state.sizes.get(arm).unwrap_or(&0));
+            return Err(format!("distribution {name} has {now} training rows, and had {before} at the checkpoint"));
+        }
+        self.curriculum.load(&self.config.curriculum, state.curriculum)?;
+        (self.step, self.next_id, self.rng, self.ledger) = (state.step, state.next_id, state.rng, state.ledger);
+        (self.weights, self.filtered, self.history) = (state.weights, state.filtered, state.history);
+        self.queue = state.flights.iter().map(|flight| flight.job.id).collect();
+        self.in_flight = vec![0; sources.len()];
+        let waiting = state.flights.iter().filter(|flight| !flight.observed);
+        waiting.for_each(|flight| self.in_flight[flight.job.arm] += 1);
+        self.flights = state.flights.into_iter().map(|flight| (flight.job.id, flight)).collect();
+        Ok(())
+    }
+}
