@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::check;
 use crate::advantage::AdvantageScale;
+use crate::error::KeyError;
 
 /// Settings of the loss.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -124,5 +126,24 @@ impl LossKind {
             Self::Rloo => *scale = AdvantageScale::LeaveOneOut,
             Self::ReinforcePlusPlus => *scale = AdvantageScale::BatchStd,
         }
+    }
+}
+
+impl LossConfig {
+    /// # Errors
+    /// A key whose value cannot work.
+    pub fn check(&self) -> Result<(), KeyError> {
+        if self.rollout_is == RolloutIs::Mask && self.rollout_is_threshold < 1.0 {
+            let problem = format!("must be at least 1 to mask, got {}: no token would stay", self.rollout_is_threshold);
+            return Err(KeyError::new("rollout_is_threshold", problem));
+        }
+        check::ranges(&[
+            ("clip_ratio_low", self.clip_ratio_low, 0.0, 1.0),
+            ("clip_ratio_high", self.clip_ratio_high, 0.0, 1e6),
+            ("clip_ratio_c", self.clip_ratio_c, 0.0, 1e6),
+            ("entropy_coef", self.entropy_coef, -10.0, 10.0),
+            ("kl_loss_coef", self.kl_loss_coef, 0.0, 1e6),
+            ("rollout_is_threshold", self.rollout_is_threshold, f64::MIN_POSITIVE, 1e6),
+        ])
     }
 }

@@ -1,23 +1,34 @@
 //! Configuration files: raw TOML plus `--set` overrides become one checked value, once.
 //!
-//! - [`run`]: what `train`, `eval` and `bench` read · [`sft`]: what `sft` reads
+//! - [`run`]: what `train`, `eval` and `bench` read · [`sft`]: what `sft` reads · a file for each table, with its checks
+//! - [`load()`]: from a file to a checked value · [`resolve`]: what a value leaves open is decided once
 //!
 //! A key that does not exist is an error that names the nearest one that does. Paths in a file are relative to that file;
 //! paths in `--set` are relative to the current folder; a resolved configuration holds absolute paths.
 
+pub mod bench;
+mod check;
+pub mod ckpt;
+pub mod data;
+pub mod engine;
+pub mod eval;
+mod load;
+pub mod lora;
 pub mod loss;
 pub mod optim;
+pub mod pipeline;
+pub mod resolve;
+pub mod reward;
 pub mod run;
 pub mod sft;
 pub mod trainer;
 
-use std::path::{Path, PathBuf};
-
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use toml::{Table, Value};
+use toml::Table;
 
 use crate::error::{InputError, KeyError};
+pub use load::load;
 
 /// A configuration type: every key has a default, and all values are checked before anything runs.
 pub trait Config: Default + Serialize + DeserializeOwned {
@@ -37,30 +48,6 @@ pub trait Config: Default + Serialize + DeserializeOwned {
     fn check(&self) -> Result<(), KeyError>;
 }
 
-/// Reads `path`, applies `sets` (`key.path=value`, later wins) and checks the result.
-///
-/// # Errors
-/// An unreadable file, broken TOML, an unknown key, a value of the wrong type or out of range; names file, line and key.
-pub fn load<C: Config>(path: &Path, sets: &[String]) -> Result<C, InputError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| InputError::new(path.display(), format!("cannot read the configuration: {e}")))?;
-    let mut table: Table = text.parse().map_err(|e: toml::de::Error| syntax_error(path, &text, &e))?;
-    let known = Value::try_from(C::default()).map_err(|e| InputError::new("defaults", e))?;
-    let place = |key: &str| Place { path, text: &text }.of(key);
-    check_keys::<C>(&table, &known, "", &place)?;
-    absolute_paths::<C>(&mut table, path.parent().unwrap_or(Path::new(".")));
-    for set in sets {
-        apply_set::<C>(&mut table, set, &known)?;
-    }
-    let place = |key: &str| if is_set(sets, key) { format!("--set {key}") } else { place(key) };
-    let mut all = Table::try_from(C::defaults(&table)).map_err(|e| InputError::new("defaults", e))?;
-    merge(&mut all, table);
-    let config: C = serde_path_to_error::deserialize(Value::Table(all))
-        .map_err(|e| InputError::new(place(&e.path().to_string()), format!("{}: {}", e.path(), e.inner().message())))?;
-    config.check().map_err(|error| InputError::at(place(&error.key), error))?;
-    Ok(config)
-}
-
 /// A configuration as TOML, every key written out.
 pub fn to_toml<C: Config>(config: &C) -> Result<String, InputError> {
     toml::to_string_pretty(config).map_err(|e| InputError::new("configuration", e))
@@ -76,221 +63,5 @@ pub fn is_hub_id(model: &str) -> bool {
     model.split_once('/').is_some_and(|(owner, name)| is_part(owner) && is_part(name))
 }
 
-fn is_set(sets: &[String], key: &str) -> bool {
-    sets.iter().any(|set| set.split('=').next().is_some_and(|name| name.trim() == key))
-}
-
-fn syntax_error(path: &Path, text: &str, error: &toml::de::Error) -> InputError {
-    let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-    InputError::new(format!("{}:{line}", path.display()), error.message())
-}
-
-/// Finds the line of a key, for error messages.
-struct Place<'a> {
-    path: &'a Path,
-    text: &'a str,
-}
-
-impl Place<'_> {
-    fn of(&self, key: &str) -> String {
-        match self.line(key) {
-            Some(line) => format!("{}:{line}", self.path.display()),
-            None => self.path.display().to_string(),
-        }
-    }
-
-    fn line(&self, key: &str) -> Option<usize> {
-        let document = toml::de::DeTable::parse(self.text).ok()?;
-        let (mut table, mut start) = (document.get_ref(), None);
-        for part in key.split('.') {
-            let (name, value) = table.iter().find(|(name, _)| name.get_ref() == part)?;
-            start = Some(name.span().start);
-            match value.get_ref() {
-                toml::de::DeValue::Table(inner) => table = inner,
-                _ => break,
-            }
-        }
-        start.map(|start| self.text[..start].matches('\n').count() + 1)
-    }
-}
-
-/// Every key of `given` must be one of `known`, at every level.
-fn check_keys<C: Config>(
-    given: &Table,
-    known: &Value,
-    prefix: &str,
-    place: &dyn Fn(&str) -> String,
-) -> Result<(), InputError> {
-    for (name, value) in given {
-        let key = format!("{prefix}{name}");
-        let Some(inner) = known.get(name) else {
-            return Err(InputError::new(place(&key), unknown_key(&key, known, prefix)));
-        };
-        if let (Value::Table(given), Value::Table(_), false) = (value, inner, C::BY_NAME.contains(&key.as_str())) {
-            check_keys::<C>(given, inner, &format!("{key}."), place)?;
-        }
-    }
-    Ok(())
-}
-
-/// What to say of `key`, which is none of the keys of `known` under `prefix`.
-fn unknown_key(key: &str, known: &Value, prefix: &str) -> String {
-    let name = key.rsplit('.').next().unwrap_or(key);
-    let names: Vec<&String> = known.as_table().into_iter().flat_map(|table| table.keys()).collect();
-    let likeness = |candidate: &str| strsim::normalized_damerau_levenshtein(candidate, name);
-    match names.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b))) {
-        Some(nearest) if likeness(nearest) > 0.5 => {
-            format!("unknown key {key:?}; did you mean \"{prefix}{nearest}\"?")
-        }
-        _ => {
-            let all: Vec<String> = names.iter().map(|name| format!("{prefix}{name}")).collect();
-            format!("unknown key {key:?}; known here: {}", all.join(", "))
-        }
-    }
-}
-
-fn absolute_paths<C: Config>(table: &mut Table, base: &Path) {
-    for key in C::PATHS {
-        let absolute = |path: &str| match C::MODELS.contains(key) && is_hub_id(path) && !base.join(path).exists() {
-            true => path.to_string(),
-            false => absolute(base, path),
-        };
-        let mut parts = key.split('.').peekable();
-        let mut slot = parts.next().and_then(|part| table.get_mut(part));
-        for part in parts {
-            slot = slot.and_then(|value| value.get_mut(part));
-        }
-        match slot {
-            Some(Value::String(path)) => *path = absolute(path),
-            Some(Value::Array(paths)) => {
-                paths
-                    .iter_mut()
-                    .filter_map(|p| if let Value::String(p) = p { Some(p) } else { None })
-                    .for_each(|p| *p = absolute(p));
-            }
-            _ => {}
-        }
-    }
-}
-
-/// `path` from `base`, absolute, with `.` and `..` taken out; an empty path stays empty.
-fn absolute(base: &Path, path: &str) -> String {
-    if path.is_empty() {
-        return String::new();
-    }
-    let joined = base.join(path);
-    let full = std::path::absolute(&joined).unwrap_or(joined);
-    let mut clean = PathBuf::new();
-    for part in full.components() {
-        match part {
-            std::path::Component::ParentDir => drop(clean.pop()),
-            part => clean.push(part),
-        }
-    }
-    clean.to_string_lossy().into_owned()
-}
-
-/// Applies one `--set key.path=value`; the value is read as TOML, or else as plain text.
-fn apply_set<C: Config>(table: &mut Table, set: &str, known: &Value) -> Result<(), InputError> {
-    let place = format!("--set {set}");
-    let (key, text) = set.split_once('=').ok_or_else(|| InputError::new(&place, "expected KEY=VALUE"))?;
-    let (key, text) = (key.trim(), text.trim());
-    let parsed = format!("x = {text}").parse::<Table>().ok().and_then(|mut t| t.remove("x"));
-    let is_text = key.split('.').try_fold(known, |value, part| value.get(part)).is_some_and(Value::is_str);
-    let value = parsed.filter(|value| !is_text || value.is_str()).unwrap_or_else(|| Value::String(text.to_string()));
-    let mut single =
-        key.rsplit('.').fold(value, |value, part| Value::Table(Table::from_iter([(part.to_string(), value)])));
-    let Some(wrapped) = single.as_table_mut() else { return Err(InputError::new(&place, "expected KEY=VALUE")) };
-    check_keys::<C>(wrapped, known, "", &|_| place.clone())?;
-    absolute_paths::<C>(wrapped, Path::new("."));
-    merge(table, std::mem::take(wrapped));
-    Ok(())
-}
-
-fn merge(into: &mut Table, from: Table) {
-    for (name, value) in from {
-        match (into.get_mut(&name), value) {
-            (Some(Value::Table(old)), Value::Table(new)) => merge(old, new),
-            (_, value) => drop(into.insert(name, value)),
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::run::RunConfig;
-    use super::*;
-
-    fn load_text(text: &str, sets: &[&str]) -> Result<RunConfig, String> {
-        let dir = temp_dir::TempDir::new().unwrap();
-        let path = dir.path().join("c.toml");
-        std::fs::write(&path, text).unwrap();
-        let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
-        load(&path, &sets).map_err(|e| e.to_string().replace(&path.display().to_string(), "c.toml"))
-    }
-
-    fn check_error(text: &str, sets: &[&str], expected: &str) {
-        let error = load_text(text, sets).unwrap_err();
-        assert!(error.contains(expected), "{error:?} does not contain {expected:?}");
-    }
-
-    #[test]
-    fn a_mistyped_key_is_named_with_its_line_and_the_nearest_right_one() {
-        check_error(
-            "seed = 1\nbach_size = 3\n",
-            &[],
-            "c.toml:2: unknown key \"bach_size\"; did you mean \"batch_size\"?",
-        );
-        check_error("[optim]\nqqq = 1\n", &[], "c.toml:2: unknown key \"optim.qqq\"; known here: optim.beta1");
-        check_error("", &["optim.ler=1"], "--set optim.ler=1: unknown key \"optim.ler\"; did you mean \"optim.lr\"?");
-    }
-
-    #[test]
-    fn tables_by_name_take_any_name() {
-        let config =
-            load_text("[curriculum.fixed_mix.weights]\nmine = 2.0", &["curriculum.fixed_mix.weights.other=1"]).unwrap();
-        let weights: Vec<_> = config.curriculum.fixed_mix.weights.into_iter().collect();
-        assert_eq!(weights, [("mine".to_string(), 2.0), ("other".to_string(), 1.0)]);
-        check_error("[curriculum.fixed_mix.weights]\nmine = \"much\"", &[], "curriculum.fixed_mix.weights.mine");
-    }
-
-    #[test]
-    fn wrong_types_and_values_out_of_range_are_refused() {
-        check_error("[optim]\nlr = \"fast\"\n", &[], "c.toml:2: optim.lr: invalid type");
-        check_error("seed = 3\ngroup_size = 0\n", &[], "c.toml:2: group_size:");
-        check_error("", &["curriculum.temperature=0"], "--set curriculum.temperature: curriculum.temperature:");
-        check_error("x = = 3", &[], "c.toml:1: ");
-        check_error("", &["seed"], "--set seed: expected KEY=VALUE");
-    }
-
-    #[test]
-    fn later_settings_win_and_paths_become_absolute() {
-        let config =
-            load_text("model = \"../m\"\nmax_steps = 3", &["max_steps=4", "max_steps=5", "engine.kind=mistralrs"])
-                .unwrap();
-        assert_eq!(config.max_steps, 5);
-        assert!(config.model.is_absolute() && config.model.ends_with("m"));
-        assert_eq!(load_text("", &["data.people=3"]).unwrap().data.people, "3");
-        let config = load_text("", &["model=here"]).unwrap();
-        assert_eq!(config.model, std::env::current_dir().unwrap().join("here"));
-    }
-
-    #[test]
-    fn names_on_the_hub_are_told_from_paths() {
-        for id in ["Qwen/Qwen2.5-7B-Instruct", "HuggingFaceTB/SmolLM2-135M", "a/b_c"] {
-            assert!(is_hub_id(id), "{id}");
-            assert_eq!(load_text(&format!("model = \"{id}\""), &[]).unwrap().model, PathBuf::from(id));
-        }
-        for path in ["model", "./a/b", "/a/b", "../a", "a/b/c", "a/", "/a", "a/.b", ""] {
-            assert!(!is_hub_id(path), "{path}");
-        }
-        let files = load_text("[data]\nkind = \"files\"\ntrain_files = [\"data/train.jsonl\"]", &[]).unwrap();
-        assert!(files.data.train_files[0].is_absolute(), "only models have names");
-    }
-
-    #[test]
-    fn a_resolved_configuration_reads_back_as_itself() {
-        let config = load_text("model = \"m\"\n[data]\ntrain = 12", &[]).unwrap();
-        assert_eq!(load_text(&to_toml(&config).unwrap(), &[]).unwrap(), config);
-    }
-}
+mod tests;

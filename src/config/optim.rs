@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::check;
+use crate::error::KeyError;
+
 /// Settings of the optimiser.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -49,5 +52,21 @@ impl Default for OptimConfig {
             lr_schedule: LrSchedule::Constant,
             min_lr_ratio: 0.0,
         }
+    }
+}
+
+impl OptimConfig {
+    /// # Errors
+    /// A key whose value cannot work.
+    pub fn check(&self) -> Result<(), KeyError> {
+        check::ranges(&[
+            ("lr", self.lr, 0.0, 10.0),
+            ("beta1", self.beta1, 0.0, 1.0 - 1e-12),
+            ("beta2", self.beta2, 0.0, 1.0 - 1e-12),
+            ("eps", self.eps, f64::MIN_POSITIVE, 1.0),
+            ("weight_decay", self.weight_decay, 0.0, 10.0),
+            ("max_grad_norm", self.max_grad_norm, 0.0, 1e9),
+            ("min_lr_ratio", self.min_lr_ratio, 0.0, 1.0),
+        ])
     }
 }

@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 use toml::Table;
 
 use super::Config;
+use super::lora::LoraSettings;
 use super::optim::{LrSchedule, OptimConfig};
-use super::run::{LoraSettings, check_lora, check_optim};
-use crate::commands::data::parse_people;
 use crate::error::KeyError;
+use crate::task::kk::parse_people;
 
 /// A tokenizer, a small Llama model, and the Knights-and-Knaves demonstrations that it is trained on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -172,8 +172,8 @@ impl Config for SftConfig {
         if self.init.as_os_str().is_empty() && (!self.data.files.is_empty() || self.lora.rank > 0) {
             return fail("init", "data.files and lora.rank need a model to start from");
         }
-        check_lora(&self.lora)?;
-        check_optim(&self.optim)?;
+        self.lora.check().map_err(|e| e.under("lora"))?;
+        self.optim.check().map_err(|e| e.under("optim"))?;
         if !(0.0..=1.0).contains(&self.prompt_loss_weight) {
             return fail("prompt_loss_weight", "must be from 0 to 1");
         }

@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::check;
+use crate::error::KeyError;
+
 /// How a batch is divided into updates and micro-batches.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -28,5 +31,13 @@ pub enum Recompute {
 impl Default for TrainerConfig {
     fn default() -> Self {
         Self { micro_batch_tokens: 2048, ppo_epochs: 1, ppo_mini_batch_size: 0, recompute: Recompute::Auto }
+    }
+}
+
+impl TrainerConfig {
+    /// # Errors
+    /// A key whose value cannot work.
+    pub fn check(&self) -> Result<(), KeyError> {
+        check::at_least_one(&[("ppo_epochs", self.ppo_epochs), ("micro_batch_tokens", self.micro_batch_tokens)])
     }
 }

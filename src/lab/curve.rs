@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::error::InputError;
+use crate::simulator::Evaluation;
 
 /// One evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -65,6 +66,14 @@ impl Curve {
             true => Err(InputError::new(metrics.display(), "holds no evaluation")),
             false => Ok(Self { seed, points }),
         }
+    }
+
+    /// A simulated run.
+    pub fn simulated(seed: u64, evaluations: &[Evaluation]) -> Self {
+        let point = |&Evaluation { step, tokens, reward }: &Evaluation| {
+            Point { step, tokens: tokens as f64, seconds: 0.0, reward }
+        };
+        Self { seed, points: evaluations.iter().map(point).collect() }
     }
 
     pub fn first(&self) -> Point {

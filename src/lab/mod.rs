@@ -1,12 +1,11 @@
 //! `dump-rl curriculum bench`: policies × seeds on one configuration, trained or simulated, and what came of them.
 //!
 //! - [`variant`]: what `--policies` names · [`runs`]: real training, one process a run, resumable
-//! - [`simulate`]: the pipeline's own scheduler over a model learner, thousands of runs a minute
+//!   ([`crate::simulator`]: the pipeline's own scheduler over a model of a learner, thousands of runs per minute)
 //! - [`curve`]: a run's evaluations against steps and tokens · [`summary`]: curves over seeds as tables
 
 pub mod curve;
 pub mod runs;
-pub mod simulate;
 pub mod summary;
 pub mod variant;
 
@@ -17,9 +16,10 @@ use rayon::prelude::*;
 use tokio::sync::watch;
 
 use crate::config::{self, run::RunConfig};
-use crate::dataset;
+use crate::pipeline::dataset;
 use crate::error::InputError;
 use crate::files;
+use crate::simulator;
 use curve::Curve;
 use summary::Summary;
 use variant::Variant;
@@ -107,7 +107,8 @@ impl Bench {
     fn simulated(&self, variants: &[Variant], configs: &[RunConfig]) -> Result<Vec<Measured>> {
         let of_variant = |(variant, config): (&Variant, &RunConfig)| -> Result<Measured> {
             let mixture = dataset::mixture(config)?;
-            let one = |seed| simulate::run(config, &mixture, seed);
+            let simulation = config.simulation();
+            let one = |seed| simulator::run(&simulation, &mixture, seed).map(|it| Curve::simulated(seed, &it));
             let curves: Result<_, _> = (0..self.seeds).into_par_iter().map(one).collect();
             Ok(Measured { label: variant.label.clone(), curves: curves.map_err(InputError::in_curriculum)? })
         };

@@ -18,13 +18,11 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::curve::{Curve, Point};
 use crate::advantage::{AdvantageScale, group_advantages};
-use crate::config::run::RunConfig;
 use crate::curriculum::Mixture;
 use crate::error::KeyError;
-use crate::scheduler::{Finished, Next, Outcome, Scheduler, SchedulerConfig};
-use crate::types::Job;
+use crate::scheduler::{FinishedGroup, Job, Next, Outcome, Scheduler, SchedulerConfig};
+use crate::seed::mix_seed;
 
 /// The learner: `[simulate]`. Skills are log-odds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -61,6 +59,51 @@ impl Default for SimulateConfig {
     }
 }
 
+impl SimulateConfig {
+    /// # Errors
+    /// A key inside `[simulate]` whose value is outside its range.
+    pub fn check(&self) -> Result<(), KeyError> {
+        let ranges = [
+            ("skill_easiest", self.skill_easiest, -1e3, 1e3),
+            ("skill_slope", self.skill_slope, -1e3, 1e3),
+            ("transfer", self.transfer, 0.0, 1.0),
+            ("drift", self.drift, 0.0, 1.0),
+            ("rate", self.rate, 0.0, 1e3),
+            ("spread", self.spread, 0.0, 1e3),
+            ("tokens_easiest", self.tokens_easiest, 1.0, 1e9),
+            ("tokens_slope", self.tokens_slope, 0.0, 1e9),
+        ];
+        match ranges.iter().find(|(_, value, low, high)| !(low..=high).contains(&value)) {
+            Some((key, value, low, high)) => {
+                Err(KeyError::new(*key, format!("must be from {low} to {high}, got {value}")))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a simulated run depends on.
+#[derive(Debug, Clone)]
+pub struct Simulation {
+    /// As of a real run.
+    pub scheduler: SchedulerConfig,
+    pub learner: SimulateConfig,
+    /// G: completions of a prompt.
+    pub group_size: usize,
+    /// Steps from one evaluation to the next; 0: as many as give some fifty evaluations.
+    pub eval_interval: u64,
+}
+
+/// An evaluation of the simulated learner.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Evaluation {
+    pub step: u64,
+    /// Tokens of all completions up to then, also of groups that were dropped.
+    pub tokens: u64,
+    /// The mean over distributions of the expected answer reward.
+    pub reward: f64,
+}
+
 const RIGHT: f32 = 3.0;
 const WRONG: f32 = -0.5;
 
@@ -92,23 +135,27 @@ struct Answered {
     rewards: Vec<f32>,
 }
 
-/// One run under the policy of `config`.
+/// One run with `seed` instead of the configured one: its evaluations from step 0 on.
 ///
 /// # Errors
 /// The key inside `[curriculum]` that does not fit the data, and what would.
-pub fn run(config: &RunConfig, mixture: &Mixture, seed: u64) -> Result<Curve, KeyError> {
-    let mut scheduler = Scheduler::new(SchedulerConfig { seed, ..SchedulerConfig::of(config) }, mixture.clone())?;
-    let mut learner = Learner::new(&config.simulate, mixture.arms());
-    let mut rng = ChaCha8Rng::seed_from_u64(engine::seed::mix_seed(seed, 1));
-    let interval = if config.eval.interval > 0 { config.eval.interval } else { config.max_steps.div_ceil(EVALUATIONS) };
-    let mut points = vec![learner.point(&scheduler)];
+pub fn run(simulation: &Simulation, mixture: &Mixture, seed: u64) -> Result<Vec<Evaluation>, KeyError> {
+    let Simulation { scheduler: config, group_size, .. } = simulation;
+    let mut scheduler = Scheduler::new(SchedulerConfig { seed, ..config.clone() }, mixture.clone())?;
+    let mut learner = Learner::new(&simulation.learner, mixture.arms());
+    let mut rng = ChaCha8Rng::seed_from_u64(mix_seed(seed, 1));
+    let interval = match simulation.eval_interval {
+        0 => config.max_steps.div_ceil(EVALUATIONS),
+        interval => interval,
+    };
+    let mut evaluations = vec![learner.evaluation(&scheduler)];
     let (mut running, mut answers) = (BinaryHeap::new(), std::collections::BTreeMap::new());
     let (mut batch, mut now) = (Vec::new(), 0);
     loop {
         while let Next::Dispatch(job) = scheduler.next_job() {
             let length = learner.tokens(job.arm);
             running.push(Reverse(Running { end: now + length, id: job.id }));
-            let rewards = learner.answer(&job, config.group_size, &mut rng);
+            let rewards = learner.answer(&job, *group_size, &mut rng);
             answers.insert(job.id, Answered { policy_step: scheduler.step(), job, rewards });
         }
         // Nothing runs and nothing can be dispatched: the last step is made.
@@ -118,8 +165,8 @@ pub fn run(config: &RunConfig, mixture: &Mixture, seed: u64) -> Result<Curve, Ke
         let advantages = group_advantages(&rewards, AdvantageScale::GroupStd);
         let signal = advantages.iter().map(|a| f64::from(a.abs())).sum::<f64>() / advantages.len() as f64;
         let right = rewards.iter().all(|reward| *reward == RIGHT);
-        let outcome = scheduler.judge(&Finished { job: &job, policy_step, rewards: &rewards, right }, scheduler.step());
-        scheduler.observe(id, rewards, advantages, config.group_size as u64 * learner.tokens(job.arm));
+        let outcome = scheduler.judge(&FinishedGroup { job: &job, policy_step, rewards: &rewards, right }, scheduler.step());
+        scheduler.observe(id, rewards, advantages, *group_size as u64 * learner.tokens(job.arm));
         scheduler.settle(id, outcome);
         if outcome == Outcome::Accepted {
             batch.push((job, signal));
@@ -129,11 +176,11 @@ pub fn run(config: &RunConfig, mixture: &Mixture, seed: u64) -> Result<Curve, Ke
             scheduler.trained(&batch.drain(..).map(|(job, _)| job.id).collect::<Vec<_>>());
             drop(scheduler.take_history());
             if scheduler.step().is_multiple_of(interval) || scheduler.step() == config.max_steps {
-                points.push(learner.point(&scheduler));
+                evaluations.push(learner.evaluation(&scheduler));
             }
         }
     }
-    Ok(Curve { seed, points })
+    Ok(evaluations)
 }
 
 impl<'a> Learner<'a> {
@@ -150,7 +197,7 @@ impl<'a> Learner<'a> {
     /// The rewards of a group.
     fn answer(&self, job: &Job, group_size: usize, rng: &mut ChaCha8Rng) -> Vec<f32> {
         // The prompt's own difficulty: the same whenever the row is drawn, and in every run.
-        let row = engine::seed::mix_seed(job.arm as u64, job.row as u64);
+        let row = mix_seed(job.arm as u64, job.row as u64);
         let success = self.success(job.arm, (row >> 11) as f64 / (1_u64 << 53) as f64);
         (0..group_size).map(|_| if rng.random::<f64>() < success { RIGHT } else { WRONG }).collect()
     }
@@ -173,67 +220,73 @@ impl<'a> Learner<'a> {
     }
 
     /// The expected answer reward, exactly up to the grid of prompts.
-    fn point(&self, scheduler: &Scheduler) -> Point {
+    fn evaluation(&self, scheduler: &Scheduler) -> Evaluation {
         const GRID: usize = 64;
         let quantile = |i: usize| (i as f64 + 0.5) / GRID as f64;
         let success = |arm: usize| (0..GRID).map(|i| self.success(arm, quantile(i))).sum::<f64>() / GRID as f64;
         let mean = (0..self.skills.len()).map(success).sum::<f64>() / self.skills.len() as f64;
         let reward = ANSWER_WRONG + (ANSWER_RIGHT - ANSWER_WRONG) * mean;
-        Point { step: scheduler.step(), tokens: scheduler.ledger().tokens as f64, seconds: 0.0, reward }
+        Evaluation { step: scheduler.step(), tokens: scheduler.ledger().tokens, reward }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::run::{FilterConfig, PipelineConfig};
+    use crate::curriculum::CurriculumConfig;
+    use crate::scheduler::FilterConfig;
 
-    fn config(policy: &str) -> RunConfig {
-        let mut config = RunConfig { max_steps: 100, ..RunConfig::default() };
-        config.curriculum.policy = policy.into();
-        config
+    fn simulation(policy: &str) -> Simulation {
+        let curriculum = CurriculumConfig { policy: policy.into(), ..CurriculumConfig::default() };
+        let filter = FilterConfig::default();
+        let scheduler =
+            SchedulerConfig { batch_size: 16, max_off_policy_steps: 0, max_steps: 100, seed: 0, curriculum, filter };
+        Simulation { scheduler, learner: SimulateConfig::default(), group_size: 8, eval_interval: 10 }
     }
 
-    fn simulate(config: &RunConfig, seed: u64) -> Curve {
-        run(config, &crate::dataset::mixture(config).unwrap(), seed).unwrap()
+    fn simulate(simulation: &Simulation, seed: u64) -> Vec<Evaluation> {
+        let sources = (3..=14).map(|people| format!("kk_logic_{people}")).collect();
+        let mixture = Mixture { sources, sizes: vec![900; 12], max_steps: 100, batch_size: 16 };
+        run(simulation, &mixture, seed).unwrap()
     }
 
     #[test]
     fn a_seed_gives_the_same_run_and_another_seed_another() {
-        let config = config("dump");
-        assert_eq!(simulate(&config, 3), simulate(&config, 3));
-        assert_ne!(simulate(&config, 3).points, simulate(&config, 4).points);
+        let simulation = simulation("dump");
+        assert_eq!(simulate(&simulation, 3), simulate(&simulation, 3));
+        assert_ne!(simulate(&simulation, 3), simulate(&simulation, 4));
     }
 
     #[test]
     fn practice_pays_and_every_pipeline_ends() {
         for (eta, zero_variance) in [(0, false), (1, false), (0, true), (2, true)] {
-            let config = RunConfig {
-                pipeline: PipelineConfig { max_off_policy_steps: eta, ..PipelineConfig::default() },
-                filter: FilterConfig { zero_variance, ..FilterConfig::default() },
-                ..config("uniform")
-            };
-            let curve = simulate(&config, 0);
-            assert_eq!(curve.last().step, 100, "η = {eta}");
-            assert!(curve.last().reward > curve.first().reward + 0.2, "{curve:?}");
+            let mut simulation = simulation("uniform");
+            simulation.scheduler.max_off_policy_steps = eta;
+            simulation.scheduler.filter.zero_variance = zero_variance;
+            let evaluations = simulate(&simulation, 0);
+            let (first, last) = (evaluations[0], evaluations[evaluations.len() - 1]);
+            assert_eq!(last.step, 100, "η = {eta}");
+            assert!(last.reward > first.reward + 0.2, "{evaluations:?}");
         }
     }
 
-    /// Groups without variance teach nothing: refilled, as many steps teach more and take more tokens.
+    /// Groups without variance teach nothing. With refill the same number of steps teaches more and takes more tokens.
     #[test]
     fn refilling_costs_tokens_and_saves_steps() {
-        let mut config = config("uniform");
-        let without = simulate(&config, 0).last();
-        config.filter.zero_variance = true;
-        let with = simulate(&config, 0).last();
-        assert!(with.tokens > 1.2 * without.tokens && with.reward > without.reward + 0.05, "{with:?} {without:?}");
+        let mut simulation = simulation("uniform");
+        let last = |simulation: &Simulation| simulate(simulation, 0).pop().unwrap();
+        let without = last(&simulation);
+        simulation.scheduler.filter.zero_variance = true;
+        let with = last(&simulation);
+        let tokens = with.tokens as f64 / without.tokens as f64;
+        assert!(tokens > 1.2 && with.reward > without.reward + 0.05, "{with:?} {without:?}");
     }
 
     #[test]
-    fn without_a_rate_nothing_is_learnt() {
-        let mut config = config("dump");
-        config.simulate.rate = 0.0;
-        let curve = simulate(&config, 0);
-        assert_eq!(curve.first().reward, curve.last().reward);
+    fn without_a_rate_nothing_is_learned() {
+        let mut simulation = simulation("dump");
+        simulation.learner.rate = 0.0;
+        let evaluations = simulate(&simulation, 0);
+        assert_eq!(evaluations[0].reward, evaluations[evaluations.len() - 1].reward);
     }
 }

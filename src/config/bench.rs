@@ -1,0 +1,75 @@
+//! The `[bench]` table: the shapes that the benchmarks measure.
+
+use serde::{Deserialize, Serialize};
+
+use super::check;
+use super::engine::EngineKind;
+use crate::error::KeyError;
+
+/// What the benches measure: every combination of the lists.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BenchConfig {
+    /// Engines to compare; empty: every one that is built in for the device.
+    pub engines: Vec<EngineKind>,
+    pub prompts: Vec<usize>,
+    pub group_sizes: Vec<usize>,
+    pub prompt_tokens: Vec<usize>,
+    pub new_tokens: Vec<usize>,
+    pub lengths: Lengths,
+    /// For `bench train`, instead of `prompt_tokens` and `new_tokens`: tokens of a sequence, of which the prompt takes the
+    /// first of `prompt_tokens`, at most half.
+    pub train_tokens: Vec<usize>,
+    /// What the device can do at most, in 10^12 floating-point operations a second; 0: what is known of the card.
+    pub peak_tflops: f64,
+    /// Timed runs of each combination; the median is reported.
+    pub repeats: usize,
+}
+
+/// How long the completions of a benchmark are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lengths {
+    /// All have `new_tokens`.
+    Fixed,
+    /// Drawn evenly from 1 to `new_tokens`, one length a prompt.
+    Drawn,
+}
+
+impl Default for BenchConfig {
+    fn default() -> Self {
+        Self {
+            engines: Vec::new(),
+            prompts: vec![8],
+            group_sizes: vec![8],
+            prompt_tokens: vec![100],
+            new_tokens: vec![128],
+            lengths: Lengths::Fixed,
+            train_tokens: Vec::new(),
+            peak_tflops: 0.0,
+            repeats: 3,
+        }
+    }
+}
+
+impl BenchConfig {
+    /// # Errors
+    /// A key whose value cannot work.
+    pub fn check(&self) -> Result<(), KeyError> {
+        let lists = [
+            ("prompts", &self.prompts),
+            ("group_sizes", &self.group_sizes),
+            ("prompt_tokens", &self.prompt_tokens),
+            ("new_tokens", &self.new_tokens),
+        ];
+        if let Some((key, _)) = lists.iter().find(|(_, list)| list.is_empty() || list.contains(&0)) {
+            return Err(KeyError::new(*key, "must list numbers of at least 1"));
+        }
+        if let Some(tokens) = self.train_tokens.iter().find(|tokens| **tokens < 2) {
+            let problem = format!("must list numbers of at least 2, a prompt and a completion, got {tokens}");
+            return Err(KeyError::new("train_tokens", problem));
+        }
+        check::at_least_one(&[("repeats", self.repeats)])?;
+        check::ranges(&[("peak_tflops", self.peak_tflops, 0.0, 1e9)])
+    }
+}

@@ -1,0 +1,23 @@
+//! The `[pipeline]` table: how far generation runs ahead of training.
+
+use serde::{Deserialize, Serialize};
+
+use super::check;
+use crate::error::KeyError;
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PipelineConfig {
+    /// η: how many steps old the policy that made a group may be when the group is trained on; 0 is synchronous.
+    pub max_off_policy_steps: u64,
+    /// Requests in flight; 0 takes what the engine advises.
+    pub rollout_workers: usize,
+}
+
+impl PipelineConfig {
+    /// # Errors
+    /// A key whose value cannot work.
+    pub fn check(&self) -> Result<(), KeyError> {
+        check::at_most(&[("max_off_policy_steps", self.max_off_policy_steps, 1_000_000)])
+    }
+}

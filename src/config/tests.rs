@@ -1,0 +1,77 @@
+use std::path::PathBuf;
+
+use super::run::RunConfig;
+use super::*;
+
+fn load_text(text: &str, sets: &[&str]) -> Result<RunConfig, String> {
+    let dir = temp_dir::TempDir::new().unwrap();
+    let path = dir.path().join("c.toml");
+    std::fs::write(&path, text).unwrap();
+    let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
+    load(&path, &sets).map_err(|e| e.to_string().replace(&path.display().to_string(), "c.toml"))
+}
+
+fn check_error(text: &str, sets: &[&str], expected: &str) {
+    let error = load_text(text, sets).unwrap_err();
+    assert!(error.contains(expected), "{error:?} does not contain {expected:?}");
+}
+
+#[test]
+fn a_mistyped_key_is_named_with_its_line_and_the_nearest_right_one() {
+    check_error(
+        "seed = 1\nbach_size = 3\n",
+        &[],
+        "c.toml:2: unknown key \"bach_size\"; did you mean \"batch_size\"?",
+    );
+    check_error("[optim]\nqqq = 1\n", &[], "c.toml:2: unknown key \"optim.qqq\"; known here: optim.beta1");
+    check_error("", &["optim.ler=1"], "--set optim.ler=1: unknown key \"optim.ler\"; did you mean \"optim.lr\"?");
+}
+
+#[test]
+fn tables_by_name_take_any_name() {
+    let config =
+        load_text("[curriculum.fixed_mix.weights]\nmine = 2.0", &["curriculum.fixed_mix.weights.other=1"]).unwrap();
+    let weights: Vec<_> = config.curriculum.fixed_mix.weights.into_iter().collect();
+    assert_eq!(weights, [("mine".to_string(), 2.0), ("other".to_string(), 1.0)]);
+    check_error("[curriculum.fixed_mix.weights]\nmine = \"much\"", &[], "curriculum.fixed_mix.weights.mine");
+}
+
+#[test]
+fn wrong_types_and_values_out_of_range_are_refused() {
+    check_error("[optim]\nlr = \"fast\"\n", &[], "c.toml:2: optim.lr: invalid type");
+    check_error("seed = 3\ngroup_size = 0\n", &[], "c.toml:2: group_size:");
+    check_error("", &["curriculum.temperature=0"], "--set curriculum.temperature: curriculum.temperature:");
+    check_error("x = = 3", &[], "c.toml:1: ");
+    check_error("", &["seed"], "--set seed: expected KEY=VALUE");
+}
+
+#[test]
+fn later_settings_win_and_paths_become_absolute() {
+    let config =
+        load_text("model = \"../m\"\nmax_steps = 3", &["max_steps=4", "max_steps=5", "engine.kind=mistralrs"])
+            .unwrap();
+    assert_eq!(config.max_steps, 5);
+    assert!(config.model.is_absolute() && config.model.ends_with("m"));
+    assert_eq!(load_text("", &["data.people=3"]).unwrap().data.people, "3");
+    let config = load_text("", &["model=here"]).unwrap();
+    assert_eq!(config.model, std::env::current_dir().unwrap().join("here"));
+}
+
+#[test]
+fn names_on_the_hub_are_told_from_paths() {
+    for id in ["Qwen/Qwen2.5-7B-Instruct", "HuggingFaceTB/SmolLM2-135M", "a/b_c"] {
+        assert!(is_hub_id(id), "{id}");
+        assert_eq!(load_text(&format!("model = \"{id}\""), &[]).unwrap().model, PathBuf::from(id));
+    }
+    for path in ["model", "./a/b", "/a/b", "../a", "a/b/c", "a/", "/a", "a/.b", ""] {
+        assert!(!is_hub_id(path), "{path}");
+    }
+    let files = load_text("[data]\nkind = \"files\"\ntrain_files = [\"data/train.jsonl\"]", &[]).unwrap();
+    assert!(files.data.train_files[0].is_absolute(), "only models have names");
+}
+
+#[test]
+fn a_resolved_configuration_reads_back_as_itself() {
+    let config = load_text("model = \"m\"\n[data]\ntrain = 12", &[]).unwrap();
+    assert_eq!(load_text(&to_toml(&config).unwrap(), &[]).unwrap(), config);
+}
