@@ -10,10 +10,10 @@ use toml::Table;
 
 use super::Config;
 use crate::advantage::AdvantageScale;
-use crate::commands::data::parse_people;
 use crate::curriculum::CurriculumConfig;
 use crate::error::KeyError;
 use crate::lab::simulate::SimulateConfig;
+use crate::task::kk::parse_people;
 use crate::train::loss::{LossConfig, LossKind, RolloutIs};
 use crate::train::optim::OptimConfig;
 use crate::train::trainer::TrainerConfig;

@@ -7,8 +7,8 @@ use toml::Table;
 
 use super::Config;
 use super::run::{LoraSettings, check_lora, check_optim};
-use crate::commands::data::parse_people;
 use crate::error::KeyError;
+use crate::task::kk::parse_people;
 use crate::train::optim::{LrSchedule, OptimConfig};
 
 /// A tokenizer, a small Llama model, and the Knights-and-Knaves demonstrations that it is trained on.
