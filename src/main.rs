@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use dump_rl::commands;
 use dump_rl::config::{self, run::RunConfig, sft::SftConfig};
 use dump_rl::error::InputError;
+use dump_rl::task::kk::parse_people;
 use tokio::sync::watch;
 
 /// Memory of an engine that was replaced has to go back (glibc's arenas keep it).
@@ -319,7 +320,7 @@ fn run(command: Command) -> Result<()> {
             block_on(commands::bench::check::run(config::load(&config, &sets.sets)?, json.as_deref()))
         }
         Command::Data(Data::Kk { people, train, test, seed, out }) => {
-            let people = commands::data::parse_people(&people).map_err(|e| InputError::new("--people", e))?;
+            let people = parse_people(&people).map_err(|e| InputError::new("--people", e))?;
             Ok(commands::data::kk(people, train, test, seed, &out)?)
         }
         Command::Data(Data::Inspect { file }) => {

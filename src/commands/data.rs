@@ -39,19 +39,6 @@ fn write_rows(path: &Path, rows: &[Row]) -> std::io::Result<()> {
     file.flush()
 }
 
-/// Reads `3-14`, or `5` for one size.
-///
-/// # Errors
-/// A text of another form and sizes outside what can be generated.
-pub fn parse_people(text: &str) -> Result<RangeInclusive<usize>, String> {
-    let (least, most) = (kk::MIN_PEOPLE, kk::MAX_PEOPLE);
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    match (first.trim().parse(), last.trim().parse()) {
-        (Ok(first), Ok(last)) if least <= first && first <= last && last <= most => Ok(first..=last),
-        _ => Err(format!("expected a number of people or a range such as 3-14, within {least}-{most}, got {text:?}")),
-    }
-}
-
 /// What a file of rows holds: rows and mean prompt length (characters) of every source, and one row as an example.
 ///
 /// # Errors
@@ -125,15 +112,6 @@ mod tests {
         // With three people each can say 73 things, so there are at most 73³ puzzles.
         let error = kk(3..=3, 73 * 73 * 73, 0, 0, Path::new("unused")).unwrap_err();
         assert!(error.problem.contains("distinct puzzles with 3 people"), "{error}");
-    }
-
-    #[test]
-    fn people_are_a_number_or_a_range() {
-        assert_eq!(parse_people("3-14"), Ok(3..=14));
-        assert_eq!(parse_people("5"), Ok(5..=5));
-        for text in ["", "-", "3-", "14-3", "2-5", "3-21", "three", "3-5-7", "3..5"] {
-            assert!(parse_people(text).unwrap_err().contains("3-14"), "{text}");
-        }
     }
 
     #[test]

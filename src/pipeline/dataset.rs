@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::commands::data::parse_people;
 use crate::config::run::{DataConfig, DataKind, RunConfig};
 use crate::curriculum::{Curriculum, Mixture};
 use crate::error::InputError;
+use crate::task::kk::parse_people;
 use crate::task::{Grader, Row, kk, rows};
 use crate::model::tokenizer::ChatTokenizer;
 

@@ -13,11 +13,11 @@ use anyhow::{Context, Result, ensure};
 use engine::LoraConfig;
 use engine::decoder::DecoderConfig;
 
-use crate::commands::data::parse_people;
 use crate::config::sft::SftConfig;
 use crate::error::InputError;
 use crate::hub;
 use crate::model_folder::copy_beside;
+use crate::task::kk::parse_people;
 use crate::tokenizer::ChatTokenizer;
 use crate::train::lora::ADAPTER;
 use crate::train::sft::{Example, SftStats, SftTrainer};

@@ -31,6 +31,19 @@ pub fn source_name(people: usize) -> String {
     format!("kk_logic_{people}")
 }
 
+/// Reads a range of numbers of people: `3-14`, or `5` for one size.
+///
+/// # Errors
+/// Text of another form, and numbers outside [`MIN_PEOPLE`]..=[`MAX_PEOPLE`].
+pub fn parse_people(text: &str) -> Result<RangeInclusive<usize>, String> {
+    let (least, most) = (MIN_PEOPLE, MAX_PEOPLE);
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    match (first.trim().parse(), last.trim().parse()) {
+        (Ok(first), Ok(last)) if least <= first && first <= last && last <= most => Ok(first..=last),
+        _ => Err(format!("expected a number of people or a range such as 3-14, within {least}-{most}, got {text:?}")),
+    }
+}
+
 /// Why puzzles could not be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -107,6 +120,15 @@ mod tests {
     fn impossible_requests_are_refused() {
         for people in [2..=5, 3..=21, RangeInclusive::new(5, 4)] {
             assert_eq!(splits(people.clone(), 1, 1, 0), Err(Error::People(people)));
+        }
+    }
+
+    #[test]
+    fn people_are_a_number_or_a_range() {
+        assert_eq!(parse_people("3-14"), Ok(3..=14));
+        assert_eq!(parse_people("5"), Ok(5..=5));
+        for text in ["", "-", "3-", "14-3", "2-5", "3-21", "three", "3-5-7", "3..5"] {
+            assert!(parse_people(text).unwrap_err().contains("3-14"), "{text}");
         }
     }
 }
