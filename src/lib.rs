@@ -1,67 +1,36 @@
 //! Curriculum-driven GRPO post-training of language models.
 //!
-//! Data flows one way: rows → [`scheduler`] → [`rollout`] → [`reward`] → [`advantage`] → [`batch`] → [`train`] → publish;
-//! [`pipeline`] is the only module that sees every stage. `ARCHITECTURE.md` has the map and the invariants.
+//! Data flows one way: rows → [`scheduler`] → rollout → reward → [`advantage`] → batch → trainer → publish; the module `pipeline`
+//! joins the stages. `ARCHITECTURE.md` has the map and the invariants.
 //!
-//! Without the `train` feature only the pure parts are built: [`curriculum`], [`advantage`], [`task`] and [`report`] need no async
-//! runtime, no tensors and no engine, and can serve somebody else's trainer.
+//! Without the `train` feature only the pure parts are built, for use in another trainer: [`curriculum`], [`advantage`], [`task`],
+//! [`scheduler`], [`simulator`] and [`report`] need no async runtime, no tensors and no engine.
 
 pub mod advantage;
-pub mod batch;
-pub mod commands;
 pub mod curriculum;
 pub mod error;
 pub mod files;
 pub mod report;
+pub mod scheduler;
+pub mod seed;
+pub mod simulator;
 pub mod task;
 
 #[cfg(feature = "train")]
-pub mod agreement;
-#[cfg(feature = "train")]
-pub mod budget;
-#[cfg(feature = "train")]
-pub mod checkpoint;
+pub mod commands;
 #[cfg(feature = "train")]
 pub mod config;
 #[cfg(feature = "train")]
-pub mod dataset;
-#[cfg(feature = "train")]
-pub mod eval;
-#[cfg(feature = "train")]
-pub mod gpu;
-#[cfg(feature = "train")]
-pub mod hub;
-#[cfg(feature = "train")]
 pub mod lab;
 #[cfg(feature = "train")]
-pub mod learner;
+pub mod memory;
 #[cfg(feature = "train")]
-pub mod metrics;
-#[cfg(feature = "train")]
-pub mod model_folder;
+pub mod model;
 #[cfg(feature = "train")]
 pub mod pipeline;
 #[cfg(feature = "train")]
-pub mod predict;
-#[cfg(feature = "train")]
-pub mod presets;
-#[cfg(feature = "train")]
-pub mod progress;
-#[cfg(feature = "train")]
-pub mod reward;
-#[cfg(feature = "train")]
-pub mod rollout;
-#[cfg(feature = "train")]
 pub mod run_dir;
 #[cfg(feature = "train")]
-pub mod run_log;
-#[cfg(feature = "train")]
-pub mod scheduler;
-#[cfg(feature = "train")]
-pub mod setup;
-#[cfg(feature = "train")]
-pub mod tokenizer;
+pub mod table;
 #[cfg(feature = "train")]
 pub mod train;
-#[cfg(feature = "train")]
-pub mod types;

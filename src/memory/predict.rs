@@ -1,13 +1,15 @@
-//! How much memory a run will take, from its configuration and the sizes of its model alone.
+//! The memory of a whole run on a CPU, and of the trainer on any device.
 //!
-//! Upper bounds where completions decide: every one is taken to be as long as it may be. `tests/tools.rs` holds the
-//! trainer's part, and a whole run on a CPU whose completions are that long, against what was measured.
+//! The tests compare the trainer's part, and a whole run on a CPU with completions of the greatest length, with what they
+//! measure.
 
 use engine::Precision;
 use engine::decoder::{DecoderConfig, Module};
 
-use crate::config::run::{DeviceKind, EngineKind, RunConfig, SyncMode};
-use crate::setup::native_precision;
+use super::Workload;
+use crate::config::engine::DeviceKind;
+use crate::config::resolve::{EngineChoice, Sharing};
+use crate::config::run::RunConfig;
 use crate::train::memory::{self, Batch};
 
 /// What the program itself takes, with a tokenizer and rows. Where NVIDIA's libraries are linked, they stand in memory
@@ -22,26 +24,26 @@ pub struct Part {
 }
 
 /// The batch of a policy step, with prompts of `prompt_tokens` and completions as long as they may be.
-pub fn longest_batch(config: &RunConfig, prompt_tokens: usize) -> Batch {
+pub fn longest_batch(workload: &Workload) -> Batch {
     Batch {
-        prompts: config.batch_size,
-        group_size: config.group_size,
-        prompt_tokens,
-        new_tokens: config.engine.max_new_tokens,
+        prompts: workload.config.batch_size,
+        group_size: workload.config.group_size,
+        prompt_tokens: workload.prompt_tokens,
+        new_tokens: workload.config.engine.max_new_tokens,
         fewest_tokens: 1,
     }
 }
 
 /// What the trainer takes, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Trainer {
+pub struct TrainerBytes {
     pub weights: usize,
     /// With its gradients and the optimiser.
     pub adapter: usize,
     pub activations: usize,
 }
 
-impl Trainer {
+impl TrainerBytes {
     /// What batches of other shapes leave behind that the allocator has not given back yet.
     pub fn freed(&self) -> usize {
         self.activations / 6
@@ -49,48 +51,50 @@ impl Trainer {
 }
 
 /// What the trainer takes for a step on `batch`, without the program itself.
-pub fn trainer(config: &RunConfig, model: &DecoderConfig, batch: Batch) -> Trainer {
+pub fn trainer(workload: &Workload, batch: Batch) -> TrainerBytes {
+    let Workload { config, model, resolved, .. } = workload;
     let adapter = adapter_parameters(config, model);
     let training = memory::Training {
-        workers: workers(config),
+        workers: resolved.trainer_workers,
         micro_batch_tokens: config.trainer.micro_batch_tokens,
         recompute: config.trainer.recompute,
-        plain: config.engine.device == DeviceKind::Cuda,
-        number: weight_bytes(config),
+        plain: resolved.device == DeviceKind::Cuda,
+        number: weight_bytes(workload),
     };
     let activations = training.activation_bytes(model, batch);
     // The values, two moments, what an update makes of them, and for each worker a sum of gradients and what is added.
     let copies = 5 + 2 * training.workers;
-    Trainer { weights: model.parameters() * weight_bytes(config), adapter: 4 * copies * adapter, activations }
+    TrainerBytes { weights: model.parameters() * weight_bytes(workload), adapter: 4 * copies * adapter, activations }
 }
 
-/// What a whole run takes on a CPU; [`crate::budget`] says it for a device that has memory of its own.
-pub fn run(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize) -> Vec<Part> {
-    let trainer = trainer(config, model, longest_batch(config, prompt_tokens));
+/// What a whole run takes on a CPU; [`super::budget`] says it for a device that has memory of its own.
+pub fn run(workload: &Workload) -> Vec<Part> {
+    let Workload { config, model, resolved, prompt_tokens, .. } = *workload;
+    let trainer = trainer(workload, longest_batch(workload));
     let mut parts = vec![
         Part { what: "base weights", bytes: trainer.weights },
         Part { what: "adapter, optimiser and gradients", bytes: trainer.adapter },
         Part { what: "activations of the trainer", bytes: trainer.activations },
         Part { what: "memory that was freed but not given back", bytes: trainer.freed() },
     ];
-    match config.engine.resolved_kind(model) {
-        EngineKind::Mistralrs => {
-            let weights = config.engine.replicas.max(1) * model.parameters() * weight_bytes(config);
-            parts.push(match config.engine.sync {
-                SyncMode::Auto | SyncMode::SideBySide => {
+    match resolved.engine {
+        EngineChoice::Mistralrs => {
+            let weights = config.engine.replicas.max(1) * model.parameters() * weight_bytes(workload);
+            parts.push(match resolved.sharing {
+                Sharing::SideBySide => {
                     Part { what: "weights of the engine, twice while a policy is published", bytes: 2 * weights }
                 }
-                SyncMode::Reload | SyncMode::Alternate => Part { what: "weights of the engine", bytes: weights },
+                Sharing::Reload | Sharing::Alternate => Part { what: "weights of the engine", bytes: weights },
             });
         }
-        EngineKind::Native | EngineKind::Auto => {
-            if native_precision(config) == Precision::Bf16 {
+        EngineChoice::Native => {
+            if resolved.engine_precision == Precision::Bf16 {
                 parts.push(Part { what: "weights of the engine in bf16", bytes: 2 * model.parameters() });
             }
             let token = 4 * cached_numbers(model);
             let longest = prompt_tokens + config.engine.max_new_tokens;
-            let used = cached_tokens(config, prompt_tokens) * token;
-            let most = (config.engine.cache_mb << 20).max(engine::native::cache_bytes(model, longest));
+            let used = cached_tokens(workload) * token;
+            let most = (resolved.cache_mb << 20).max(engine::native::cache_bytes(model, longest));
             parts.push(Part { what: "key-value cache, at most", bytes: used.min(most) });
         }
     }
@@ -99,8 +103,9 @@ pub fn run(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize) -> V
 }
 
 /// Most tokens in the native engine's cache, in blocks of 16: a group's prompt stands there once.
-fn cached_tokens(config: &RunConfig, prompt_tokens: usize) -> usize {
+fn cached_tokens(workload: &Workload) -> usize {
     const BLOCK: usize = 16;
+    let Workload { config, prompt_tokens, .. } = *workload;
     let sequences = config.engine.max_sequences;
     let groups = sequences.div_ceil(config.group_size) + 1;
     // Each sequence has a block of its own where the prompt ends within one.
@@ -109,8 +114,8 @@ fn cached_tokens(config: &RunConfig, prompt_tokens: usize) -> usize {
 }
 
 /// The trainer alone, with the program around it: what `bench train` takes.
-pub fn bench(config: &RunConfig, model: &DecoderConfig, batch: Batch) -> usize {
-    let Trainer { weights, adapter, activations } = trainer(config, model, batch);
+pub fn bench(workload: &Workload, batch: Batch) -> usize {
+    let TrainerBytes { weights, adapter, activations } = trainer(workload, batch);
     PROGRAM_BYTES + weights + adapter + activations
 }
 
@@ -118,13 +123,13 @@ pub fn bench(config: &RunConfig, model: &DecoderConfig, batch: Batch) -> usize {
 /// every completion is as long as it may be: generation and training, in seconds. Attention is left out.
 ///
 /// The share of the rate that the engine and the trainer reach was measured on SmolLM2-135M (docs/benchmarks.md).
-pub fn seconds(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize, rate: f64) -> (f64, f64) {
+pub fn seconds(workload: &Workload, rate: f64) -> (f64, f64) {
     const SHARE: f64 = 0.5;
-    let batch = longest_batch(config, prompt_tokens);
-    let sampled = (batch.prompts * (prompt_tokens + batch.group_size * batch.new_tokens)) as f64;
-    let forward = 2.0 * sampled * model.parameters() as f64 / (SHARE * rate);
+    let batch = longest_batch(workload);
+    let sampled = (batch.prompts * (batch.prompt_tokens + batch.group_size * batch.new_tokens)) as f64;
+    let forward = 2.0 * sampled * workload.model.parameters() as f64 / (SHARE * rate);
     // Forward and backward, without the gradients of frozen weights.
-    (forward, 2.0 * forward * config.trainer.ppo_epochs as f64)
+    (forward, 2.0 * forward * workload.config.trainer.ppo_epochs as f64)
 }
 
 /// Numbers in the adapter.
@@ -140,21 +145,19 @@ pub fn cached_numbers(model: &DecoderConfig) -> usize {
 }
 
 /// Bytes of a number of the trainer's weights, and of mistral.rs's: it computes in the same format.
-pub fn weight_bytes(config: &RunConfig) -> usize {
-    if config.engine.device == DeviceKind::Cuda && config.engine.dtype == Precision::Bf16 { 2 } else { 4 }
-}
-
-fn workers(config: &RunConfig) -> usize {
-    match config.engine.device {
-        DeviceKind::Cpu => std::thread::available_parallelism().map_or(1, |n| n.get()),
-        DeviceKind::Cuda => 1,
+pub fn weight_bytes(workload: &Workload) -> usize {
+    match workload.resolved.trainer_precision {
+        Precision::F32 => 4,
+        Precision::Bf16 => 2,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::presets;
+    use crate::config::engine::EngineKind;
+    use crate::config::resolve::Machine;
+    use crate::model::presets;
 
     /// As the native engine does it: a cache has the size that is allowed, or that of the longest request.
     #[test]
@@ -164,7 +167,8 @@ mod tests {
             let mut config = RunConfig::default();
             (config.engine.kind, config.engine.cache_mb) = (EngineKind::Native, cache_mb);
             (config.engine.max_sequences, config.engine.max_new_tokens) = (64, 2048);
-            let parts = run(&config, &model, 1024);
+            let machine = Machine { cores: 2, has_bf16: false, card: None };
+            let parts = run(&Workload::new(&config, &model, machine, 1024).expect("settings that fit"));
             let cache = parts.iter().find(|part| part.what == "key-value cache, at most").expect("a cache");
             assert_eq!(cache.bytes, bytes);
         };

@@ -1,23 +1,56 @@
-//! The card: opened here, and what is wrong is said in one sentence when that fails.
+//! The trainer's device, and what the machine has. When a card cannot be opened, one sentence says why.
 
 use candle_core::Device;
 
+use crate::config::engine::{DeviceKind, EngineConfig};
+use crate::config::resolve::{Card, HAS_CUDA, Machine};
 use crate::error::InputError;
 
-/// Whether this program can use a GPU.
-pub const HAS_CUDA: bool = cfg!(feature = "cuda");
-/// What is wrong where it cannot.
+/// What is wrong where the program cannot use a GPU.
 pub const NO_CUDA: &str = "this program was built without GPU support; build it with --features cuda";
 
 /// What the kernels were compiled for, as in "90". Absent where the build asked the card of its own machine.
 #[cfg(feature = "cuda")]
 const BUILT_FOR: Option<&str> = option_env!("CUDA_COMPUTE_CAP");
 
-/// The CUDA card with this number, from 0.
+/// The device that `engine.device` names.
 ///
 /// # Errors
 /// No GPU support in this program; no driver or no card; a card that the kernels were not compiled for.
-pub fn open(index: usize) -> Result<Device, InputError> {
+pub fn open(engine: &EngineConfig) -> Result<Device, InputError> {
+    match engine.device {
+        DeviceKind::Cpu => Ok(Device::Cpu),
+        DeviceKind::Cuda => open_card(engine.device_index),
+    }
+}
+
+/// What this machine has. `device` is the open device, where there is one; the GPU's memory is what
+/// `engine.device_memory_mb` says, or what the open card tells.
+pub fn machine(engine: &EngineConfig, device: Option<&Device>) -> Machine {
+    let card = match (engine.device, engine.device_memory_mb) {
+        (DeviceKind::Cpu, _) => None,
+        (DeviceKind::Cuda, 0) => device.and_then(memory_of),
+        (DeviceKind::Cuda, mb) => Some(Card { total: mb << 20, free: mb << 20 }),
+    };
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    Machine { cores, has_bf16: engine::native::has_bf16(), card }
+}
+
+#[cfg(feature = "cuda")]
+fn memory_of(device: &Device) -> Option<Card> {
+    use candle_core::cuda::cudarc::driver::result;
+    device.as_cuda_device().ok()?.cuda_stream().context().bind_to_thread().ok()?;
+    let (free, total) = result::mem_get_info().ok()?;
+    Some(Card { total, free })
+}
+
+#[cfg(not(feature = "cuda"))]
+fn memory_of(_: &Device) -> Option<Card> {
+    None
+}
+
+/// The CUDA card with this number, from 0.
+fn open_card(index: usize) -> Result<Device, InputError> {
     let wrong = |problem: String| InputError::new("engine.device", problem);
     if !HAS_CUDA {
         return Err(wrong(NO_CUDA.to_owned()));

@@ -1,0 +1,50 @@
+//! How much memory a run will take, and how trainer and engine share a device: computed before anything is loaded.
+//!
+//! - [`predict`]: a run on a CPU, and the trainer on any device · [`budget`]: trainer and engine on one GPU
+//! - [`process`]: what this process takes now
+//!
+//! Every formula reads a [`Workload`]. All are upper bounds: every completion is taken to be as long as it may be.
+
+pub mod budget;
+pub mod predict;
+pub mod process;
+
+use engine::decoder::DecoderConfig;
+
+use crate::config::resolve::{Machine, Resolved};
+use crate::config::run::RunConfig;
+use crate::error::InputError;
+
+/// A run as far as its memory goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Workload<'a> {
+    pub config: &'a RunConfig,
+    pub model: &'a DecoderConfig,
+    pub machine: Machine,
+    /// Tokens of the longest prompt.
+    pub prompt_tokens: usize,
+    /// What was decided so far: all but `sharing` and `cache_mb` on a GPU, which [`Workload::fit`] decides.
+    pub resolved: Resolved,
+}
+
+impl<'a> Workload<'a> {
+    /// # Errors
+    /// Settings that the engine does not have on the device.
+    pub fn new(
+        config: &'a RunConfig,
+        model: &'a DecoderConfig,
+        machine: Machine,
+        prompt_tokens: usize,
+    ) -> Result<Self, InputError> {
+        let resolved = Resolved::new(config, model, machine)?;
+        Ok(Self { config, model, machine, prompt_tokens, resolved })
+    }
+
+    /// The same run with another configuration; `None` where the engine does not have its settings.
+    fn with<'b>(&self, config: &'b RunConfig) -> Option<Workload<'b>>
+    where
+        'a: 'b,
+    {
+        Workload::new(config, self.model, self.machine, self.prompt_tokens).ok()
+    }
+}
