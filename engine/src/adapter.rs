@@ -1,16 +1,24 @@
-//! A LoRA adapter as it travels from the trainer to an engine and to disk: PEFT's own format.
+//! A LoRA adapter in PEFT's format, as the trainer sends it to an engine and writes it to disk.
 //!
-//! Tensors are f32, named `base_model.model.<module>.lora_A.weight` (rank × in) and `lora_B.weight` (out × rank).
-//! Invariant: `hash` is the SHA-256 of `bytes`.
+//! This file is the only place that knows PEFT's names, shapes and configuration. Tensors are f32, named
+//! `base_model.model.<module>.lora_A.weight` (rank × in) and `lora_B.weight` (out × rank).
+//! Invariant: [`Adapter::hash`] is the SHA-256 of [`Adapter::bytes`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::decoder::{DecoderConfig, Module};
 use crate::error::EngineError;
-use crate::types::AdapterHash;
+use crate::version::AdapterHash;
+
+/// The file that holds an adapter's tensors.
+pub const ADAPTER: &str = "adapter_model.safetensors";
+/// The file that holds its [`LoraConfig`].
+pub const ADAPTER_CONFIG: &str = "adapter_config.json";
 
 /// The seven linear layers of a block, the default of `target_modules`.
 pub const LINEAR_LAYERS: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
@@ -23,7 +31,7 @@ pub struct LoraConfig {
     /// The update is scaled by alpha / r.
     pub lora_alpha: f64,
     pub target_modules: Vec<String>,
-    /// Always `LORA` for PEFT.
+    /// Always `LORA`.
     pub peft_type: String,
     pub task_type: String,
     pub base_model_name_or_path: String,
@@ -49,9 +57,56 @@ impl LoraConfig {
     pub fn scale(&self) -> f64 {
         self.lora_alpha / self.r as f64
     }
+
+    /// The linear layers that `target_modules` names.
+    ///
+    /// # Errors
+    /// If a name is not a linear layer of a block.
+    pub fn modules(&self) -> Result<Vec<Module>, EngineError> {
+        let module = |name: &String| {
+            Module::from_name(name)
+                .ok_or_else(|| EngineError::Adapter(format!("{name} is not a linear layer of the model")))
+        };
+        self.target_modules.iter().map(module).collect()
+    }
+
+    /// Whether a tensor belongs to a module of `target_modules`, in any layer.
+    fn covers(&self, tensor: &str) -> bool {
+        let module = tensor.strip_prefix(PREFIX).and_then(|path| path.strip_prefix('.'));
+        let module = module.and_then(|path| SUFFIXES.iter().find_map(|suffix| path.strip_suffix(suffix)));
+        let name = module.and_then(|path| path.rsplit('.').next());
+        name.is_some_and(|name| self.target_modules.iter().any(|target| target == name))
+    }
 }
 
-/// An immutable adapter: cheap to clone, named by its hash.
+/// PEFT's prefix of every tensor name.
+const PREFIX: &str = "base_model.model";
+/// What follows the path of a linear layer in the names of its A and its B.
+const SUFFIXES: [&str; 2] = [".lora_A.weight", ".lora_B.weight"];
+
+/// PEFT's names of the A and the B of a linear layer.
+pub fn tensor_names(layer: usize, module: Module) -> [String; 2] {
+    let path = layer_path(layer, module);
+    SUFFIXES.map(|suffix| format!("{path}{suffix}"))
+}
+
+fn layer_path(layer: usize, module: Module) -> String {
+    format!("{PREFIX}.model.layers.{layer}.{}", module.path())
+}
+
+/// The two matrices of one linear layer's update.
+#[derive(Debug, Clone)]
+pub struct LowRankPair {
+    /// A (r × in).
+    pub a: Tensor,
+    /// B (out × r).
+    pub b: Tensor,
+}
+
+/// The updates of an adapter by layer and module.
+pub type LowRankPairs = BTreeMap<(usize, Module), LowRankPair>;
+
+/// An immutable adapter, named by its hash and cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Adapter {
     pub config: Arc<LoraConfig>,
@@ -66,7 +121,7 @@ impl Adapter {
         Self { config, bytes: bytes.into(), hash }
     }
 
-    /// The hash of the bytes as they are. For a large adapter this takes a while.
+    /// The hash of the bytes, computed now. For a large adapter this takes a while.
     ///
     /// # Errors
     /// [`EngineError::WrongAdapter`] if `hash` names other bytes.
@@ -81,21 +136,120 @@ impl Adapter {
     /// The tensors by name, as f32 on the CPU.
     ///
     /// # Errors
-    /// If the bytes are no safetensors file or hold anything but f32 matrices.
-    pub fn tensors(&self) -> Result<BTreeMap<String, candle_core::Tensor>, EngineError> {
+    /// If the bytes are not a safetensors file, or hold anything but f32 matrices.
+    pub fn tensors(&self) -> Result<BTreeMap<String, Tensor>, EngineError> {
         let file =
             safetensors::SafeTensors::deserialize(&self.bytes).map_err(|e| EngineError::Adapter(e.to_string()))?;
         file.iter().map(|(name, view)| Ok((name.to_string(), to_tensor(name, &view)?))).collect()
     }
+
+    /// The tensors by name, for an engine that ignores what it does not know.
+    ///
+    /// # Errors
+    /// As [`Adapter::tensors`], or if a tensor belongs to no module of `target_modules`.
+    pub fn target_tensors(&self) -> Result<BTreeMap<String, Tensor>, EngineError> {
+        let tensors = self.tensors()?;
+        match tensors.keys().find(|name| !self.config.covers(name)) {
+            Some(name) => {
+                Err(EngineError::Adapter(format!("{name} belongs to none of {:?}", self.config.target_modules)))
+            }
+            None => Ok(tensors),
+        }
+    }
+
+    /// The updates of the layers that the adapter covers; it need not cover any.
+    ///
+    /// # Errors
+    /// As [`Adapter::tensors`], or if a tensor fits no layer of `decoder`, its shape is wrong, or its partner is missing.
+    pub fn pairs(&self, decoder: &DecoderConfig) -> Result<LowRankPairs, EngineError> {
+        let mut tensors = self.tensors()?;
+        let mut pairs = BTreeMap::new();
+        for layer in 0..decoder.num_hidden_layers {
+            for module in Module::ALL {
+                if let Some(pair) = take_pair(&mut tensors, layer, module, decoder.linear_shape(module))? {
+                    pairs.insert((layer, module), pair);
+                }
+            }
+        }
+        match tensors.keys().next() {
+            Some(name) => Err(EngineError::Adapter(format!("{name}: the model has no such layer"))),
+            None => Ok(pairs),
+        }
+    }
+
+    /// The updates of every target module in every layer, all of rank `r`.
+    ///
+    /// # Errors
+    /// As [`Adapter::tensors`], or if a tensor that the configuration promises is missing, one is left over, or a shape is
+    /// wrong.
+    pub fn all_pairs(&self, decoder: &DecoderConfig) -> Result<LowRankPairs, EngineError> {
+        let (mut tensors, modules) = (self.tensors()?, self.config.modules()?);
+        let keys: Vec<_> = (0..decoder.num_hidden_layers)
+            .flat_map(|layer| modules.iter().map(move |module| (layer, *module)))
+            .collect();
+        let names: BTreeSet<String> = keys.iter().flat_map(|(layer, module)| tensor_names(*layer, *module)).collect();
+        if let Some(surplus) = tensors.keys().find(|name| !names.contains(*name)) {
+            return Err(EngineError::Adapter(format!("tensor {surplus} belongs to no target module")));
+        }
+        let mut pairs = BTreeMap::new();
+        for (layer, module) in keys {
+            let ([a, b], (input, output)) = (tensor_names(layer, module), decoder.linear_shape(module));
+            let a = take_tensor(&mut tensors, &a, [self.config.r, input])?;
+            let b = take_tensor(&mut tensors, &b, [output, self.config.r])?;
+            pairs.insert((layer, module), LowRankPair { a, b });
+        }
+        Ok(pairs)
+    }
 }
 
-fn to_tensor(name: &str, view: &safetensors::tensor::TensorView) -> Result<candle_core::Tensor, EngineError> {
+/// Takes both matrices of a linear layer, of any rank; `None` if the adapter does not cover it.
+fn take_pair(
+    tensors: &mut BTreeMap<String, Tensor>,
+    layer: usize,
+    module: Module,
+    (input, output): (usize, usize),
+) -> Result<Option<LowRankPair>, EngineError> {
+    let fail = |problem: String| Err(EngineError::Adapter(format!("{}: {problem}", layer_path(layer, module))));
+    let [a, b] = tensor_names(layer, module).map(|name| tensors.remove(&name));
+    let (a, b) = match (a, b) {
+        (None, None) => return Ok(None),
+        (Some(a), Some(b)) => (a, b),
+        _ => return fail("one of lora_A and lora_B is missing".into()),
+    };
+    let rank = a.dims()[0];
+    if a.dims() != [rank, input] || b.dims() != [output, rank] {
+        return fail(format!(
+            "expected (rank × {input}) and ({output} × rank), found {:?} and {:?}",
+            a.dims(),
+            b.dims()
+        ));
+    }
+    Ok(Some(LowRankPair { a, b }))
+}
+
+/// Takes one tensor, which must have this shape.
+fn take_tensor(
+    tensors: &mut BTreeMap<String, Tensor>,
+    name: &str,
+    expected: [usize; 2],
+) -> Result<Tensor, EngineError> {
+    let tensor = tensors.remove(name).ok_or_else(|| EngineError::Adapter(format!("tensor {name} is missing")))?;
+    match tensor.dims() == expected {
+        true => Ok(tensor),
+        false => {
+            let found = tensor.dims();
+            Err(EngineError::Adapter(format!("{name}: expected shape {expected:?}, found {found:?}")))
+        }
+    }
+}
+
+fn to_tensor(name: &str, view: &safetensors::tensor::TensorView) -> Result<Tensor, EngineError> {
     if view.dtype() != safetensors::Dtype::F32 || view.shape().len() != 2 {
         let found = (view.dtype(), view.shape());
         return Err(EngineError::Adapter(format!("{name}: expected an f32 matrix, found {found:?}")));
     }
     let values: Vec<f32> = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-    candle_core::Tensor::from_vec(values, view.shape(), &candle_core::Device::Cpu)
+    Tensor::from_vec(values, view.shape(), &candle_core::Device::Cpu)
         .map_err(|e| EngineError::Adapter(format!("{name}: {e}")))
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::types::AdapterHash;
+use crate::version::AdapterHash;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {

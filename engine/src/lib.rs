@@ -1,8 +1,10 @@
 //! Everything that samples: one trait, and the engines behind it.
 //!
 //! An engine sees token ids, numbers and safetensors bytes; it knows nothing of tasks, rewards or training.
-//! - [`types`]: what goes in and out · [`adapter`]: a LoRA adapter and its hash · [`error`]
-//! - [`sampler`]: the one way a token is drawn · [`seed`]: seeds of its streams · [`decoder`]: model configuration and weights, shared with the trainer
+//! - [`types`]: what goes in and out · [`version`]: which policy made it · [`error`]
+//! - [`adapter`]: a LoRA adapter and its hash, the only parser of PEFT's format
+//! - [`sampler`]: how a token is drawn · [`seed`]: seeds for random streams
+//! - [`decoder`]: model configuration, weights and block, shared with the trainer
 //! - [`kernels`]: the arithmetic of a decoder on a CPU, also the trainer's
 //! - [`native`]: our own · [`mistral`]: mistral.rs in process · [`scripted`]: a deterministic fake for tests
 
@@ -18,16 +20,15 @@ pub mod sampler;
 pub mod scripted;
 pub mod seed;
 pub mod types;
+pub mod version;
 
 use std::future::Future;
 use std::time::Duration;
 
 pub use adapter::{Adapter, LoraConfig};
 pub use error::EngineError;
-pub use types::{
-    AdapterHash, CacheFormat, Completion, Finish, PolicyVersion, Precision, Quantization, Request, Sampling,
-    StopStrings,
-};
+pub use types::{CacheFormat, Completion, Finish, Precision, Quantization, Request, Sampling, StopStrings};
+pub use version::{AdapterHash, PolicyVersion};
 
 /// Samples groups of completions under a policy that can be replaced while it answers.
 ///

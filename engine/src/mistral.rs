@@ -18,6 +18,7 @@
 mod capture;
 mod check;
 mod load;
+mod place;
 mod sequence;
 mod slots;
 mod wave;
@@ -32,7 +33,8 @@ use tokio::sync::{Mutex, mpsc, watch};
 use crate::{Adapter, CacheFormat, Completion, Engine, EngineError, PolicyVersion, Precision, Quantization, Request};
 use capture::{Answer, Caller};
 use load::Loader;
-use sequence::{Place, Sequence};
+use place::Place;
+use sequence::Sequence;
 use slots::Slots;
 use wave::Wave;
 

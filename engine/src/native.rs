@@ -1,6 +1,6 @@
 //! Our own engine: continuous batching over a paged cache, with an adapter that is exchanged between two steps.
 //!
-//! - `native/scheduler.rs` what runs when · `native/cache.rs` blocks and shared prefixes · `native/lora.rs` the adapter
+//! - `native/scheduler.rs` what runs when · `native/cache.rs` blocks and shared prefixes · `native/live_adapter.rs` the adapter
 //! - `native/compute.rs` what a scheduler asks of a model · `native/cpu.rs` one on a CPU, by our own kernels
 //! - `native/device.rs` one on any device, by candle's operators and, with CUDA, PagedAttention's kernels
 //!
@@ -13,7 +13,7 @@ mod cache;
 mod compute;
 mod cpu;
 mod device;
-mod lora;
+mod live_adapter;
 mod scheduler;
 
 use std::collections::VecDeque;
@@ -30,7 +30,7 @@ use crate::{Adapter, Completion, Engine, EngineError, PolicyVersion, Precision, 
 use cache::{Layout, Store};
 use compute::Compute;
 use device::{DeviceModel, Slots};
-use lora::Lora;
+use live_adapter::LiveAdapter;
 use scheduler::{Policy, Reply, Scheduler};
 
 /// How much runs at a time.
@@ -248,7 +248,7 @@ fn wait_for_policy<C: Compute>(scheduler: &mut Scheduler<C>, commands: &mpsc::Re
 /// What is loaded is named by its own bytes, whatever the caller says of them.
 fn policy(step: u64, adapter: &Adapter, config: &DecoderConfig, device: &Device) -> Result<Policy, EngineError> {
     let version = PolicyVersion { step, adapter: adapter.verify()? };
-    Ok(Policy { version, lora: Lora::new(adapter, config, device)? })
+    Ok(Policy { version, adapter: LiveAdapter::new(adapter, config, device)? })
 }
 
 impl Engine for Native {

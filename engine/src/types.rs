@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::error::EngineError;
+use crate::version::PolicyVersion;
 
 /// One prompt, and how many completions of it are wanted.
 #[derive(Debug, Clone)]
@@ -198,30 +199,6 @@ pub enum Finish {
     Stop,
     /// `max_new_tokens` was reached: the completion is truncated.
     Length,
-}
-
-/// Which weights made something: the trainer's step, and the hash of the adapter that was loaded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PolicyVersion {
-    pub step: u64,
-    pub adapter: AdapterHash,
-}
-
-/// SHA-256 of an adapter's safetensors bytes, in hexadecimal.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct AdapterHash(pub Arc<str>);
-
-impl AdapterHash {
-    /// The first 12 hexadecimal digits, enough to tell two adapters apart in a log.
-    pub fn short(&self) -> &str {
-        self.0.get(..12).unwrap_or(&self.0)
-    }
-}
-
-impl fmt::Display for AdapterHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
 }
 
 #[cfg(test)]

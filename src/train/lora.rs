@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor, Var};
 use engine::EngineError;
-use engine::adapter::{Adapter, LoraConfig};
+pub use engine::adapter::{ADAPTER, ADAPTER_CONFIG};
+use engine::adapter::{Adapter, LoraConfig, LowRankPair, tensor_names};
 use engine::decoder::{DecoderConfig, Module};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -14,10 +15,6 @@ use rand_chacha::rand_core::SeedableRng;
 
 use super::ops::Delta;
 use crate::files::write_atomic;
-
-/// The files of an adapter, as PEFT names them.
-pub const ADAPTER: &str = "adapter_model.safetensors";
-pub const ADAPTER_CONFIG: &str = "adapter_config.json";
 
 /// Writes an adapter's two files into `dir`.
 ///
@@ -27,9 +24,6 @@ pub fn save_adapter(adapter: &Adapter, dir: &Path) -> std::io::Result<()> {
     write_atomic(&dir.join(ADAPTER), &adapter.bytes)?;
     write_atomic(&dir.join(ADAPTER_CONFIG), &serde_json::to_vec_pretty(&*adapter.config)?)
 }
-
-/// PEFT's prefix of every tensor name.
-const PREFIX: &str = "base_model.model";
 
 /// The low-rank updates by layer and module.
 pub struct Lora {
@@ -54,9 +48,7 @@ impl Lora {
         let mut rng = ChaCha8Rng::seed_from_u64(engine::seed::mix_seed(seed, 0x10AA));
         let mut deltas = BTreeMap::new();
         for layer in 0..decoder.num_hidden_layers {
-            for name in &config.target_modules {
-                let module = Module::from_name(name)
-                    .ok_or_else(|| candle_core::Error::Msg(format!("{name} is no linear layer of the model")))?;
+            for module in config.modules().map_err(candle_core::Error::wrap)? {
                 let (input, output) = decoder.linear_shape(module);
                 let bound = 1.0 / (input as f32).sqrt();
                 let a: Vec<f32> = (0..config.r * input).map(|_| rng.random_range(-bound..bound)).collect();
@@ -77,20 +69,12 @@ impl Lora {
         decoder: &DecoderConfig,
         device: &Device,
     ) -> std::result::Result<Self, EngineError> {
-        let lora = Self::init(adapter.config.clone(), decoder, 0, device)?;
-        let (tensors, vars) = (adapter.tensors()?, lora.vars());
-        if let Some(surplus) = tensors.keys().find(|name| !vars.contains_key(*name)) {
-            return Err(EngineError::Adapter(format!("tensor {surplus} belongs to no target module")));
+        let mut deltas = BTreeMap::new();
+        for (key, LowRankPair { a, b }) in adapter.all_pairs(decoder)? {
+            let var = |tensor: Tensor| Var::from_tensor(&tensor.to_device(device)?);
+            deltas.insert(key, Pair { a: var(a)?, b: var(b)? });
         }
-        for (name, var) in vars {
-            let tensor = tensors.get(&name).ok_or_else(|| EngineError::Adapter(format!("tensor {name} is missing")))?;
-            if tensor.dims() != var.dims() {
-                let (expected, found) = (var.dims(), tensor.dims());
-                return Err(EngineError::Adapter(format!("{name}: expected shape {expected:?}, found {found:?}")));
-            }
-            var.set(&tensor.to_device(device)?)?;
-        }
-        Ok(lora)
+        Ok(Self { config: adapter.config.clone(), deltas })
     }
 
     /// Rank, scale and extent.
@@ -108,8 +92,8 @@ impl Lora {
     /// Every trainable variable by its PEFT name, in the order of the names.
     pub fn vars(&self) -> BTreeMap<String, Var> {
         let named = |((layer, module), pair): (&(usize, Module), &Pair)| {
-            let path = format!("{PREFIX}.model.layers.{layer}.{}", module.path());
-            [(format!("{path}.lora_A.weight"), pair.a.clone()), (format!("{path}.lora_B.weight"), pair.b.clone())]
+            let [a, b] = tensor_names(*layer, *module);
+            [(a, pair.a.clone()), (b, pair.b.clone())]
         };
         self.deltas.iter().flat_map(named).collect()
     }

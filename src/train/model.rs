@@ -1,9 +1,10 @@
-//! The policy's forward pass: a decoder with an optional LoRA adapter on its linear layers.
+//! The policy's forward pass: a decoder with an optional LoRA adapter on its linear layers. The block itself is
+//! `engine::decoder::DecoderBlock`, which the native engine runs too.
 //!
 //! Axes: N rows (tokens of all sequences, packed without padding), D width, H heads, K key-value heads, V vocabulary.
 
 use candle_core::{Result, Tensor};
-use engine::decoder::{DecoderConfig, LayerWeights, Linear, Module, Rope, Weights};
+use engine::decoder::{BlockOps, DecoderBlock, DecoderConfig, Linear, Module, Rope, Weights};
 
 use super::lora::Lora;
 use super::ops::{Attention, Entropy, Operators};
@@ -14,7 +15,7 @@ pub struct Model {
     pub config: DecoderConfig,
     pub weights: Weights,
     rope: Rope,
-    /// Where they are not to be the fastest.
+    /// `None`: the fastest for the weights.
     operators: Option<Operators>,
 }
 
@@ -39,12 +40,12 @@ impl Model {
         Self { rope: config.rope(), operators: None, config, weights }
     }
 
-    /// The same, computed as on any device, also where there is a faster way.
+    /// The same model on the plain operators of any device, even if there are faster ones.
     pub fn on_plain_operators(self) -> Self {
         Self { operators: Some(Operators::Plain), ..self }
     }
 
-    /// For the weights where they are now.
+    /// The operators for the device that holds the weights now.
     fn operators(&self) -> Operators {
         self.operators.unwrap_or_else(|| Operators::of(&self.weights.norm))
     }
@@ -75,18 +76,20 @@ impl Model {
         self.weights.embed_tokens.index_select(&rows.tokens, 0)
     }
 
-    /// The residual stream behind block `layer`. `lora` `None` is the base model.
+    /// The residual stream after block `layer`. `lora` `None` is the base model.
     pub fn block(&self, layer: usize, x: &Tensor, rows: &Rows, lora: Option<&Lora>) -> Result<Tensor> {
-        Block { model: self, weights: &self.weights.layers[layer], layer, rows, lora }.forward(x)
+        let DecoderConfig { head_dim, rms_norm_eps, .. } = self.config;
+        let ops = LayerOps { operators: self.operators(), layer, rows, lora };
+        DecoderBlock { weights: &self.weights.layers[layer], head_dim, rms_norm_eps }.forward(x, &ops)
     }
 
-    /// The residual stream behind the last block, (N × D).
+    /// The residual stream after the last block, (N × D).
     pub fn hidden(&self, rows: &Rows, lora: Option<&Lora>) -> Result<Tensor> {
         (0..self.config.num_hidden_layers).try_fold(self.embed(rows)?, |x, layer| self.block(layer, &x, rows, lora))
     }
 
-    /// What goes into each block, and behind them what comes out of the last: L + 1 tensors (N × D) that remember
-    /// nothing of how they came about. One block's activations are in memory at a time.
+    /// The input of each block, then the output of the last: L + 1 tensors (N × D), detached from the graph. Only one
+    /// block's activations are in memory at a time.
     pub fn checkpoints(&self, rows: &Rows, lora: Option<&Lora>) -> Result<Vec<Tensor>> {
         let mut all = vec![self.embed(rows)?.detach()];
         for layer in 0..self.config.num_hidden_layers {
@@ -112,48 +115,34 @@ impl Model {
     }
 }
 
-/// One block of one forward pass.
-struct Block<'a> {
-    model: &'a Model,
-    weights: &'a LayerWeights,
+/// One layer's operators in one forward pass.
+struct LayerOps<'a> {
+    operators: Operators,
     layer: usize,
     rows: &'a Rows,
     lora: Option<&'a Lora>,
 }
 
-impl Block<'_> {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (eps, ops) = (self.model.config.rms_norm_eps, self.model.operators());
-        let x = (x + self.attention(&ops.rms_norm(x, &self.weights.input_layernorm, eps)?)?)?;
-        let expanded = self.mlp(&ops.rms_norm(&x, &self.weights.post_attention_layernorm, eps)?)?;
-        x + expanded
+impl BlockOps for LayerOps<'_> {
+    fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+        self.operators.rms_norm(x, weight, eps)
     }
 
-    fn attention(&self, x: &Tensor) -> Result<Tensor> {
-        let (ops, (cos, sin)) = (self.model.operators(), &self.rows.angles);
-        let q = self.head_norm(self.project(x, Module::Q)?, &self.weights.q_norm)?;
-        let k = self.head_norm(self.project(x, Module::K)?, &self.weights.k_norm)?;
-        let v = self.project(x, Module::V)?;
-        let (q, k) = (ops.rope(&q, cos, sin)?, ops.rope(&k, cos, sin)?);
-        self.project(&self.rows.attention.apply(&q, &k, &v)?, Module::O)
+    fn swiglu(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+        self.operators.swiglu(gate, up)
     }
 
-    /// Normalises each head by itself, where the architecture does.
-    fn head_norm(&self, x: Tensor, weight: &Option<Tensor>) -> Result<Tensor> {
-        let Some(weight) = weight else { return Ok(x) };
-        let heads = x.reshape(((), self.model.config.head_dim))?;
-        self.model.operators().rms_norm(&heads, weight, self.model.config.rms_norm_eps)?.reshape(x.shape())
+    fn rope(&self, x: &Tensor) -> Result<Tensor> {
+        let (cos, sin) = &self.rows.angles;
+        self.operators.rope(x, cos, sin)
     }
 
-    fn mlp(&self, x: &Tensor) -> Result<Tensor> {
-        let (gate, up) = (self.project(x, Module::Gate)?, self.project(x, Module::Up)?);
-        self.project(&self.model.operators().swiglu(&gate, &up)?, Module::Down)
-    }
-
-    /// W·x + b, plus (alpha / r)·B·A·x where the adapter covers this module.
-    fn project(&self, x: &Tensor, module: Module) -> Result<Tensor> {
-        let Linear { weight, bias } = self.weights.linear(module);
+    fn project(&self, x: &Tensor, Linear { weight, bias }: &Linear, module: Module) -> Result<Tensor> {
         let delta = self.lora.and_then(|lora| lora.delta(self.layer, module));
-        self.model.operators().linear(x, weight, bias.as_ref(), delta)
+        self.operators.linear(x, weight, bias.as_ref(), delta)
+    }
+
+    fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        self.rows.attention.apply(q, k, v)
     }
 }

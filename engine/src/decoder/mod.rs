@@ -4,6 +4,7 @@
 //! One structure computes Llama 2 and 3, SmolLM2, Mistral, Qwen2, Qwen2.5 and Qwen3: they differ in biases, in the
 //! normalisation of queries and keys, and in their rotary angles, which `config.json` tells.
 
+mod block;
 mod config;
 mod file;
 mod module;
@@ -11,6 +12,7 @@ pub mod ops;
 mod rope;
 mod weights;
 
+pub use block::{BlockOps, DecoderBlock};
 pub use config::{Architecture, DecoderConfig, Heads};
 pub use module::Module;
 pub use rope::Rope;

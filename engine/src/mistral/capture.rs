@@ -19,7 +19,7 @@ use candle_core::{CpuStorage, Device, Storage, Tensor};
 use mistralrs::core::{CustomLogitsProcessor, Response};
 use tokio::sync::{mpsc, oneshot};
 
-use super::sequence::Place;
+use super::place::Place;
 use crate::sampler::Sampler;
 use crate::{EngineError, Finish, Sampling};
 

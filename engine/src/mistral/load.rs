@@ -5,7 +5,7 @@
 //! the model makes another thread and runtime for itself, and outlives both.
 
 use std::any::Any;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -24,7 +24,7 @@ use super::check;
 use super::wave::Wave;
 use super::{Cache, Device, Memory, MistralSettings, Policy, Precision, Replica};
 use crate::decoder::{DecoderConfig, weight_files};
-use crate::{Adapter, CacheFormat, EngineError, LoraConfig, PolicyVersion, Quantization};
+use crate::{Adapter, CacheFormat, EngineError, PolicyVersion, Quantization};
 
 /// What stays the same from one build to the next.
 pub struct Loader {
@@ -86,9 +86,8 @@ impl Loader {
 
     /// Puts the adapter where the build on this thread looks for it.
     fn apply(&self, adapter: &Adapter) -> Result<(), EngineError> {
-        let tensors = adapter.tensors()?;
-        check_names(&adapter.config, &tensors)?;
-        let tensors: HashMap<String, Tensor> = tensors.into_iter().collect();
+        // mistral.rs would ignore any other tensor silently.
+        let tensors: HashMap<String, Tensor> = adapter.target_tensors()?.into_iter().collect();
         let dtype = match self.settings.precision {
             Precision::F32 => DType::F32,
             Precision::Bf16 => DType::BF16,
@@ -254,20 +253,6 @@ fn plain_context(dir: &Path) -> Result<usize, EngineError> {
 fn usable_context(longest: usize) -> usize {
     const GROWTH: usize = 512;
     if longest < GROWTH { longest } else { longest - longest % GROWTH }
-}
-
-/// Every tensor must belong to a target module: mistral.rs passes over the others without a word.
-fn check_names(config: &LoraConfig, tensors: &BTreeMap<String, Tensor>) -> Result<(), EngineError> {
-    let fits = |name: &str| {
-        let module = name.strip_prefix("base_model.model.")?;
-        let module = module.strip_suffix(".lora_A.weight").or_else(|| module.strip_suffix(".lora_B.weight"))?;
-        let last = module.rsplit('.').next()?;
-        config.target_modules.iter().any(|target| target == last).then_some(())
-    };
-    match tensors.keys().find(|name| fits(name).is_none()) {
-        Some(name) => Err(EngineError::Adapter(format!("{name} belongs to none of {:?}", config.target_modules))),
-        None => Ok(()),
-    }
 }
 
 fn existing(dir: &Path, name: &str) -> Result<PathBuf, EngineError> {

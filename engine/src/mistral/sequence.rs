@@ -6,26 +6,9 @@ use mistralrs::core::{NormalRequest, Request as CoreRequest, RequestMessage, Sam
 use tokio::sync::{mpsc, oneshot};
 
 use super::capture::{Bounds, Caller, Capture, Reply};
-use super::slots::Slot;
-use super::wave::Ticket;
+use super::place::Place;
 use crate::Request;
 use crate::seed::mix_seed;
-
-/// Where a sequence is in a model; given back on drop.
-pub enum Place {
-    Slot(#[expect(dead_code, reason = "held")] Slot),
-    Wave(Ticket),
-}
-
-impl Place {
-    /// To be called at each draw behind `context` tokens.
-    pub fn drawn(&self, context: usize) {
-        match self {
-            Place::Slot(_) => {}
-            Place::Wave(ticket) => ticket.drawn(context),
-        }
-    }
-}
 
 /// One completion before it has a place.
 pub struct Sequence {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::cache::Store;
-use super::lora::Lora;
+use super::live_adapter::LiveAdapter;
 use crate::sampler::{Draw, Sampler};
 
 /// A model, wherever it computes.
@@ -17,7 +17,7 @@ pub trait Compute: Send + 'static {
     ///
     /// # Errors
     /// If the device fails; then what the blocks hold is not known.
-    fn forward(&mut self, pieces: Vec<Piece<BlockOf<Self>>>, lora: &Lora) -> candle_core::Result<()>;
+    fn forward(&mut self, pieces: Vec<Piece<BlockOf<Self>>>, adapter: &LiveAdapter) -> candle_core::Result<()>;
 
     /// Gives the memory of the cache back, of which no block is in use; until [`Compute::resume`] nothing is computed.
     fn suspend(&mut self);

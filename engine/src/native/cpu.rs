@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::cache::{Block, Layout};
 use super::compute::{Compute, Piece as Pieced, Want, wanted};
-use super::lora::Lora;
+use super::live_adapter::LiveAdapter;
 use crate::decoder::{DecoderConfig, LayerWeights, Linear, Module, Rope, Weights};
 use crate::kernels::{self, LANES, Split};
 use crate::{EngineError, Precision};
@@ -115,13 +115,13 @@ impl Compute for Model {
 
     const PREFILL_TOKENS: usize = 256;
 
-    fn forward(&mut self, pieces: Vec<Piece>, lora: &Lora) -> candle_core::Result<()> {
+    fn forward(&mut self, pieces: Vec<Piece>, adapter: &LiveAdapter) -> candle_core::Result<()> {
         self.grow_angles(pieces.iter().map(|piece| piece.start + piece.tokens.len()).max().unwrap_or(0));
         let shares = deal(pieces, self.workspaces.len());
         let split = self.split;
         let mut workspaces = std::mem::take(&mut self.workspaces);
         let pass = |(pieces, workspace): (Vec<Piece>, &mut Workspace)| {
-            Pass { model: self, lora, split, n: 0, rows: Vec::new(), pieces, w: workspace }.run();
+            Pass { model: self, adapter, split, n: 0, rows: Vec::new(), pieces, w: workspace }.run();
         };
         self.pool.install(|| match split {
             Split::Alone => shares.into_par_iter().zip(workspaces.par_iter_mut()).for_each(pass),
@@ -170,7 +170,7 @@ struct Workspace {
 /// A pass of one share of the pieces.
 struct Pass<'a, 'p> {
     model: &'a Model,
-    lora: &'a Lora,
+    adapter: &'a LiveAdapter,
     split: Split,
     /// Rows, padded to a multiple of [`LANES`].
     n: usize,
@@ -182,7 +182,7 @@ struct Pass<'a, 'p> {
 
 impl<'a> Pass<'a, '_> {
     fn products(&self, layer: usize) -> Products<'a> {
-        Products { model: self.model, lora: self.lora, layer, n: self.n, split: self.split }
+        Products { model: self.model, adapter: self.adapter, layer, n: self.n, split: self.split }
     }
 }
 
@@ -351,7 +351,7 @@ struct Scratch {
 #[derive(Clone, Copy)]
 struct Products<'a> {
     model: &'a Model,
-    lora: &'a Lora,
+    adapter: &'a LiveAdapter,
     layer: usize,
     n: usize,
     split: Split,
@@ -360,17 +360,17 @@ struct Products<'a> {
 impl Products<'_> {
     /// `out` = W·x + b + B·(A·x), or `+=` with `add`; the last part where an adapter covers the layer.
     fn apply(self, module: Module, out: &mut [f32], x: &[f32], scratch: &mut Scratch, add: bool) {
-        let Self { model, lora, layer, n, split } = self;
+        let Self { model, adapter, layer, n, split } = self;
         let Linear { weight, bias } = model.weights.layers[layer].linear(module);
         let rounded = model.rounded.as_ref().map(|rounded| &rounded.layers[layer][module as usize]);
         multiply(out, weight, rounded, x, &mut scratch.packed, n, add, split);
         if let Some(bias) = bias {
             read(bias, |bias| kernels::add_bias(out, bias, n));
         }
-        if let Some(delta) = lora.delta(layer, module) {
-            reset(&mut scratch.low, delta.rank() * n);
-            read(&delta.a, |a| kernels::matmul(&mut scratch.low, a, x, n, false, Split::Alone));
-            read(&delta.b, |b| kernels::matmul(out, b, &scratch.low, n, true, split));
+        if let Some(update) = adapter.update(layer, module) {
+            reset(&mut scratch.low, update.rank() * n);
+            read(&update.a, |a| kernels::matmul(&mut scratch.low, a, x, n, false, Split::Alone));
+            read(&update.b, |b| kernels::matmul(out, b, &scratch.low, n, true, split));
         }
     }
 }
@@ -431,7 +431,7 @@ fn gather(row: &mut [f32], all: &[f32], column: usize, n: usize) {
     row.iter_mut().zip(all.iter().skip(column).step_by(n)).for_each(|(out, value)| *out = *value);
 }
 
-/// The tensor's values; [`Model::new`] and [`Lora::new`] have seen to it that they are f32 in main memory.
+/// The tensor's values; [`Model::new`] and [`LiveAdapter::new`] have seen to it that they are f32 in main memory.
 fn read<T>(tensor: &Tensor, with: impl FnOnce(&[f32]) -> T) -> T {
     let (storage, layout) = tensor.storage_and_layout();
     let Storage::Cpu(storage) = &*storage else { unreachable!("checked when the model was made") };

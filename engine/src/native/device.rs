@@ -8,6 +8,7 @@
 //! end and of rows with cuts; between them it waits for nothing.
 
 mod cache;
+mod metadata;
 #[cfg(feature = "cuda")]
 mod paged;
 mod plain;
@@ -19,10 +20,11 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use super::cache::Store;
 use super::compute::{Compute, Piece as Pieced, wanted};
-use super::lora::Lora;
-use crate::decoder::{DecoderConfig, LayerWeights, Linear, Module, Rope, Weights, ops};
+use super::live_adapter::LiveAdapter;
+use crate::decoder::{BlockOps, DecoderBlock, DecoderConfig, Linear, Module, Rope, Weights, ops};
 use crate::kernels::LANES;
-use cache::{Cache, Seen};
+use cache::Cache;
+use metadata::AttentionMetadata;
 use sampling::DeviceSampler;
 
 /// Logits that stand in memory at a time.
@@ -82,7 +84,7 @@ struct Rows {
     tokens: Tensor,
     /// cos and sin of the rotary angles, each (N × head_dim/2).
     angles: (Tensor, Tensor),
-    seen: Seen,
+    metadata: AttentionMetadata,
 }
 
 impl DeviceModel {
@@ -116,7 +118,7 @@ impl DeviceModel {
         Ok(Rows {
             tokens: Tensor::from_vec(tokens, positions.len(), device)?,
             angles: (cos.index_select(&at, 0)?, sin.index_select(&at, 0)?),
-            seen: Seen::new(&positions, &tables.collect::<Vec<_>>(), device)?,
+            metadata: AttentionMetadata::new(&positions, &tables.collect::<Vec<_>>(), device)?,
         })
     }
 
@@ -131,16 +133,14 @@ impl DeviceModel {
         Ok(self.angles.insert(angles).clone())
     }
 
-    /// The residual stream behind the last block, (N × D). Writes the rows' keys and values.
-    fn hidden(&self, rows: &Rows, lora: &Lora) -> Result<Tensor> {
-        let eps = self.config.rms_norm_eps;
-        let mut x = self.weights.embed_tokens.index_select(&rows.tokens, 0)?;
-        for (layer, weights) in self.weights.layers.iter().enumerate() {
-            let block = Block { model: self, weights, layer, rows, lora };
-            x = (&x + block.attention(&ops::rms_norm(&x, &weights.input_layernorm, eps)?)?)?;
-            x = (&x + block.mlp(&ops::rms_norm(&x, &weights.post_attention_layernorm, eps)?)?)?;
-        }
-        Ok(x)
+    /// The residual stream after the last block, (N × D). Writes the rows' keys and values to the cache.
+    fn hidden(&self, rows: &Rows, adapter: &LiveAdapter) -> Result<Tensor> {
+        let (head_dim, rms_norm_eps) = (self.config.head_dim, self.config.rms_norm_eps);
+        let embedded = self.weights.embed_tokens.index_select(&rows.tokens, 0)?;
+        self.weights.layers.iter().enumerate().try_fold(embedded, |x, (layer, weights)| {
+            let ops = LayerOps { cache: &self.cache, layer, rows, adapter };
+            DecoderBlock { weights, head_dim, rms_norm_eps }.forward(&x, &ops)
+        })
     }
 
     /// Gives the pieces what they want, so many at a time that [`LOGITS`] stand in memory.
@@ -162,13 +162,13 @@ impl Compute for DeviceModel {
 
     const PREFILL_TOKENS: usize = 2048;
 
-    fn forward(&mut self, mut pieces: Vec<Piece>, lora: &Lora) -> Result<()> {
+    fn forward(&mut self, mut pieces: Vec<Piece>, adapter: &LiveAdapter) -> Result<()> {
         if pieces.is_empty() {
             return Ok(());
         }
         self.cache.copy(&copies(&mut pieces))?;
         let rows = self.rows(&pieces)?;
-        let hidden = self.hidden(&rows, lora)?;
+        let hidden = self.hidden(&rows, adapter)?;
         self.answer(&mut pieces, &hidden)
     }
 
@@ -193,45 +193,37 @@ fn copies(pieces: &mut [Piece]) -> Vec<(u32, u32)> {
     copies
 }
 
-/// One block of one forward pass.
-struct Block<'a> {
-    model: &'a DeviceModel,
-    weights: &'a LayerWeights,
+/// One layer's operators in one pass.
+struct LayerOps<'a> {
+    cache: &'a Cache,
     layer: usize,
     rows: &'a Rows,
-    lora: &'a Lora,
+    adapter: &'a LiveAdapter,
 }
 
-impl Block<'_> {
-    fn attention(&self, x: &Tensor) -> Result<Tensor> {
+impl BlockOps for LayerOps<'_> {
+    fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+        ops::rms_norm(x, weight, eps)
+    }
+
+    fn swiglu(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+        ops::swiglu(gate, up)
+    }
+
+    fn rope(&self, x: &Tensor) -> Result<Tensor> {
         let (cos, sin) = &self.rows.angles;
-        let q = self.head_norm(self.project(x, Module::Q)?, &self.weights.q_norm)?;
-        let k = self.head_norm(self.project(x, Module::K)?, &self.weights.k_norm)?;
-        let v = self.project(x, Module::V)?;
-        let (q, k) = (ops::rope(&q, cos, sin)?, ops::rope(&k, cos, sin)?);
-        let (cache, seen) = (&self.model.cache, &self.rows.seen);
-        cache.write(self.layer, &k, &v, seen)?;
-        self.project(&cache.attend(self.layer, &q, seen)?, Module::O)
+        ops::rope(x, cos, sin)
     }
 
-    /// Normalises each head by itself, where the architecture does.
-    fn head_norm(&self, x: Tensor, weight: &Option<Tensor>) -> Result<Tensor> {
-        let Some(weight) = weight else { return Ok(x) };
-        let heads = x.reshape(((), self.model.config.head_dim))?;
-        ops::rms_norm(&heads, weight, self.model.config.rms_norm_eps)?.reshape(x.shape())
-    }
-
-    fn mlp(&self, x: &Tensor) -> Result<Tensor> {
-        let (gate, up) = (self.project(x, Module::Gate)?, self.project(x, Module::Up)?);
-        self.project(&ops::swiglu(&gate, &up)?, Module::Down)
-    }
-
-    /// W·x + b, plus (alpha / r)·B·A·x where the adapter covers this module.
-    fn project(&self, x: &Tensor, module: Module) -> Result<Tensor> {
-        let Linear { weight, bias } = self.weights.linear(module);
+    fn project(&self, x: &Tensor, Linear { weight, bias }: &Linear, module: Module) -> Result<Tensor> {
         let base = ops::linear(x, weight, bias.as_ref())?;
-        let Some(delta) = self.lora.delta(self.layer, module) else { return Ok(base) };
-        base + ops::narrowed(x, &delta.a)?.matmul(&delta.b.t()?)?.to_dtype(x.dtype())?
+        let Some(update) = self.adapter.update(self.layer, module) else { return Ok(base) };
+        base + ops::narrowed(x, &update.a)?.matmul(&update.b.t()?)?.to_dtype(x.dtype())?
+    }
+
+    fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        self.cache.write(self.layer, k, v, &self.rows.metadata)?;
+        self.cache.attend(self.layer, q, &self.rows.metadata)
     }
 }
 

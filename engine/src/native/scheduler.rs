@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::cache::{Layout, Pool, Prefixes, Store};
 use super::compute::{BlockOf, Compute, Piece, Want};
-use super::lora::Lora;
+use super::live_adapter::LiveAdapter;
 use crate::kernels::LANES;
 use crate::sampler::{Draw, Sampler};
 use crate::seed::mix_seed;
@@ -27,7 +27,7 @@ pub type Reply = oneshot::Sender<Result<Vec<Completion>, EngineError>>;
 /// The weights that sample now.
 pub struct Policy {
     pub version: PolicyVersion,
-    pub lora: Lora,
+    pub adapter: LiveAdapter,
 }
 
 pub struct Scheduler<C: Compute> {
@@ -190,7 +190,7 @@ impl<C: Compute> Scheduler<C> {
         let outputs = drawn.iter_mut().zip(&mut logits);
         let pieces = self.running.iter_mut().zip(outputs).filter(|(sequence, _)| sequence.chunk > 0);
         let pieces = pieces.map(|(sequence, (drawn, logits))| sequence.piece(drawn, logits)).collect();
-        self.model.forward(pieces, &self.policy.lora)?;
+        self.model.forward(pieces, &self.policy.adapter)?;
         let sequences = std::mem::take(&mut self.running);
         for ((mut sequence, drawn), logits) in sequences.into_iter().zip(drawn).zip(logits) {
             sequence.computed += sequence.chunk;

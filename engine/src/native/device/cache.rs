@@ -1,48 +1,12 @@
 //! Keys and values on a device, in blocks of 16 tokens, and attention over them.
 
-use std::sync::Arc;
-
 use candle_core::{DType, Device, Result, Tensor};
 
+use super::metadata::AttentionMetadata;
 #[cfg(feature = "cuda")]
 use super::paged;
 use super::plain;
 use crate::decoder::{DecoderConfig, Heads};
-use crate::kernels::LANES;
-
-/// What each of N rows sees, the same in every layer.
-pub struct Seen {
-    /// Numbers of the blocks of each row's sequence (N × the most that one has).
-    pub tables: Tensor,
-    /// How many tokens each row sees, itself included (N).
-    pub lengths: Tensor,
-    /// Where each row's own key and value go: its block's number · 16 + its place there (N), 64-bit integers.
-    pub slots: Tensor,
-    /// The largest of `lengths`.
-    pub longest: usize,
-}
-
-impl Seen {
-    /// For rows at `positions` of sequences with the blocks of `tables`.
-    pub fn new(positions: &[u32], tables: &[Arc<[u32]>], device: &Device) -> Result<Self> {
-        assert_eq!(positions.len(), tables.len(), "one table a row");
-        let (n, longest) = (positions.len(), positions.iter().max().map_or(0, |last| *last as usize + 1));
-        let width = longest.div_ceil(LANES);
-        let padded = tables.iter().flat_map(|table| table.iter().copied().chain(std::iter::repeat(0)).take(width));
-        let slot = |(position, table): (&u32, &Arc<[u32]>)| {
-            let (block, place) = (*position as usize / LANES, i64::from(*position) % LANES as i64);
-            i64::from(table[block]) * LANES as i64 + place
-        };
-        let slots: Vec<i64> = positions.iter().zip(tables).map(slot).collect();
-        let lengths: Vec<u32> = positions.iter().map(|position| position + 1).collect();
-        Ok(Self {
-            tables: Tensor::from_vec(padded.collect::<Vec<u32>>(), (n, width), device)?,
-            lengths: Tensor::from_vec(lengths, n, device)?,
-            slots: Tensor::from_vec(slots, n, device)?,
-            longest,
-        })
-    }
-}
 
 /// Who reads and writes the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,22 +108,23 @@ impl Cache {
     }
 
     /// Puts the rows' keys and values (N × K·d) where they belong.
-    pub fn write(&self, layer: usize, k: &Tensor, v: &Tensor, seen: &Seen) -> Result<()> {
+    pub fn write(&self, layer: usize, k: &Tensor, v: &Tensor, metadata: &AttentionMetadata) -> Result<()> {
         let (keys, values) = &self.layers[layer];
         match self.way {
-            Way::Plain => plain::write(keys, k, &seen.slots).and_then(|()| plain::write(values, v, &seen.slots)),
+            Way::Plain => plain::write(keys, k, &metadata.slot_mapping)
+                .and_then(|()| plain::write(values, v, &metadata.slot_mapping)),
             #[cfg(feature = "cuda")]
-            Way::Paged => paged::write((keys, values), (k, v), self.heads, &seen.slots),
+            Way::Paged => paged::write((keys, values), (k, v), self.heads, &metadata.slot_mapping),
         }
     }
 
     /// softmax(q·kᵀ/√d)·v for each head, where each row of q (N × H·d) sees its own context.
-    pub fn attend(&self, layer: usize, q: &Tensor, seen: &Seen) -> Result<Tensor> {
+    pub fn attend(&self, layer: usize, q: &Tensor, metadata: &AttentionMetadata) -> Result<Tensor> {
         let (keys, values) = &self.layers[layer];
         match self.way {
-            Way::Plain => plain::attend((keys, values), q, self.heads, seen),
+            Way::Plain => plain::attend((keys, values), q, self.heads, metadata),
             #[cfg(feature = "cuda")]
-            Way::Paged => paged::attend((keys, values), q, self.heads, seen),
+            Way::Paged => paged::attend((keys, values), q, self.heads, metadata),
         }
     }
 }

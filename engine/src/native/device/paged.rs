@@ -3,7 +3,7 @@
 use candle_core::{DType, Result, Tensor};
 use mistralrs_paged_attn::{paged_attention, reshape_and_cache};
 
-use super::cache::Seen;
+use super::metadata::AttentionMetadata;
 use crate::decoder::Heads;
 use crate::kernels::LANES;
 
@@ -37,17 +37,36 @@ pub fn write(
     reshape_and_cache(&by_heads(k)?, &by_heads(v)?, None, None, keys, values, slots)
 }
 
-pub fn attend((keys, values): (&Tensor, &Tensor), q: &Tensor, heads: Heads, seen: &Seen) -> Result<Tensor> {
+pub fn attend(
+    (keys, values): (&Tensor, &Tensor),
+    q: &Tensor,
+    heads: Heads,
+    metadata: &AttentionMetadata,
+) -> Result<Tensor> {
     let n = q.dim(0)?;
     let q = q.contiguous()?.reshape((n, heads.query, heads.dim))?;
     let scale = 1.0 / (heads.dim as f32).sqrt();
     // The kernels choose by the number of rows whether they divide a context.
-    let height = if seen.longest > SHORT { (UNDIVIDED / heads.query).max(1) } else { n };
+    let height = if metadata.max_context_len > SHORT { (UNDIVIDED / heads.query).max(1) } else { n };
     let some = |start: usize| {
         let rows = height.min(n - start);
-        let [q, tables, lengths] = [&q, &seen.tables, &seen.lengths].map(|all| all.narrow(0, start, rows));
+        let [q, tables, lengths] =
+            [&q, &metadata.block_tables, &metadata.context_lens].map(|all| all.narrow(0, start, rows));
         // 1 is no soft cap.
-        paged_attention(&q?, None, None, keys, values, &tables?, &lengths?, None, seen.longest, scale, 1.0, None)
+        paged_attention(
+            &q?,
+            None,
+            None,
+            keys,
+            values,
+            &tables?,
+            &lengths?,
+            None,
+            metadata.max_context_len,
+            scale,
+            1.0,
+            None,
+        )
     };
     let all = (0..n).step_by(height).map(some).collect::<Result<Vec<_>>>()?;
     Tensor::cat(&all, 0)?.reshape((n, heads.query_width()))

@@ -2,7 +2,7 @@
 
 use candle_core::{D, DType, Result, Tensor};
 
-use super::cache::Seen;
+use super::metadata::AttentionMetadata;
 use crate::decoder::Heads;
 use crate::kernels::LANES;
 
@@ -22,20 +22,25 @@ pub fn write(memory: &Tensor, x: &Tensor, slots: &Tensor) -> Result<()> {
     memory.reshape((blocks * lanes, width))?.scatter_set(&everywhere, &x.contiguous()?, 0)
 }
 
-pub fn attend((keys, values): (&Tensor, &Tensor), q: &Tensor, heads: Heads, seen: &Seen) -> Result<Tensor> {
+pub fn attend(
+    (keys, values): (&Tensor, &Tensor),
+    q: &Tensor,
+    heads: Heads,
+    metadata: &AttentionMetadata,
+) -> Result<Tensor> {
     let (n, width) = (q.dim(0)?, heads.key_value_width());
-    let tokens = seen.longest.next_multiple_of(LANES);
+    let tokens = metadata.max_context_len.next_multiple_of(LANES);
     let positions = Tensor::arange(0, tokens as u32, q.device())?.unsqueeze(0)?;
     let height = (GATHERED / (tokens * width)).clamp(1, n);
     let some = |start: usize| {
         let rows = height.min(n - start);
-        let blocks = seen.tables.narrow(0, start, rows)?.flatten_all()?;
+        let blocks = metadata.block_tables.narrow(0, start, rows)?.flatten_all()?;
         // (rows × K × tokens × d).
         let gather = |memory: &Tensor| {
             let gathered = memory.index_select(&blocks, 0)?.reshape((rows, tokens, heads.key_value, heads.dim))?;
             gathered.transpose(1, 2)?.contiguous()
         };
-        let lengths = seen.lengths.narrow(0, start, rows)?.unsqueeze(1)?;
+        let lengths = metadata.context_lens.narrow(0, start, rows)?.unsqueeze(1)?;
         let is_seen = positions.broadcast_lt(&lengths)?.reshape((rows, 1, 1, tokens))?;
         let q = q.narrow(0, start, rows)?.contiguous()?.reshape((rows, heads.key_value, heads.group(), heads.dim))?;
         let scores = (q.matmul(&gather(keys)?.t()?)?.to_dtype(DType::F32)? / (heads.dim as f64).sqrt())?;

@@ -28,17 +28,17 @@ fn random(shape: &[usize], rng: &mut ChaCha8Rng) -> Tensor {
 
 fn policy(step: u64) -> Policy {
     let version = PolicyVersion { step, adapter: AdapterHash(step.to_string().into()) };
-    Policy { version, lora: lora(step, if step == 0 { 0.0 } else { 1.0 }) }
+    Policy { version, adapter: live_adapter(step, if step == 0 { 0.0 } else { 1.0 }) }
 }
 
-fn lora(seed: u64, scale: f64) -> Lora {
+fn live_adapter(seed: u64, scale: f64) -> LiveAdapter {
     let (config, mut rng) = (config(), ChaCha8Rng::seed_from_u64(seed));
     let path = "base_model.model.model.layers.1.self_attn.v_proj";
     let tensors = [("A", [4, 32]), ("B", [16, 4])]
         .map(|(side, shape)| (format!("{path}.lora_{side}.weight"), (random(&shape, &mut rng) * scale).unwrap()));
     let bytes = safetensors::serialize(tensors.iter().map(|(name, t)| (name, t)), None).unwrap();
     let adapter = Adapter::new(LoraConfig::new(4, 8.0, vec!["v_proj".into()], String::new()).into(), bytes);
-    Lora::new(&adapter, &config, &Device::Cpu).unwrap()
+    LiveAdapter::new(&adapter, &config, &Device::Cpu).unwrap()
 }
 
 fn weights() -> Weights {
@@ -217,7 +217,7 @@ fn a_cache_grows_to_the_longest_request_and_no_further() {
 #[test]
 fn logits_that_are_not_finite_are_an_error_and_do_not_spread() {
     let (mut scheduler, good) = (scheduler(8, 0), request(1, 40, 2, 8));
-    scheduler.publish(Policy { version: policy(1).version, lora: lora(1, 1e30) });
+    scheduler.publish(Policy { version: policy(1).version, adapter: live_adapter(1, 1e30) });
     let mut answer = submit(&mut scheduler, good.clone());
     run(&mut scheduler);
     assert!(matches!(answer.try_recv().unwrap(), Err(EngineError::Generate(problem)) if problem.contains("finite")));
@@ -421,7 +421,7 @@ fn where_a_pass_fails_everybody_is_told_and_the_next_one_works() {
     let bytes = safetensors::serialize(tensors, None).unwrap();
     let adapter = Adapter::new(LoraConfig::new(4, 8.0, vec!["v_proj".into()], String::new()).into(), bytes);
     let wider = DecoderConfig { hidden_size: 48, ..config() };
-    scheduler.publish(Policy { version, lora: Lora::new(&adapter, &wider, &Device::Cpu).unwrap() });
+    scheduler.publish(Policy { version, adapter: LiveAdapter::new(&adapter, &wider, &Device::Cpu).unwrap() });
     run(&mut scheduler);
     for answer in &mut answers {
         assert!(matches!(answer.try_recv().unwrap(), Err(EngineError::Generate(problem)) if problem.contains("shape")));
