@@ -14,7 +14,6 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::config::run::{FilterConfig, RunConfig};
-use crate::curriculum::policies::exact;
 use crate::curriculum::{self, Curriculum, CurriculumConfig, CurriculumState, Mixture, Observation, Score};
 use crate::error::KeyError;
 use crate::types::Job;
@@ -175,7 +174,6 @@ pub struct SchedulerState {
     curriculum: CurriculumState,
     flights: Vec<Flight>,
     ledger: Ledger,
-    #[serde(with = "exact::list")]
     weights: Vec<f64>,
     filtered: u64,
     history: History,
@@ -295,7 +293,10 @@ impl Scheduler {
     pub fn observe(&mut self, id: u64, rewards: Vec<f32>, advantages: Vec<f32>, tokens: u64) {
         let Some(flight) = self.flights.get(&id).filter(|flight| !flight.observed) else { return };
         let arm = flight.job.arm;
-        let observation = Observation { arm, rewards, advantages, tokens, probability: flight.decision.weights[arm] };
+        let wide = |values: Vec<f32>| values.into_iter().map(f64::from).collect();
+        let (rewards, advantages) = (wide(rewards), wide(advantages));
+        let probability = f64::from(flight.decision.weights[arm]);
+        let observation = Observation { arm, rewards, advantages, tokens, probability };
         if self.is_synchronous() {
             self.pending.insert(id, observation);
         } else {
