@@ -42,6 +42,6 @@ fn turn(curriculum: &mut Curriculum, groups: &[Observation], rng: &mut ChaCha8Rn
 }
 
 fn group(arm: usize, rng: &mut ChaCha8Rng) -> Observation {
-    let mut draw = || (0..GROUP).map(|_| rng.random_range(-1.5_f32..1.5)).collect();
+    let mut draw = || (0..GROUP).map(|_| rng.random_range(-1.5..1.5)).collect();
     Observation::new(arm, draw(), draw())
 }

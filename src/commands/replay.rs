@@ -25,8 +25,8 @@ struct Event {
 #[serde(deny_unknown_fields)]
 struct Group {
     source: String,
-    rewards: Vec<f32>,
-    advantages: Vec<f32>,
+    rewards: Vec<f64>,
+    advantages: Vec<f64>,
     /// Tokens of all its completions.
     #[serde(default)]
     tokens: u64,
@@ -45,7 +45,7 @@ struct Drawn {
     /// Groups of each source that were drawn before and not observed.
     in_flight: BTreeMap<String, u64>,
     /// What its curriculum gave the source.
-    probability: f32,
+    probability: f64,
 }
 
 #[derive(Serialize)]
@@ -178,7 +178,7 @@ fn waiting(events: &[Event], arms: &HashMap<String, usize>) -> HashMap<u64, Vec<
         let Some(Drawn { step, seen, in_flight, probability }) = drawn else { continue };
         let mut in_flight_of_arm = vec![0; arms.len()];
         in_flight.iter().for_each(|(name, groups)| in_flight_of_arm[arms[name]] = *groups);
-        let (arm, probability) = (arms[source], f64::from(*probability));
+        let (arm, probability) = (arms[source], *probability);
         let draw = Draw { group: at, arm, step: *step, in_flight: in_flight_of_arm, probability };
         waiting.entry(*seen).or_default().push(draw);
     }
@@ -317,6 +317,31 @@ mod tests {
     fn golden_weights() {
         check_golden(CountUnit::Rollouts, "curriculum_rollouts.jsonl");
         check_golden(CountUnit::Groups, "curriculum_groups.jsonl");
+    }
+
+    /// The rewards and advantages of these events have more digits than an f32 holds: nothing on the way may round them.
+    #[test]
+    fn replay_follows_the_formulas_to_the_last_digits() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        let expected = std::fs::read_to_string(folder.join("curriculum_f64.jsonl")).unwrap();
+        let sources = ["a", "b", "c", "d", "e"];
+        for policy in ["dump", "dump_plus", "sec", "learnability", "learning_progress", "exp3s"] {
+            let config = CurriculumConfig { policy: policy.into(), ..CurriculumConfig::default() };
+            let mut out = Vec::new();
+            run(&config, &mixture(&sources), &folder.join("curriculum_f64_events.jsonl"), &mut out).unwrap();
+            let got = String::from_utf8(out).unwrap();
+            assert_eq!((got.lines().count(), expected.lines().count()), (30, 30));
+            for (got, expected) in got.lines().zip(expected.lines()) {
+                let [got, expected] =
+                    [got, expected].map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+                assert_eq!(got["step"], expected["step"]);
+                for source in sources {
+                    let got = got["weights"][source].as_f64().unwrap();
+                    let expected = expected["policies"][policy][source].as_f64().unwrap();
+                    assert!((got - expected).abs() < 1e-12, "{policy}, {source}: {got} is not {expected}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -8,18 +8,18 @@ pub struct Observation {
     /// Index of the arm that the prompt came from; below the number of arms that the policy was built with.
     pub arm: usize,
     /// Total reward of each of the G completions.
-    pub rewards: Vec<f32>,
+    pub rewards: Vec<f64>,
     /// Advantage of each of the G completions, in the same order.
-    pub advantages: Vec<f32>,
+    pub advantages: Vec<f64>,
     /// Tokens of all completions together; 0 where that is not known.
     pub tokens: u64,
     /// The probability that the arm had when the prompt was drawn; 0 where that is not known.
-    pub probability: f32,
+    pub probability: f64,
 }
 
 impl Observation {
     /// A group of which only rewards and advantages are known.
-    pub fn new(arm: usize, rewards: Vec<f32>, advantages: Vec<f32>) -> Self {
+    pub fn new(arm: usize, rewards: Vec<f64>, advantages: Vec<f64>) -> Self {
         Self { arm, rewards, advantages, tokens: 0, probability: 0.0 }
     }
 
@@ -49,8 +49,9 @@ impl Observation {
     }
 }
 
-fn finite(values: &[f32]) -> impl Iterator<Item = f64> + '_ {
-    values.iter().filter(|value| value.is_finite()).map(|value| f64::from(*value))
+/// The values that count as finite: those of an f32, which training uses. Their sums and squares never overflow an f64.
+pub(super) fn finite(values: &[f64]) -> impl Iterator<Item = f64> + '_ {
+    values.iter().copied().filter(|value| value.abs() <= f64::from(f32::MAX))
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
@@ -64,18 +65,18 @@ mod tests {
 
     #[test]
     fn statistics_are_those_of_the_finite_numbers() {
-        let group = Observation::new(0, vec![3.0, -1.0, f32::NAN, -1.0], vec![1.5, -0.5, 0.25, f32::INFINITY]);
+        let group = Observation::new(0, vec![3.0, -1.0, f64::NAN, -1.0], vec![1.5, -0.5, 0.25, f64::INFINITY]);
         assert_eq!(group.mean_abs_advantage(), Some(0.75));
         assert_eq!(group.mean_reward(), Some(1.0 / 3.0));
         assert_eq!(group.successes(0.0), (1, 3));
-        let none = Observation::new(0, vec![f32::NAN], vec![f32::NAN]);
+        let none = Observation::new(0, vec![f64::NAN, 1e300], vec![f64::NAN, -1e300]);
         assert_eq!((none.mean_abs_advantage(), none.mean_reward(), none.variance()), (None, None, None));
     }
 
     #[test]
     fn variance_of_successes_is_the_unbiased_one() {
         for (k, g) in [(0_u16, 8_u16), (1, 8), (4, 8), (8, 8), (1, 2), (3, 16)] {
-            let rewards = (0..g).map(|i| f32::from(u8::from(i < k))).collect();
+            let rewards = (0..g).map(|i| f64::from(u8::from(i < k))).collect();
             let (k, g) = (f64::from(k), f64::from(g));
             let variance = Observation::new(0, rewards, vec![0.0; g as usize]).variance().unwrap();
             assert!((variance - k * (g - k) / (g * (g - 1.0))).abs() < 1e-12);

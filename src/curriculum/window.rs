@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::observation::finite;
 use super::{CountUnit, Observation};
 
 /// The mean of the last `capacity` values, in O(1) a value (amortised) and O(1) a mean.
@@ -15,7 +16,7 @@ use super::{CountUnit, Observation};
 #[serde(into = "WindowState", try_from = "WindowState")]
 pub struct Window {
     capacity: usize,
-    values: Vec<f32>,
+    values: Vec<f64>,
     next: usize,
     newer: f64,
     older: Vec<f64>,
@@ -29,13 +30,13 @@ impl Window {
     }
 
     /// Takes a finite value in, and the oldest out where the window is full.
-    pub fn push(&mut self, value: f32) {
+    pub fn push(&mut self, value: f64) {
         match self.values.get_mut(self.next) {
             Some(oldest) => *oldest = value,
             None => self.values.push(value),
         }
         self.next += 1;
-        self.newer += f64::from(value);
+        self.newer += value;
         if self.next == self.capacity {
             self.next = 0;
             self.newer = 0.0;
@@ -61,23 +62,23 @@ impl Window {
 }
 
 /// `sums[i]` = Σ `values[i..]`.
-fn tail_sums(values: &[f32]) -> Vec<f64> {
+fn tail_sums(values: &[f64]) -> Vec<f64> {
     let mut sums = vec![0.0; values.len()];
     let mut sum = 0.0;
     for (slot, &value) in sums.iter_mut().zip(values).rev() {
-        sum += f64::from(value);
+        sum += value;
         *slot = sum;
     }
     sums
 }
 
-/// A window as it is saved: the sums follow from the rest, and an f32 survives JSON text exactly.
+/// A window as it is saved: the sums follow from the rest, and JSON text keeps every bit of an f64.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WindowState {
     capacity: usize,
     next: usize,
-    values: Vec<f32>,
+    values: Vec<f64>,
 }
 
 impl From<Window> for WindowState {
@@ -96,7 +97,7 @@ impl TryFrom<WindowState> for Window {
             return Err(format!("not a window: {} values, next {next}, capacity {capacity}", values.len()));
         }
         let older = if full { tail_sums(&values) } else { Vec::new() };
-        let newer = values[..next].iter().map(|&value| f64::from(value)).fold(0.0, |sum, value| sum + value);
+        let newer = values[..next].iter().fold(0.0, |sum, value| sum + value);
         Ok(Self { capacity, values, next, newer, older })
     }
 }
@@ -132,7 +133,7 @@ impl Arms {
         assert_eq!(group.rewards.len(), group.advantages.len(), "this is a bug: rewards and advantages of one group");
         let arm = &mut self.arms[group.arm];
         let mut rollouts = 0;
-        for advantage in group.advantages.iter().filter(|advantage| advantage.is_finite()) {
+        for advantage in finite(&group.advantages) {
             arm.window.push(advantage.abs());
             rollouts += 1;
         }
@@ -177,7 +178,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    fn filled(capacity: usize, values: &[f32]) -> Window {
+    fn filled(capacity: usize, values: &[f64]) -> Window {
         let mut window = Window::new(capacity);
         values.iter().for_each(|&value| window.push(value));
         window
@@ -185,19 +186,19 @@ mod tests {
 
     #[test]
     fn a_huge_value_leaves_nothing_behind() {
-        assert_eq!(filled(3, &[f32::MAX, 0.1, 0.25, 0.5]).mean(), (f64::from(0.1_f32) + 0.75) / 3.0);
-        assert_eq!(filled(1, &[f32::MAX, 0.5]).mean(), 0.5);
+        assert_eq!(filled(3, &[1e300, 0.1, 0.25, 0.5]).mean(), (0.1 + 0.75) / 3.0);
+        assert_eq!(filled(1, &[1e300, 0.5]).mean(), 0.5);
         assert_eq!(Window::new(3).mean(), 0.0);
     }
 
     #[test]
     fn only_finite_advantages_count() {
-        let group = |advantages: &[f32]| Observation::new(0, vec![0.0; advantages.len()], advantages.to_vec());
+        let group = |advantages: &[f64]| Observation::new(0, vec![0.0; advantages.len()], advantages.to_vec());
         for (count, expected) in [(CountUnit::Rollouts, 2), (CountUnit::Groups, 1)] {
             let mut arms = Arms::new(1, 10, count);
-            arms.observe(&group(&[f32::NAN, f32::INFINITY]));
+            arms.observe(&group(&[f64::NAN, f64::INFINITY]));
             assert_eq!((arms.as_slice()[0].n, arms.total()), (0, 1));
-            arms.observe(&group(&[-1.0, f32::NAN, 2.0]));
+            arms.observe(&group(&[-1.0, f64::NAN, 2.0]));
             assert_eq!((arms.as_slice()[0].n, arms.as_slice()[0].window.mean()), (expected, 1.5));
         }
     }
@@ -215,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_broken_window_is_refused() {
-        let parse = |next: usize, values: &[f32]| {
+        let parse = |next: usize, values: &[f64]| {
             serde_json::from_value::<Window>(json!({"capacity": 2, "next": next, "values": values}))
         };
         assert!(parse(1, &[1.0]).is_ok() && parse(1, &[1.0, 2.0]).is_ok());
@@ -229,19 +230,19 @@ mod tests {
         #[test]
         fn mean_is_that_of_the_last_values(
             capacity in 1_usize..20,
-            values in prop::collection::vec(0.0_f32..10.0, 1..100),
+            values in prop::collection::vec(0.0_f64..10.0, 1..100),
         ) {
             let window = filled(capacity, &values);
             let last = &values[values.len().saturating_sub(capacity)..];
-            let expected = last.iter().map(|&value| f64::from(value)).sum::<f64>() / last.len() as f64;
+            let expected = last.iter().sum::<f64>() / last.len() as f64;
             prop_assert!((window.mean() - expected).abs() < 1e-12);
         }
 
         #[test]
         fn a_saved_window_goes_on_bit_for_bit(
             capacity in 1_usize..20,
-            before in prop::collection::vec(any::<f32>(), 0..60),
-            after in prop::collection::vec(any::<f32>(), 0..60),
+            before in prop::collection::vec(-1e30..1e30, 0..60),
+            after in prop::collection::vec(-1e30..1e30, 0..60),
         ) {
             let mut window = filled(capacity, &before);
             let mut copy: Window = serde_json::from_str(&serde_json::to_string(&window).unwrap()).unwrap();

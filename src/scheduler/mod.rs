@@ -18,6 +18,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::curriculum::{self, Curriculum, Mixture, Observation, Score};
+use crate::error::KeyError;
 use crate::seed::mix_seed;
 pub use config::{FilterConfig, SchedulerConfig};
 pub use job::{DropReason, FinishedGroup, Job, Next, Outcome};
@@ -54,7 +55,7 @@ impl Scheduler {
     ///
     /// # Errors
     /// The key inside `[curriculum]` that does not fit the mixture, and what would.
-    pub fn new(config: SchedulerConfig, mixture: Mixture) -> Result<Self, (String, String)> {
+    pub fn new(config: SchedulerConfig, mixture: Mixture) -> Result<Self, KeyError> {
         let zeros = vec![0; mixture.arms()];
         let curriculum = Curriculum::new(&config.curriculum, &mixture)?;
         let (dispatched, trained) = (zeros.clone(), zeros.clone());
@@ -139,7 +140,10 @@ impl Scheduler {
     pub fn observe(&mut self, id: u64, rewards: Vec<f32>, advantages: Vec<f32>, tokens: u64) {
         let Some(flight) = self.flights.get(&id).filter(|flight| !flight.observed) else { return };
         let arm = flight.job.arm;
-        let observation = Observation { arm, rewards, advantages, tokens, probability: flight.decision.weights[arm] };
+        let wide = |values: Vec<f32>| values.into_iter().map(f64::from).collect();
+        let (rewards, advantages) = (wide(rewards), wide(advantages));
+        let probability = f64::from(flight.decision.weights[arm]);
+        let observation = Observation { arm, rewards, advantages, tokens, probability };
         if self.is_synchronous() {
             self.pending.insert(id, observation);
         } else {

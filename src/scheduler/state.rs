@@ -5,7 +5,6 @@ use serde::{Deserialize, Serialize};
 
 use super::Scheduler;
 use super::ledger::{Flight, History, Ledger};
-use crate::curriculum::policies::exact;
 use crate::curriculum::{CurriculumState, Mixture};
 
 /// What a checkpoint keeps.
@@ -20,7 +19,6 @@ pub struct SchedulerState {
     curriculum: CurriculumState,
     flights: Vec<Flight>,
     ledger: Ledger,
-    #[serde(with = "exact::list")]
     weights: Vec<f64>,
     filtered: u64,
     history: History,

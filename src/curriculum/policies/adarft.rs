@@ -9,7 +9,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::super::{Mixture, Observation, Policy, View};
-use super::{CurriculumConfig, above_zero, exact, from_json, to_json, within};
+use super::{CurriculumConfig, above_zero, from_json, to_json, within};
 use crate::error::KeyError;
 
 /// The difficulty of the last arm.
@@ -52,10 +52,8 @@ struct AdaRft {
 #[serde(deny_unknown_fields)]
 struct State {
     /// T.
-    #[serde(with = "exact")]
     target: f64,
     /// Σ of the success rates of the groups since T moved.
-    #[serde(with = "exact")]
     successes: f64,
     groups: u64,
 }

@@ -53,7 +53,7 @@ mod tests {
         Curriculum::new(&CurriculumConfig { count, ..CurriculumConfig::default() }, &mixture(arms)).unwrap()
     }
 
-    fn observe(curriculum: &mut Curriculum, arm: usize, advantages: Vec<f32>) {
+    fn observe(curriculum: &mut Curriculum, arm: usize, advantages: Vec<f64>) {
         curriculum.observe(&Observation::new(arm, vec![0.0; advantages.len()], advantages), 0, &[0; 12]);
     }
 
@@ -86,7 +86,7 @@ mod tests {
         /// With |Â| ≤ 3 and 1,008 rollouts of each other arm, N = 11,088: an unseen arm scores √(2 ln 11,089) = 4.3,
         /// any other at most 3 + √(2 ln 11,089 / 1,009) = 3.14. The gap is above 11 τ.
         #[test]
-        fn an_unseen_arm_comes_first_in_the_end(tops in vec(0.0_f32..3.0, 11)) {
+        fn an_unseen_arm_comes_first_in_the_end(tops in vec(0.0..3.0, 11)) {
             let mut curriculum = dump(12, CountUnit::Rollouts);
             for (arm, &top) in tops.iter().enumerate() {
                 (0..63).for_each(|_| observe(&mut curriculum, arm, vec![top; GROUP]));
@@ -98,7 +98,7 @@ mod tests {
         /// scores at most 0.97 more than its |Â| ≤ 3 and, seen again, falls below: so the unseen ones soon hold most of
         /// the weight, and 12 arms are through long before 400 groups.
         #[test]
-        fn no_arm_starves(learnability in vec(0.0_f32..3.0, 12), seed in any::<u64>()) {
+        fn no_arm_starves(learnability in vec(0.0..3.0, 12), seed in any::<u64>()) {
             let mut curriculum = dump(12, CountUnit::Rollouts);
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             for _ in 0..400 {

@@ -24,8 +24,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::super::observation::finite;
 use super::super::{Mixture, Observation, Policy, Score, View};
-use super::{CurriculumConfig, above_zero, exact, from_json, rate, same_arms, softmax, to_json, with_floor, within};
+use super::{CurriculumConfig, Learnt, above_zero, load_into, rate, softmax, to_json, with_floor, within};
 use crate::error::KeyError;
 
 /// Below so many groups (or completions), what is remembered of an arm has faded into rounding errors.
@@ -105,7 +106,7 @@ struct DumpPlus {
 #[serde(deny_unknown_fields)]
 struct State {
     /// The lowest and the highest reward seen.
-    range: Option<(f32, f32)>,
+    range: Option<(f64, f64)>,
     arms: Vec<Arm>,
 }
 
@@ -114,18 +115,19 @@ struct State {
 #[serde(deny_unknown_fields)]
 struct Arm {
     /// n_d.
-    #[serde(with = "exact")]
     groups: f64,
     /// Σ s² or Σ mean |Â|, and the Σ 1 beside it.
-    #[serde(with = "exact")]
     signal: f64,
-    #[serde(with = "exact")]
     weight: f64,
     /// Over the groups whose tokens are known.
-    #[serde(with = "exact")]
     tokens: f64,
-    #[serde(with = "exact")]
     completions: f64,
+}
+
+impl Learnt for State {
+    fn arms(&self) -> usize {
+        self.arms.len()
+    }
 }
 
 pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Policy>, KeyError> {
@@ -150,7 +152,7 @@ impl DumpPlus {
         let imagined = if prior > 0.0 { 1.0 - seen } else { 0.0 };
         match self.settings.signal {
             Signal::Variance => {
-                let half = self.state.range.map_or(0.0, |(low, high)| (f64::from(high) - f64::from(low)) / 2.0);
+                let half = self.state.range.map_or(0.0, |(low, high)| (high - low) / 2.0);
                 let relative = if half > 0.0 { mean / half / half } else { 0.0 };
                 (seen * relative + imagined).sqrt()
             }
@@ -190,7 +192,7 @@ impl Policy for DumpPlus {
 
     fn observe(&mut self, group: &Observation, _view: View) {
         let State { range, arms } = &mut self.state;
-        for &reward in group.rewards.iter().filter(|reward| reward.is_finite()) {
+        for reward in finite(&group.rewards) {
             let (low, high) = range.unwrap_or((reward, reward));
             *range = Some((low.min(reward), high.max(reward)));
         }
@@ -217,10 +219,7 @@ impl Policy for DumpPlus {
     }
 
     fn load(&mut self, state: serde_json::Value) -> Result<(), String> {
-        let state: State = from_json(state)?;
-        same_arms(state.arms.len(), self.state.arms.len())?;
-        self.state = state;
-        Ok(())
+        load_into(&mut self.state, state)
     }
 }
 

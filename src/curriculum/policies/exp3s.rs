@@ -17,7 +17,7 @@ use std::f64::consts::E;
 use serde::{Deserialize, Serialize};
 
 use super::super::{Mixture, Observation, Policy, Score, View};
-use super::{CurriculumConfig, exact, from_json, rate, same_arms, softmax, to_json, with_floor, within};
+use super::{CurriculumConfig, Learnt, load_into, rate, softmax, to_json, with_floor, within};
 use crate::error::KeyError;
 
 /// `[curriculum.exp3s]`.
@@ -47,7 +47,6 @@ struct Exp3s {
 #[serde(deny_unknown_fields)]
 struct State {
     /// The largest mean |Â| seen, at least 1.
-    #[serde(with = "exact")]
     largest: f64,
     arms: Vec<Arm>,
 }
@@ -56,8 +55,13 @@ struct State {
 #[serde(deny_unknown_fields)]
 struct Arm {
     /// ln w, at most 0.
-    #[serde(with = "exact")]
     log_weight: f64,
+}
+
+impl Learnt for State {
+    fn arms(&self) -> usize {
+        self.arms.len()
+    }
 }
 
 pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Policy>, KeyError> {
@@ -92,7 +96,7 @@ impl Policy for Exp3s {
         let State { largest, arms } = &mut self.state;
         *largest = largest.max(signal);
         let least = gamma / arms.len() as f64;
-        let drawn = if group.probability > 0.0 { f64::from(group.probability) } else { present };
+        let drawn = if group.probability > 0.0 { group.probability } else { present };
         let growth = least * (signal / *largest) / drawn.max(least);
 
         let sum: f64 = arms.iter().map(|arm| arm.log_weight.exp()).sum();
@@ -108,10 +112,7 @@ impl Policy for Exp3s {
     }
 
     fn load(&mut self, state: serde_json::Value) -> Result<(), String> {
-        let state: State = from_json(state)?;
-        same_arms(state.arms.len(), self.state.arms.len())?;
-        self.state = state;
-        Ok(())
+        load_into(&mut self.state, state)
     }
 }
 
@@ -148,7 +149,7 @@ mod tests {
             let exp3s = Settings { alpha, ..Settings::default() };
             let config = CurriculumConfig { policy: "exp3s".into(), exp3s, ..CurriculumConfig::default() };
             let mut curriculum = Curriculum::new(&config, &mixture(4)).unwrap();
-            let group = Observation::new(2, vec![0.0; 2], vec![f32::MAX, -f32::MAX]);
+            let group = Observation::new(2, vec![0.0; 2], vec![f64::from(f32::MAX), -f64::from(f32::MAX)]);
             (0..100_000).for_each(|_| curriculum.observe(&group, 0, &[0; 4]));
             let weights = curriculum.weights(0, &[0; 4]);
             assert!(weights[2] > 0.8 && weights[0] >= 0.05 - 1e-12, "{weights:?}");

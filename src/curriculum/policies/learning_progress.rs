@@ -11,7 +11,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::super::{Mixture, Observation, Policy, Score, View};
-use super::{CurriculumConfig, exact, list_from_json, normalised, rate, to_json, with_floor, within};
+use super::{CurriculumConfig, load_into, normalised, rate, to_json, with_floor, within};
 use crate::error::KeyError;
 
 /// `[curriculum.learning_progress]`.
@@ -48,10 +48,8 @@ struct Arm {
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RunningMean {
-    #[serde(with = "exact")]
     sum: f64,
     /// 1 − (1 − rate)ⁿ.
-    #[serde(with = "exact")]
     weight: f64,
 }
 
@@ -105,8 +103,7 @@ impl Policy for LearningProgress {
     }
 
     fn load(&mut self, state: serde_json::Value) -> Result<(), String> {
-        self.arms = list_from_json(state, self.arms.len())?;
-        Ok(())
+        load_into(&mut self.arms, state)
     }
 }
 

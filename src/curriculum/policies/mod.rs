@@ -3,6 +3,7 @@
 //! A new policy is one file here and its name in the list below. The file has a `Settings` type, the table
 //! `[curriculum.<file name>]` of a configuration, and a function `build`. `docs/curriculum.md` shows one.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{CountUnit, Mixture, Policy};
@@ -158,62 +159,43 @@ fn with_floor(mut weights: Vec<f64>, floor: f64) -> Vec<f64> {
     weights
 }
 
-/// A policy's state as JSON, for [`Policy::save`]. Every f64 in it goes through [`exact`].
-fn to_json(state: &impl Serialize) -> serde_json::Value {
-    serde_json::to_value(state).expect("this is a bug: numbers and lists always serialise")
+/// Everything a policy has learnt, as it is saved. JSON text keeps every bit of its numbers.
+trait Learnt: Serialize + DeserializeOwned {
+    /// How many arms it is about.
+    fn arms(&self) -> usize;
 }
 
-/// A saved state.
-fn from_json<T: serde::de::DeserializeOwned>(state: serde_json::Value) -> Result<T, String> {
-    serde_json::from_value(state).map_err(|error| format!("not this policy's state: {error}"))
+/// One entry per arm and nothing else.
+impl<T: Serialize + DeserializeOwned> Learnt for Vec<T> {
+    fn arms(&self) -> usize {
+        self.len()
+    }
 }
 
-/// A saved list with one entry an arm.
-fn list_from_json<T: serde::de::DeserializeOwned>(state: serde_json::Value, arms: usize) -> Result<Vec<T>, String> {
-    let saved: Vec<T> = from_json(state)?;
-    same_arms(saved.len(), arms)?;
-    Ok(saved)
+/// For [`Policy::save`].
+fn to_json(learnt: &impl Serialize) -> serde_json::Value {
+    serde_json::to_value(learnt).expect("this is a bug: numbers and lists always serialise")
 }
 
-/// Refuses a state of other arms.
-fn same_arms(saved: usize, arms: usize) -> Result<(), String> {
-    match saved == arms {
+/// For [`Policy::load`].
+fn from_json<T: DeserializeOwned>(saved: serde_json::Value) -> Result<T, String> {
+    serde_json::from_value(saved).map_err(|error| format!("not this policy's state: {error}"))
+}
+
+/// Refuses a saved state of another number of arms.
+fn same_arms<T: Learnt>(saved: &T, own: &T) -> Result<(), String> {
+    match saved.arms() == own.arms() {
         true => Ok(()),
-        false => Err(format!("the state is of {saved} distributions, the data has {arms}")),
+        false => Err(format!("the state is of {} distributions, the data has {}", saved.arms(), own.arms())),
     }
 }
 
-/// A finite f64 in a saved state, as text: the JSON reader in use may be off by the last bit of a number, Rust is not.
-pub(crate) mod exact {
-    use serde::de::Error;
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(value)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        parse(&text)
-    }
-
-    fn parse<E: Error>(text: &str) -> Result<f64, E> {
-        let value = text.parse().ok().filter(|value: &f64| value.is_finite());
-        value.ok_or_else(|| E::custom(format!("{text:?} is not a finite number")))
-    }
-
-    /// Several of them.
-    pub mod list {
-        use super::*;
-
-        pub fn serialize<S: Serializer>(values: &[f64], serializer: S) -> Result<S::Ok, S::Error> {
-            serializer.collect_seq(values.iter().map(f64::to_string))
-        }
-
-        pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
-            Vec::<String>::deserialize(deserializer)?.iter().map(|text| parse(text)).collect()
-        }
-    }
+/// For [`Policy::load`]: replaces `own`; on an error nothing has changed.
+fn load_into<T: Learnt>(own: &mut T, saved: serde_json::Value) -> Result<(), String> {
+    let saved = from_json(saved)?;
+    same_arms(&saved, own)?;
+    *own = saved;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::super::{Mixture, Observation, Policy, Score, View};
-use super::{CurriculumConfig, above_zero, exact, list_from_json, rate, softmax, to_json};
+use super::{CurriculumConfig, above_zero, load_into, rate, softmax, to_json};
 use crate::error::KeyError;
 
 /// `[curriculum.sec]`.
@@ -36,7 +36,6 @@ struct Sec {
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Arm {
-    #[serde(with = "exact")]
     q: f64,
 }
 
@@ -68,8 +67,7 @@ impl Policy for Sec {
     }
 
     fn load(&mut self, state: serde_json::Value) -> Result<(), String> {
-        self.arms = list_from_json(state, self.arms.len())?;
-        Ok(())
+        load_into(&mut self.arms, state)
     }
 }
 
@@ -86,7 +84,7 @@ mod tests {
         let config = CurriculumConfig { policy: "sec".into(), sec, ..CurriculumConfig::default() };
         let mut curriculum = Curriculum::new(&config, &mixture(2)).unwrap();
         assert_eq!(curriculum.weights(0, &[0; 2]), [0.5, 0.5]);
-        for advantages in [vec![1.0, -1.0], vec![f32::NAN, f32::NAN], vec![0.75, -0.25]] {
+        for advantages in [vec![1.0, -1.0], vec![f64::NAN, f64::NAN], vec![0.75, -0.25]] {
             curriculum.observe(&Observation::new(1, vec![0.0; 2], advantages), 0, &[0; 2]);
         }
         assert_eq!(curriculum.scores(0, &[0; 2])[1], Score { value: 0.3125, bonus: 0.0 });

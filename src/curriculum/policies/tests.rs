@@ -20,10 +20,10 @@ fn curriculum(entry: &Entry, count: CountUnit) -> Curriculum {
 
 /// Any arms, rewards and advantages (also NaN and infinities), tokens, and groups in flight.
 fn any_groups() -> impl Strategy<Value = Vec<(Observation, Vec<u64>)>> {
-    let number = || prop_oneof![4 => -3.0_f32..3.0, 1 => proptest::num::f32::ANY];
+    let number = || prop_oneof![4 => -3.0..3.0, 1 => proptest::num::f64::ANY];
     let completions = vec((number(), number()), 0..20);
     let group =
-        (0_usize..5, completions, 0_u64..5000, 0.0_f32..=1.0).prop_map(|(arm, completions, tokens, probability)| {
+        (0_usize..5, completions, 0_u64..5000, 0.0..=1.0).prop_map(|(arm, completions, tokens, probability)| {
             let (rewards, advantages) = completions.into_iter().unzip();
             Observation { arm, rewards, advantages, tokens, probability }
         });

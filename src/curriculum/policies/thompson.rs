@@ -18,7 +18,7 @@ use std::cell::OnceCell;
 use serde::{Deserialize, Serialize};
 
 use super::super::{Mixture, Observation, Policy, Score, View};
-use super::{CurriculumConfig, exact, list_from_json, normalised, rate, to_json};
+use super::{CurriculumConfig, load_into, normalised, rate, to_json};
 use crate::error::KeyError;
 
 /// Bins of |p − ½| from 0 to ½. Their width, 0.008, is a quarter of the deviation of the narrowest belief at p = ½
@@ -53,9 +53,7 @@ struct Thompson {
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Arm {
-    #[serde(with = "exact")]
     successes: f64,
-    #[serde(with = "exact")]
     failures: f64,
 }
 
@@ -143,7 +141,7 @@ impl Policy for Thompson {
     }
 
     fn load(&mut self, state: serde_json::Value) -> Result<(), String> {
-        self.arms = list_from_json(state, self.arms.len())?;
+        load_into(&mut self.arms, state)?;
         self.weights = OnceCell::new();
         Ok(())
     }
@@ -161,7 +159,7 @@ mod tests {
         Curriculum::new(&config, &mixture(arms)).unwrap()
     }
 
-    fn observe(curriculum: &mut Curriculum, arm: usize, rewards: &[f32]) {
+    fn observe(curriculum: &mut Curriculum, arm: usize, rewards: &[f64]) {
         curriculum.observe(&Observation::new(arm, rewards.to_vec(), vec![0.0; rewards.len()]), 0, &[0; 12]);
     }
 
