@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{D, Device, Result, Tensor, Var};
-use dump_rl::metrics::memory_mb;
+use dump_rl::memory::process::memory_mb;
 use dump_rl::train::ops::{Blocks, Heads, SCORES};
 use dump_rl::train::packed::Segment;
 

@@ -262,11 +262,11 @@ fn main() -> ExitCode {
     keep_freed_memory_for_a_while();
     let log = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,mistralrs_core=off"));
-    tracing_subscriber::fmt().with_env_filter(log).with_target(false).with_writer(|| dump_rl::run_log::Warnings).init();
+    tracing_subscriber::fmt().with_env_filter(log).with_target(false).with_writer(|| dump_rl::run_dir::log::Warnings).init();
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(dump_rl::run_log::Warnings, "error: {error:#}");
+            let _ = writeln!(dump_rl::run_dir::log::Warnings, "error: {error:#}");
             ExitCode::from(if is_input(&error) { 2 } else { 1 })
         }
     }
@@ -345,7 +345,7 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Curriculum(Curriculum::Replay { config, sets, events }) => {
             let config: RunConfig = config::load(&config, &sets.sets)?;
-            let mixture = dump_rl::dataset::mixture(&config)?;
+            let mixture = dump_rl::pipeline::dataset::mixture(&config)?;
             to_stdout(|out| commands::replay::run(&config.curriculum, &mixture, &events, out))
         }
     }

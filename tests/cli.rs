@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use candle_core::{DType, Device, Tensor};
-use dump_rl::checkpoint::Checkpoint;
+use dump_rl::run_dir::checkpoint::Checkpoint;
 use dump_rl::config::{self, run::RunConfig, sft::SftConfig};
-use dump_rl::gpu;
-use dump_rl::presets;
+use dump_rl::model::device;
+use dump_rl::model::presets;
 use dump_rl::run_dir::RunDir;
 use dump_rl::scheduler::{Scheduler, SchedulerConfig};
-use dump_rl::setup::Setup;
+use dump_rl::pipeline::setup::Setup;
 use dump_rl::task::rows;
 use engine::decoder::{DecoderConfig, Weights};
 use serde_json::{Value, json};
@@ -688,7 +688,7 @@ fn every_shipped_configuration_resolves() {
         let config: RunConfig = config::load(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
         let is_id = config::is_hub_id(&config.model.to_string_lossy());
         assert!(is_id || config.model.starts_with(root()), "{name}: {:?}", config.model);
-        let sources = dump_rl::dataset::mixture(&config).unwrap_or_else(|error| panic!("{error}")).sources;
+        let sources = dump_rl::pipeline::dataset::mixture(&config).unwrap_or_else(|error| panic!("{error}")).sources;
         assert!(!sources.is_empty(), "{name}");
     }
 }

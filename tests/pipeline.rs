@@ -13,16 +13,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use dump_rl::advantage::AdvantageScale;
-use dump_rl::checkpoint::Checkpoint;
+use dump_rl::run_dir::checkpoint::Checkpoint;
 use dump_rl::config::optim::OptimConfig;
-use dump_rl::config::run::{
-    CkptConfig, DataConfig, EngineCheck, EngineConfig, EvalConfig, LoraSettings, PipelineConfig, RunConfig,
-};
-use dump_rl::learner::{End, Learner};
+use dump_rl::config::ckpt::CkptConfig;
+use dump_rl::config::data::DataConfig;
+use dump_rl::config::engine::{EngineCheck, EngineConfig};
+use dump_rl::config::eval::EvalConfig;
+use dump_rl::config::lora::LoraSettings;
+use dump_rl::config::pipeline::PipelineConfig;
+use dump_rl::config::run::RunConfig;
+use dump_rl::pipeline::learner::{End, Learner};
 use dump_rl::pipeline::{self, Shared, Stages};
 use dump_rl::run_dir::RunDir;
 use dump_rl::scheduler::{Scheduler, SchedulerConfig};
-use dump_rl::setup::Setup;
+use dump_rl::pipeline::setup::Setup;
 use dump_rl::task::Row;
 use dump_rl::train::worker::TrainerHandle;
 use engine::scripted::Scripted;
@@ -873,7 +877,7 @@ fn validation_never_reaches_the_curriculum() {
 mod one_device {
     use super::*;
     use crate::fixtures::root;
-    use dump_rl::config::run::{EngineKind, SyncMode};
+    use dump_rl::config::engine::{EngineKind, SyncMode};
     use engine::mistral::{MistralRs, MistralSettings, Swap};
 
     const MODES: [SyncMode; 3] = [SyncMode::SideBySide, SyncMode::Reload, SyncMode::Alternate];

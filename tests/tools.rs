@@ -9,7 +9,7 @@ use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 use dump_rl::task::Message;
-use dump_rl::tokenizer::ChatTokenizer;
+use dump_rl::model::tokenizer::ChatTokenizer;
 use engine::decoder::{DecoderConfig, Weights};
 
 use crate::fixtures::{ENGINES, TinyModel, decoder_config, root};

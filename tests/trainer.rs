@@ -10,7 +10,7 @@ use dump_rl::advantage::{AdvantageScale, divide_by_batch_std, group_advantages};
 use dump_rl::config::loss::{LossAggMode, LossConfig, LossKind, RolloutIs};
 use dump_rl::config::optim::OptimConfig;
 use dump_rl::config::trainer::{Recompute, TrainerConfig};
-use dump_rl::metrics::memory_mb;
+use dump_rl::memory::process::memory_mb;
 use dump_rl::train::lora::Lora;
 use dump_rl::train::loss::{self, TokenInputs};
 use dump_rl::train::lr_schedule::learning_rate;

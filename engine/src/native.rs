@@ -54,6 +54,9 @@ impl NativeSettings {
     }
 }
 
+/// Whether this CPU has the instructions of the bf16 kernels.
+pub use cpu::has_bf16;
+
 /// Most tokens of prompts that are computed in a step on a device, beside those that decode.
 pub const DEVICE_PREFILL_TOKENS: usize = DeviceModel::PREFILL_TOKENS;
 

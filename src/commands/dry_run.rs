@@ -9,16 +9,17 @@ use anyhow::Result;
 use engine::decoder::{DecoderConfig, Weights, has_weights};
 
 use super::train::describe;
-use crate::config::{
-    self,
-    run::{DeviceKind, RunConfig},
-};
-use crate::dataset::{self, Dataset};
+use crate::config;
+use crate::config::engine::DeviceKind;
+use crate::config::resolve::{HAS_CUDA, check_engine};
+use crate::config::run::RunConfig;
 use crate::error::InputError;
-use crate::setup::{self, Inputs};
+use crate::memory::{Workload, budget, predict};
+use crate::model::{device, hub, presets};
+use crate::pipeline::dataset::{self, Dataset};
+use crate::pipeline::inputs::Inputs;
 use crate::task::{Row, rows};
 use crate::train::gemm;
-use crate::{budget, gpu, hub, predict, presets};
 
 /// Where there is no tokenizer, a token is taken to be as many characters of a prompt: less than what tokenizers of
 /// large vocabularies make of English, so that the prediction stays a bound.
@@ -30,8 +31,8 @@ const CHARACTERS_A_TOKEN: usize = 3;
 /// What would be wrong with the run.
 pub fn run(config: RunConfig) -> Result<()> {
     print!("{}", config::to_toml(&config)?);
-    setup::check_model(&config)?;
-    setup::check_format(&config)?;
+    hub::check_named(&config.model)?;
+    check_engine(&config.engine)?;
     dataset::check_curriculum(&config)?;
     let Some(folder) = hub::local(&config.model) else {
         let id = config.model.to_string_lossy();
@@ -56,9 +57,10 @@ fn with_tokenizer(config: &RunConfig, folder: &Path) -> Result<()> {
     let inputs = Inputs::load(here)?;
     let longest = inputs.longest_prompt();
     let Inputs { decoder, train, test, .. } = inputs;
-    println!("\n{}", describe(config, &decoder, &train.sizes(), Path::new("(dry run)")));
+    let workload = workload(config, &decoder, longest)?;
+    println!("\n{}", describe(config, &decoder, &workload.resolved, &train.sizes(), Path::new("(dry run)")));
     print_sources(&train, &test);
-    print_prediction(config, &decoder, longest)
+    print_prediction(&workload)
 }
 
 /// For a model of which only the sizes are here.
@@ -67,11 +69,18 @@ fn without_tokenizer(config: &RunConfig, model: &DecoderConfig) -> Result<()> {
     let characters = |row: &Row| row.prompt.iter().map(|m| m.content.chars().count()).sum::<usize>();
     let longest = train.iter().map(characters).max().unwrap_or(0).div_ceil(CHARACTERS_A_TOKEN);
     let sizes: Vec<usize> = rows::group_by_source(train).iter().map(|(_, rows)| rows.len()).collect();
-    println!("\n{}", describe(config, model, &sizes, Path::new("(dry run)")));
+    let workload = workload(config, model, longest)?;
+    println!("\n{}", describe(config, model, &workload.resolved, &sizes, Path::new("(dry run)")));
     println!(
         "prompts  the longest is taken to have {longest} tokens, {CHARACTERS_A_TOKEN} characters each: there is no tokenizer"
     );
-    print_prediction(config, model, longest)
+    print_prediction(&workload)
+}
+
+/// A card may be missing here.
+fn workload<'a>(config: &'a RunConfig, model: &'a DecoderConfig, prompt_tokens: usize) -> Result<Workload<'a>, InputError> {
+    let device = device::open(&config.engine).ok();
+    Workload::new(config, model, device::machine(&config.engine, device.as_ref()), prompt_tokens)
 }
 
 fn print_sources(train: &Dataset, test: &Dataset) {
@@ -87,35 +96,32 @@ fn print_sources(train: &Dataset, test: &Dataset) {
     }
 }
 
-fn print_prediction(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize) -> Result<()> {
-    let card = budget::known_card(config);
-    match config.engine.device {
+fn print_prediction(workload: &Workload) -> Result<()> {
+    match workload.resolved.device {
         DeviceKind::Cpu => {
-            print_parts(config, model, prompt_tokens);
-            let (generate, train) = predict::seconds(config, model, prompt_tokens, gemm::measured_rate());
+            print_parts(workload);
+            let (generate, train) = predict::seconds(workload, gemm::measured_rate());
             println!(
                 "time     about {generate:.0} s of generation and {train:.0} s of training a step, if every completion is as long as it may be"
             );
         }
         DeviceKind::Cuda => {
-            println!("\n{}", budget::describe(config, model, prompt_tokens, card));
+            println!("\n{}", budget::describe(workload));
             println!("time     not predicted on a GPU: it was not measured there");
+            if !HAS_CUDA {
+                println!("note     {}", device::NO_CUDA);
+            }
         }
     }
-    if config.engine.device == DeviceKind::Cuda && !gpu::HAS_CUDA {
-        println!("note     {}", gpu::NO_CUDA);
-    }
-    print_missing_weights(config);
-    match card {
-        Some(card) => Ok(budget::resolve(config, model, prompt_tokens, card).map(|_| ())?),
-        None => Ok(()),
-    }
+    print_missing_weights(workload.config);
+    workload.fit()?;
+    Ok(())
 }
 
-fn print_parts(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize) {
-    let (parts, gb) = (predict::run(config, model, prompt_tokens), |bytes: usize| bytes as f64 * 1e-9);
+fn print_parts(workload: &Workload) {
+    let (parts, gb) = (predict::run(workload), |bytes: usize| bytes as f64 * 1e-9);
     let all = gb(parts.iter().map(|p| p.bytes).sum());
-    println!("\nmemory   {all:.2} GB predicted at most, on {:?}", config.engine.device);
+    println!("\nmemory   {all:.2} GB predicted at most, on {:?}", workload.resolved.device);
     parts.iter().for_each(|part| println!("  {:>9.2} GB  {}", gb(part.bytes), part.what));
 }
 

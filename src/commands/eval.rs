@@ -7,14 +7,16 @@ use anyhow::Result;
 use comfy_table::Table;
 use engine::Engine;
 
-use crate::checkpoint::Checkpoint;
-use crate::config::{
-    self,
-    run::{RunConfig, SyncMode},
-};
-use crate::eval::{self, SourceScore};
-use crate::progress;
-use crate::setup::{Setup, WithEngine, with_engine};
+use crate::config;
+use crate::config::engine::SyncMode;
+use crate::config::run::RunConfig;
+use crate::pipeline::engine::{WithEngine, with_engine};
+use crate::pipeline::inputs::Inputs;
+use crate::pipeline::learner::eval;
+use crate::pipeline::setup::Setup;
+use crate::run_dir::checkpoint::Checkpoint;
+use crate::run_dir::score::SourceScore;
+use crate::table;
 
 /// Evaluates what `target` names: a configuration file (its base model) or a run's folder (its newest checkpoint).
 pub async fn run(target: &Path, samples: Option<usize>) -> Result<()> {
@@ -24,33 +26,34 @@ pub async fn run(target: &Path, samples: Option<usize>) -> Result<()> {
     let mut config: RunConfig = config::load(&file, &sets)?;
     // Nothing is trained: the trainer's base weights need not be on the device.
     config.engine.sync = SyncMode::Alternate;
-    let setup = Setup::load(config)?;
+    let setup = Setup::for_evaluation(config)?;
     let adapter = match is_run {
         true => Checkpoint::load_latest(target)?.trainer.adapter,
-        false => setup.trainer()?.adapter()?,
+        false => setup.base.trainer()?.adapter()?,
     };
-    let (base, samples) = (setup.base(), setup.config.eval.samples);
-    let scores = with_engine(base, adapter, Evaluate { setup }).await?;
-    println!("{}", table(&scores, samples));
+    let Setup { inputs, base } = setup;
+    let samples = inputs.config.eval.samples;
+    let scores = with_engine(base, adapter, Evaluate { inputs }).await?;
+    println!("{}", score_table(&scores, samples));
     Ok(())
 }
 
 struct Evaluate {
-    setup: Setup,
+    inputs: Arc<Inputs>,
 }
 
 impl WithEngine for Evaluate {
     type Output = Vec<SourceScore>;
 
     async fn call<E: Engine>(self, engine: Arc<E>) -> Result<Self::Output> {
-        eval::evaluate(&engine, &self.setup.test, &self.setup.tokenizer, &self.setup.eval_settings()).await
+        eval::evaluate(&engine, &self.inputs).await
     }
 }
 
-fn table(scores: &[SourceScore], k: usize) -> Table {
+fn score_table(scores: &[SourceScore], k: usize) -> Table {
     let (avg, pass) = (format!("avg@{k}"), format!("pass@{k}"));
     let header = ["distribution", "prompts", "reward", "answer reward", "format reward", &avg, &pass, "tokens"];
-    let mut table = progress::table(header);
+    let mut table = table::table(header);
     for score in scores {
         let number = |x: f64| format!("{x:+.3}");
         let (avg, pass) = (format!("{:.3}", score.avg_at_k), format!("{:.3}", score.pass_at_k));

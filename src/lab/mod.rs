@@ -15,7 +15,8 @@ use anyhow::{Result, ensure};
 use rayon::prelude::*;
 use tokio::sync::watch;
 
-use crate::config::{self, run::RunConfig};
+use crate::config;
+use crate::config::run::RunConfig;
 use crate::pipeline::dataset;
 use crate::error::InputError;
 use crate::files;

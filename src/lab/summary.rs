@@ -8,7 +8,7 @@ use statrs::distribution::{ContinuousCDF, StudentsT};
 
 use super::Measured;
 use super::curve::{Axis, Curve};
-use crate::progress;
+use crate::run_dir::progress;
 
 /// A mean over seeds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]

@@ -16,6 +16,16 @@ const NEEDED: [&str; 3] = ["config.json", "tokenizer.json", "tokenizer_config.js
 const OPTIONAL: [&str; 2] = ["generation_config.json", "chat_template.jinja"];
 const INDEX: &str = "model.safetensors.index.json";
 
+/// # Errors
+/// If no model is named.
+pub fn check_named(model: &Path) -> Result<(), InputError> {
+    if model.as_os_str().is_empty() {
+        let problem = "the folder of a base model is needed, or its name on the Hugging Face hub";
+        return Err(InputError::new("model", problem));
+    }
+    Ok(())
+}
+
 /// The folder of a model: `model` itself where it is one, else that of the hub's model of this name.
 ///
 /// `HF_HOME` says where the hub's cache is, `HF_HUB_OFFLINE=1` forbids downloads, and `HF_TOKEN` or the token that
@@ -24,6 +34,7 @@ const INDEX: &str = "model.safetensors.index.json";
 /// # Errors
 /// If it is neither a folder nor a name, or cannot be downloaded.
 pub fn folder(model: &Path) -> Result<PathBuf, InputError> {
+    check_named(model)?;
     let id = model.to_string_lossy();
     if model.is_dir() || !is_hub_id(&id) {
         return Ok(model.to_path_buf());

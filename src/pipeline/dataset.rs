@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::config::run::{DataConfig, DataKind, RunConfig};
+use crate::config::data::{DataConfig, DataKind};
+use crate::config::run::RunConfig;
 use crate::curriculum::{Curriculum, Mixture};
 use crate::error::InputError;
 use crate::task::kk::parse_people;

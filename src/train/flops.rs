@@ -65,7 +65,7 @@ pub fn of_step(model: &DecoderConfig, adapter: usize, samples: &[Sample], passes
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::presets;
+    use crate::model::presets;
 
     fn samples(prompt: usize, completions: &[usize]) -> Vec<Sample> {
         let sample = |length: &usize| Sample {

@@ -45,7 +45,7 @@ impl Lora {
     /// # Errors
     /// If a target module is not a linear layer of the block.
     pub fn init(config: Arc<LoraConfig>, decoder: &DecoderConfig, seed: u64, device: &Device) -> Result<Self> {
-        let mut rng = ChaCha8Rng::seed_from_u64(engine::seed::mix_seed(seed, 0x10AA));
+        let mut rng = ChaCha8Rng::seed_from_u64(crate::seed::mix_seed(seed, 0x10AA));
         let mut deltas = BTreeMap::new();
         for layer in 0..decoder.num_hidden_layers {
             for module in config.modules().map_err(candle_core::Error::wrap)? {

@@ -151,7 +151,7 @@ mod tests {
     /// A sequence longer than `micro_batch_tokens` is not cut: what it really takes decides.
     #[test]
     fn the_longest_sequence_decides_whether_blocks_are_computed_again() {
-        let model = crate::presets::find("smollm2-135m").expect("a preset");
+        let model = crate::model::presets::find("smollm2-135m").expect("a preset");
         let limit = of_machine() / 4 / (2 * kept_bytes(&model, 1));
         let bytes = |recompute, tokens, fewest_tokens| {
             let training = Training { workers: 2, micro_batch_tokens: 512, recompute, plain: false, number: 4 };

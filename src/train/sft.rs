@@ -22,7 +22,7 @@ use super::packed::Packed;
 use super::parallel::Workers;
 use crate::batch::{Item, pack};
 use crate::config::optim::OptimConfig;
-use crate::model_folder::write_tensors;
+use crate::model::folder::write_tensors;
 
 const CONFIG: &str = "config.json";
 
@@ -68,7 +68,7 @@ impl SftTrainer {
     /// A model with random weights: normal with deviation 0.02, scaled by 1/√(2·layers) where a block writes to the
     /// residual stream (GPT-2); norms at 1.
     pub fn init(config: DecoderConfig, optim: OptimConfig, seed: u64) -> anyhow::Result<Self> {
-        let mut rng = ChaCha8Rng::seed_from_u64(engine::seed::mix_seed(seed, 0x1417));
+        let mut rng = ChaCha8Rng::seed_from_u64(crate::seed::mix_seed(seed, 0x1417));
         let mut vars = BTreeMap::new();
         let residual = 1.0 / (2.0 * config.num_hidden_layers as f32).sqrt();
         let weights = Weights::from_named(&config, |name, shape| {

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use engine::Precision;
 
-use crate::config::run::{BenchConfig, DeviceKind, EngineConfig};
+use crate::config::bench::BenchConfig;
+use crate::config::engine::{DeviceKind, EngineConfig};
 
 /// Dense bf16 products of cards, in 10^12 operations a second, from their data sheets. The first name that is part of the
 /// card's counts.

@@ -9,18 +9,19 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use comfy_table::Table;
-use engine::seed::mix_seed;
+use crate::seed::mix_seed;
 use engine::{Adapter, Engine, Precision, Quantization, Request, Sampling};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
 use super::{Case, Subject, cases, random_adapter, trainer_of, write_json};
-use crate::agreement::{Agreement, Bound, sample_together};
-use crate::config::run::{DeviceKind, EngineKind, RunConfig};
-use crate::metrics::memory_mb;
-use crate::progress;
-use crate::setup::{Base, WithEngine, with_engine};
+use crate::pipeline::learner::logprob_check::{Agreement, Bound, sample_together};
+use crate::config::engine::{DeviceKind, EngineKind};
+use crate::config::run::RunConfig;
+use crate::memory::process::memory_mb;
+use crate::run_dir::progress;
+use crate::pipeline::setup::{Base, WithEngine, with_engine};
 use crate::train::trainer::Sample;
 
 /// Completions that are scored on the CPU as well.
@@ -190,7 +191,7 @@ mod tests {
     use engine::scripted::Scripted;
 
     use super::*;
-    use crate::config::run::BenchConfig;
+    use crate::config::bench::BenchConfig;
 
     /// An engine that says of every token that it is as likely as not.
     #[tokio::test]

@@ -16,8 +16,9 @@ use tokio::sync::watch;
 use super::card::{MemoryWatch, shown_mb};
 use super::{Subject, write_json};
 use crate::commands::train;
-use crate::config::run::{RunConfig, SyncMode};
-use crate::setup::Setup;
+use crate::config::engine::SyncMode;
+use crate::config::run::RunConfig;
+use crate::pipeline::setup::Setup;
 use crate::{budget, progress};
 
 /// One step.

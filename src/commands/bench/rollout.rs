@@ -9,18 +9,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use comfy_table::Table;
-use engine::seed::mix_seed;
+use crate::seed::mix_seed;
 use engine::{Adapter, Engine, EngineError, Request, Sampling};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
-use crate::config::run::{EngineConfig, EngineKind, Lengths, RunConfig};
+use crate::config::bench::Lengths;
+use crate::config::engine::{EngineConfig, EngineKind};
+use crate::config::run::RunConfig;
 use crate::error::InputError;
-use crate::metrics::memory_mb;
-use crate::progress;
-use crate::setup::{self, Base, WithEngine, with_engine};
+use crate::memory::process::memory_mb;
+use crate::run_dir::progress;
+use crate::pipeline::setup::{self, Base, WithEngine, with_engine};
 
 use super::{Case, Subject, cases, quantile, write_json};
 

@@ -14,10 +14,11 @@ use serde::Serialize;
 use super::card::{MemoryWatch, shown_mb};
 use super::rollout::requests;
 use super::{Case, Subject, cases, quantile, random_adapter, write_json};
-use crate::agreement::sample_together;
-use crate::config::run::{RunConfig, SyncMode};
-use crate::metrics::memory_mb;
-use crate::setup::{Base, WithEngine, with_engine};
+use crate::pipeline::learner::logprob_check::sample_together;
+use crate::config::engine::SyncMode;
+use crate::config::run::RunConfig;
+use crate::memory::process::memory_mb;
+use crate::pipeline::setup::{Base, WithEngine, with_engine};
 use crate::{budget, predict, progress};
 
 /// The engine on the first combination of the grid.

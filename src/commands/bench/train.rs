@@ -11,11 +11,13 @@ use serde::Serialize;
 
 use super::card::{MemoryWatch, peak_tflops, shown_mb};
 use super::{Case, cases, quantile, write_json};
-use crate::config::run::{BenchConfig, DeviceKind, Lengths, RunConfig};
+use crate::config::bench::{BenchConfig, Lengths};
+use crate::config::engine::DeviceKind;
+use crate::config::run::RunConfig;
 use crate::config::trainer::Recompute;
 use crate::error::InputError;
-use crate::metrics::memory_mb;
-use crate::setup::Base;
+use crate::memory::process::memory_mb;
+use crate::pipeline::setup::Base;
 use crate::train::flops::{self, Passes};
 use crate::train::trainer::{Sample, Trainer};
 use crate::{predict, progress};

@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use tokenizers::Tokenizer;
 
 use crate::error::InputError;
-use crate::model_folder::{check_empty, write_folder};
-use crate::presets;
+use crate::model::folder::{check_empty, write_folder};
+use crate::model::presets;
 use crate::task::kk;
 use crate::train::bpe::{self, END_OF_TURN};
 

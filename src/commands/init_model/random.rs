@@ -1,6 +1,6 @@
 //! Normally distributed numbers in bf16, each known by its place: whatever the threads, the same numbers.
 
-use engine::seed::mix_seed;
+use crate::seed::mix_seed;
 use half::bf16;
 use rayon::prelude::*;
 use statrs::distribution::{ContinuousCDF, Normal};

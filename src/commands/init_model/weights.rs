@@ -10,7 +10,7 @@ use std::sync::mpsc::sync_channel;
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use engine::decoder::{DecoderConfig, Weights};
-use engine::seed::mix_seed;
+use crate::seed::mix_seed;
 use half::bf16;
 use serde_json::{Map, Value, json};
 
@@ -193,7 +193,7 @@ fn named_full(error: io::Error) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::presets;
+    use crate::model::presets;
 
     /// A disk with room for so many bytes.
     struct Small(usize);

@@ -6,9 +6,9 @@ use rand_chacha::ChaCha8Rng;
 use super::tests::{mixture, replay};
 use crate::config::run::FilterConfig;
 use crate::curriculum::{CurriculumConfig, Mixture};
-use crate::metrics;
+use crate::run_dir::metrics;
 use crate::scheduler::{Finished, Next, Outcome, Scheduler, SchedulerConfig};
-use crate::types::Job;
+use crate::pipeline::group::Job;
 
 /// A record of `steps` steps of `dump_plus` (whose weights depend on what is in flight), its groups ending in any order.
 fn record(max_off_policy_steps: u64, zero_variance: bool, steps: u64) -> (CurriculumConfig, String) {

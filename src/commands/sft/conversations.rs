@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use engine::seed::mix_seed;
+use crate::seed::mix_seed;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -15,7 +15,7 @@ use super::Examples;
 use crate::config::sft::SftConfig;
 use crate::error::InputError;
 use crate::task::Message;
-use crate::tokenizer::ChatTokenizer;
+use crate::model::tokenizer::ChatTokenizer;
 use crate::train::sft::Example;
 
 /// One line of a file.

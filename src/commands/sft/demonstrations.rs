@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::RangeInclusive;
 
 use anyhow::Result;
-use engine::seed::mix_seed;
+use crate::seed::mix_seed;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -16,7 +16,7 @@ use crate::task::kk::demo::{self, CarefulShare, Style};
 use crate::task::kk::generate::{Generator, Puzzle};
 use crate::task::kk::statement::Statement;
 use crate::task::kk::{prompt, text};
-use crate::tokenizer::ChatTokenizer;
+use crate::model::tokenizer::ChatTokenizer;
 use crate::train::sft::Example;
 
 /// Puzzles of each size that a run may train or test on, and that are therefore never shown here.
