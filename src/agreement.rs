@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use engine::{Completion, Engine, EngineError, Precision, Quantization, Request};
 use tokio::task::JoinSet;
 
-use crate::train::trainer::Sample;
+use crate::train::sample::Sample;
 
 /// Log-probabilities of engine and trainer that differ by more than this point to a fault, by what the engine computes in.
 pub fn mismatch_limit(engine: Precision, quantization: Quantization) -> f64 {

@@ -24,8 +24,8 @@ use crate::run_dir::RunDir;
 use crate::run_log;
 use crate::tokenizer::ChatTokenizer;
 use crate::train::MAX_SKIPPED;
+use crate::train::sample::Sample;
 use crate::train::stats::StepStats;
-use crate::train::trainer::Sample;
 use crate::train::worker::TrainerHandle;
 use crate::types::ScoredGroup;
 

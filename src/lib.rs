@@ -1,13 +1,12 @@
 //! Curriculum-driven GRPO post-training of language models.
 //!
-//! Data flows one way: rows → [`scheduler`] → [`rollout`] → [`reward`] → [`advantage`] → [`batch`] → [`train`] → publish;
+//! Data flows one way: rows → [`scheduler`] → [`rollout`] → [`reward`] → [`advantage`] → [`train`] → publish;
 //! [`pipeline`] is the only module that sees every stage. `ARCHITECTURE.md` has the map and the invariants.
 //!
 //! Without the `train` feature only the pure parts are built: [`curriculum`], [`advantage`], [`task`] and [`report`] need no async
 //! runtime, no tensors and no engine, and can serve somebody else's trainer.
 
 pub mod advantage;
-pub mod batch;
 pub mod commands;
 pub mod curriculum;
 pub mod error;

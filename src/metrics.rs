@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::eval::SourceScore;
 use crate::scheduler::{DropReason, Ended, Observed, Scheduler};
-use crate::train::trainer::Sample;
+use crate::train::sample::Sample;
 use crate::types::ScoredGroup;
 
 /// Where the time of a step went.

@@ -1,22 +1,52 @@
-//! Cutting a batch into micro-batches by a token budget. Pure.
+//! Cutting a batch into micro-batches within a token budget. Pure.
 
-/// One completion, or whatever else is computed as a sequence.
+use std::cmp::Reverse;
+
+/// The size of one sequence: a completion with its prompt, or an example of supervised training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Item {
-    /// Items of one group share their prompt, which is computed once for all of them in a micro-batch.
+pub struct PackItem {
+    /// Items of one group share their prompt. A micro-batch computes it once for all of its items of that group.
     pub group: usize,
-    /// Tokens of the prompt.
-    pub shared: usize,
-    /// Tokens of its own.
-    pub own: usize,
+    /// Tokens of the shared prompt.
+    pub shared_tokens: usize,
+    /// Tokens after the prompt.
+    pub own_tokens: usize,
 }
 
-/// Groups of item indices, each of which fits `budget` tokens, for `lanes` threads to share.
+/// Cuts `items` into micro-batches of at most `budget` tokens, for `lanes` threads. Returns the item indices of each.
 ///
-/// Every index stands in exactly one micro-batch; an item longer than the budget gets one of its own. Items of a group
-/// stay together as far as they fit, and the micro-batches are about equally large, so that threads end together.
-/// `items` of one group follow each other.
-pub fn pack(items: &[Item], budget: usize, lanes: usize) -> Vec<Vec<usize>> {
+/// - Every index is in exactly one micro-batch. An item longer than the budget gets its own micro-batch.
+/// - Items of one group must be adjacent in `items`. They stay together as far as they fit.
+/// - The micro-batches are about equally large, so that all threads finish at about the same time.
+pub fn pack(items: &[PackItem], budget: usize, lanes: usize) -> Vec<Vec<usize>> {
+    let mut groups = groups(items);
+    groups.sort_by_key(|group| Reverse(tokens(items, group)));
+    let total: usize = groups.iter().map(|group| tokens(items, group)).sum();
+    // The number that the budget asks for, rounded up so that every lane gets equally many.
+    let count = total.div_ceil(budget.max(1)).next_multiple_of(lanes.max(1)).max(1);
+    // A prompt whose group is split counts in each part. One eighth is room for that.
+    let limit = budget.min(total.div_ceil(count) * 9 / 8 + 1);
+    let (mut packed, mut used): (Vec<Vec<usize>>, usize) = (Vec::new(), 0);
+    for index in groups.into_iter().flatten() {
+        let PackItem { group, shared_tokens, own_tokens } = items[index];
+        let open = packed.last_mut().filter(|micro_batch| {
+            let has_prompt = micro_batch.last().is_some_and(|last| items[*last].group == group);
+            used += own_tokens + if has_prompt { 0 } else { shared_tokens };
+            used <= limit
+        });
+        match open {
+            Some(micro_batch) => micro_batch.push(index),
+            None => {
+                packed.push(vec![index]);
+                used = shared_tokens + own_tokens;
+            }
+        }
+    }
+    packed
+}
+
+/// The indices of each group.
+fn groups(items: &[PackItem]) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for (index, item) in items.iter().enumerate() {
         match groups.last_mut() {
@@ -24,29 +54,12 @@ pub fn pack(items: &[Item], budget: usize, lanes: usize) -> Vec<Vec<usize>> {
             _ => groups.push(vec![index]),
         }
     }
-    let tokens = |group: &[usize]| items[group[0]].shared + group.iter().map(|i| items[*i].own).sum::<usize>();
-    groups.sort_by_key(|group| std::cmp::Reverse(tokens(group)));
-    let total: usize = groups.iter().map(|group| tokens(group)).sum();
-    // As many as the budget asks for, and as many for each lane as for the others; some room, for prompts that stand twice.
-    let count = total.div_ceil(budget.max(1)).next_multiple_of(lanes.max(1)).max(1);
-    let limit = budget.min(total.div_ceil(count) * 9 / 8 + 1);
-    let (mut packed, mut used): (Vec<Vec<usize>>, usize) = (Vec::new(), 0);
-    for index in groups.into_iter().flatten() {
-        let Item { group, shared, own } = items[index];
-        let open = packed.last_mut().filter(|micro_batch| {
-            let is_there = micro_batch.last().is_some_and(|last| items[*last].group == group);
-            used += own + if is_there { 0 } else { shared };
-            used <= limit
-        });
-        match open {
-            Some(micro_batch) => micro_batch.push(index),
-            None => {
-                packed.push(vec![index]);
-                used = shared + own;
-            }
-        }
-    }
-    packed
+    groups
+}
+
+/// Tokens of a group, its prompt counted once.
+fn tokens(items: &[PackItem], group: &[usize]) -> usize {
+    items[group[0]].shared_tokens + group.iter().map(|i| items[*i].own_tokens).sum::<usize>()
 }
 
 #[cfg(test)]
@@ -54,8 +67,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn item(group: usize, shared: usize, own: usize) -> Item {
-        Item { group, shared, own }
+    fn item(group: usize, shared_tokens: usize, own_tokens: usize) -> PackItem {
+        PackItem { group, shared_tokens, own_tokens }
     }
 
     #[test]
@@ -69,11 +82,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_item_stands_in_one_micro_batch_within_the_budget(
+        fn every_item_is_in_one_micro_batch_within_the_budget(
             groups in prop::collection::vec((0usize..80, prop::collection::vec(1usize..200, 1..9)), 0..20),
             budget in 1usize..900, lanes in 1usize..4,
         ) {
-            let items: Vec<Item> = groups.iter().enumerate()
+            let items: Vec<PackItem> = groups.iter().enumerate()
                 .flat_map(|(group, (shared, owns))| owns.iter().map(move |own| item(group, *shared, *own))).collect();
             let packed = pack(&items, budget, lanes);
             let mut all: Vec<usize> = packed.iter().flatten().copied().collect();
@@ -81,7 +94,7 @@ mod tests {
             prop_assert_eq!(all, (0..items.len()).collect::<Vec<_>>());
             for micro_batch in packed {
                 let mut seen = std::collections::BTreeSet::new();
-                let cost = |i: &usize| items[*i].own + if seen.insert(items[*i].group) { items[*i].shared } else { 0 };
+                let cost = |i: &usize| items[*i].own_tokens + if seen.insert(items[*i].group) { items[*i].shared_tokens } else { 0 };
                 let tokens: usize = micro_batch.iter().map(cost).sum();
                 prop_assert!(micro_batch.len() == 1 || tokens <= budget);
             }

@@ -21,7 +21,7 @@ use crate::config::run::{DeviceKind, EngineKind, RunConfig};
 use crate::metrics::memory_mb;
 use crate::progress;
 use crate::setup::{Base, WithEngine, with_engine};
-use crate::train::trainer::Sample;
+use crate::train::sample::Sample;
 
 /// Completions that are scored on the CPU as well.
 const ON_CPU: usize = 4;

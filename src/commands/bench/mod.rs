@@ -25,7 +25,8 @@ use crate::error::InputError;
 use crate::setup::{Base, engine_precision};
 use crate::train::memory::Batch;
 use crate::train::tensors_to_bytes;
-use crate::train::trainer::{Trainer, TrainerState};
+use crate::train::trainer::Trainer;
+use crate::train::trainer::state::TrainerState;
 
 /// One combination of the grid.
 #[derive(Debug, Clone, Copy)]

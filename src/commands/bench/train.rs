@@ -17,7 +17,8 @@ use crate::error::InputError;
 use crate::metrics::memory_mb;
 use crate::setup::Base;
 use crate::train::flops::{self, Passes};
-use crate::train::trainer::{Sample, Trainer};
+use crate::train::sample::Sample;
+use crate::train::trainer::Trainer;
 use crate::{predict, progress};
 
 /// One combination of the grid.
