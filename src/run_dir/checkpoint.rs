@@ -18,7 +18,7 @@ use crate::error::InputError;
 use crate::files;
 use crate::scheduler::SchedulerState;
 use crate::train::lora::{ADAPTER, ADAPTER_CONFIG};
-use crate::train::trainer::TrainerState;
+use crate::train::trainer::state::TrainerState;
 
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";

@@ -1,7 +1,7 @@
-//! Trains the tokenizer of a small model on its own domain: byte-level BPE whose merges may cross spaces.
+//! Trains the tokenizer of a small model on its domain: byte-level BPE whose merges may cross spaces.
 //!
-//! Names and roles (" is a knight", ": knight") are kept as pieces of their own, so that each becomes one token wherever it stands;
-//! all other text merges freely, so that a fixed phrase costs one token ("superword" BPE, arXiv 2503.13423).
+//! Names and roles (" is a knight", ": knight") are split off before merging, so that each becomes one token in any context.
+//! All other text merges freely, so that a fixed phrase costs one token ("superword" BPE, arXiv 2503.13423).
 
 use std::path::Path;
 
@@ -14,14 +14,14 @@ use tokenizers::{AddedToken, Result, SplitDelimiterBehavior, TokenizerBuilder};
 
 /// The token that ends a turn.
 pub const END_OF_TURN: &str = "<|im_end|>";
-/// The token that pads, begins a turn and ends a turn.
+/// The tokens that pad, begin a turn and end a turn.
 const CONTROL: [&str; 3] = ["<|endoftext|>", "<|im_start|>", END_OF_TURN];
-/// Tags of the answer's format: ordinary text, but one token each.
+/// Tags of the answer format: ordinary text, but one token each.
 const TAGS: [&str; 4] = ["<think>", "</think>", "<answer>", "</answer>"];
-/// A name, or a role.
+/// A name or a role.
 const PIECES: &str = r"[A-Z][a-z]{2,}| is (?:not )?a kn(?:ight|ave)|: kn(?:ight|ave)";
 
-/// ChatML.
+/// ChatML as a Jinja template.
 const CHAT_TEMPLATE: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
 /// Learns merges from `texts` and writes `tokenizer.json` and `tokenizer_config.json` into `dir`.
@@ -45,8 +45,8 @@ pub fn train(texts: &[String], vocab_size: usize, dir: &Path) -> Result<()> {
         .special_tokens(control.into_iter().chain(tags).collect())
         .build();
     let between_tags = regex::Regex::new(r"</?\|?\w+\|?>")?;
-    let spoken = texts.iter().flat_map(|text| between_tags.split(text)).map(str::to_string);
-    tokenizer.train(&mut trainer, spoken)?.save(dir.join("tokenizer.json"), false)?;
+    let untagged = texts.iter().flat_map(|text| between_tags.split(text)).map(str::to_string);
+    tokenizer.train(&mut trainer, untagged)?.save(dir.join("tokenizer.json"), false)?;
     let settings = serde_json::json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": null,

@@ -1,8 +1,8 @@
-//! Matrix products of f32 slices on a CPU, added to what is there.
+//! Matrix products of f32 slices on a CPU, added to the output.
 
 use std::time::{Duration, Instant};
 
-/// A matrix in a slice: (rows × cols), row by row.
+/// A matrix (rows × cols) in a slice, row by row.
 #[derive(Clone, Copy)]
 pub struct Matrix<'a> {
     values: &'a [f32],
@@ -12,23 +12,23 @@ pub struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// (values / `cols` × `cols`).
+    /// A matrix of `cols` columns and as many rows as `values` fill.
     pub fn new(values: &'a [f32], cols: usize) -> Self {
         Self { values, rows: values.len() / cols.max(1), cols, transposed: false }
     }
 
-    /// The same values read as their transpose.
+    /// The transpose: the same values, read the other way.
     pub fn t(self) -> Self {
         Self { rows: self.cols, cols: self.rows, transposed: !self.transposed, ..self }
     }
 
-    /// Distance between columns and between rows.
+    /// Distance in the slice between columns, and between rows.
     fn strides(&self) -> (isize, isize) {
         if self.transposed { (self.rows as isize, 1) } else { (1, self.cols as isize) }
     }
 }
 
-/// `out` (m × n) += `factor` · a (m × k) · b (k × n), over the threads of the current pool.
+/// `out` (m × n) += `factor` · a (m × k) · b (k × n), on the threads of the current pool.
 pub fn add_product(out: &mut [f32], factor: f32, a: Matrix, b: Matrix) {
     let (m, k, n) = (a.rows, a.cols, b.cols);
     assert!(b.rows == k && out.len() == m * n, "({m} × {k}) · ({} × {n}) into {}", b.rows, out.len());
@@ -39,7 +39,7 @@ pub fn add_product(out: &mut [f32], factor: f32, a: Matrix, b: Matrix) {
     };
     let parallelism = if threads > 1 { gemm::Parallelism::Rayon(threads) } else { gemm::Parallelism::None };
     let ((a_cs, a_rs), (b_cs, b_rs)) = (a.strides(), b.strides());
-    // SAFETY: sizes and strides stay within the slices, which is asserted; `out` is borrowed alone.
+    // SAFETY: the assertions above keep sizes and strides within the slices, and `out` is borrowed exclusively.
     unsafe {
         gemm::gemm(
             m,
@@ -65,16 +65,16 @@ pub fn add_product(out: &mut [f32], factor: f32, a: Matrix, b: Matrix) {
     }
 }
 
-/// Floating-point operations a second of a large product on all threads, measured for a tenth of a second.
+/// Floating-point operations per second of a large product on all threads, measured for 0.1 s.
 pub fn measured_rate() -> f64 {
     const SIZE: usize = 512;
     let (a, b, mut out) = (vec![0.5; SIZE * SIZE], vec![0.25; SIZE * SIZE], vec![0.0; SIZE * SIZE]);
-    let (since, mut products) = (Instant::now(), 0);
-    while since.elapsed() < Duration::from_millis(100) {
+    let (start, mut products) = (Instant::now(), 0);
+    while start.elapsed() < Duration::from_millis(100) {
         add_product(&mut out, 1.0, Matrix::new(&a, SIZE), Matrix::new(&b, SIZE));
         products += 1;
     }
-    (products * 2 * SIZE.pow(3)) as f64 / since.elapsed().as_secs_f64()
+    (products * 2 * SIZE.pow(3)) as f64 / start.elapsed().as_secs_f64()
 }
 
 #[cfg(test)]
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn products_are_added_whichever_way_the_matrices_lie() {
+    fn products_of_matrices_and_transposes_are_added() {
         let (a, b) = ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [1.0, 0.0, -1.0, 2.0, 1.0, 1.0]);
         let mut out = [10.0; 4];
         add_product(&mut out, 2.0, Matrix::new(&a, 3), Matrix::new(&b, 2));

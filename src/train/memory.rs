@@ -1,4 +1,4 @@
-//! How much memory training takes, from sizes alone.
+//! How much memory training takes, computed from sizes.
 
 use std::sync::LazyLock;
 
@@ -13,22 +13,22 @@ pub struct Batch {
     pub prompts: usize,
     pub group_size: usize,
     pub prompt_tokens: usize,
-    /// Of each completion, or of the longest.
+    /// Length of the longest completion.
     pub new_tokens: usize,
-    /// Of the shortest completion.
+    /// Length of the shortest completion.
     pub fewest_tokens: usize,
 }
 
 /// How a step is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Training {
-    /// Micro-batches that are computed at a time.
+    /// How many micro-batches are computed at a time.
     pub workers: usize,
     pub micro_batch_tokens: usize,
     pub recompute: Recompute,
-    /// Whether candle's own operators run, as on a GPU.
+    /// Whether candle's operators run, as on a GPU, and not the fused ones.
     pub plain: bool,
-    /// Bytes of a number of the frozen weights and of the activations.
+    /// Bytes per number of the frozen weights and of the activations.
     pub number: usize,
 }
 
@@ -39,22 +39,22 @@ impl Batch {
 }
 
 impl Training {
-    /// How many micro-batches a batch is cut into.
+    /// The number of micro-batches that a batch is cut into.
     fn micro_batches(&self, batch: Batch) -> usize {
         batch.rows().div_ceil(self.micro_batch_tokens).next_multiple_of(self.workers)
     }
 
-    /// Rows of the largest micro-batch: a sequence is never cut.
+    /// Rows of the largest micro-batch. A sequence is never cut, so this may exceed the budget.
     fn rows(&self, batch: Batch) -> usize {
         let even = batch.rows().div_ceil(self.micro_batches(batch)) * 9 / 8;
         even.min(self.micro_batch_tokens).max(batch.prompt_tokens + batch.new_tokens).min(batch.rows())
     }
 
-    /// Bytes of everything between the input of a micro-batch and its gradients, for all micro-batches that run at a time.
+    /// Bytes of everything between the input of a micro-batch and its gradients, for all micro-batches computed at a time.
     pub fn activation_bytes(&self, model: &DecoderConfig, batch: Batch) -> usize {
         let rows = self.rows(batch);
         let largest = self.bytes_of(model, batch, rows);
-        // A micro-batch of shorter completions may be one that is kept.
+        // A micro-batch of shorter completions may keep its activations, and then take more memory than the largest one.
         let kept = of_machine() / 4 / (self.workers * kept_bytes(model, 1));
         match self.recompute {
             Recompute::Auto if !self.plain && batch.fewest_tokens < batch.new_tokens && kept < rows => {
@@ -64,7 +64,7 @@ impl Training {
         }
     }
 
-    /// The same, of micro-batches of `rows` rows.
+    /// The same for micro-batches of `rows` rows.
     fn bytes_of(&self, model: &DecoderConfig, batch: Batch, rows: usize) -> usize {
         let recomputes = match self.recompute {
             Recompute::Always => true,
@@ -74,21 +74,22 @@ impl Training {
         };
         let (stream, block) = (self.number * rows * model.hidden_size, self.number * block_numbers(model, rows));
         let (kept, block) = match recomputes {
-            // The block's own, and their gradients.
+            // One block's activations and their gradients.
             true => (model.num_hidden_layers * stream, 2 * block),
             false => (model.num_hidden_layers * block, block / 2),
         };
-        // The head is done before the first block is gone back through.
+        // The head's backward is done before that of the last block begins.
         let most = match self.plain {
             true => (block + self.plain_block_bytes(model, batch, rows)).max(self.plain_head_bytes(model, rows)),
-            // Hidden states of the completions, normed, and their derivatives; logits and what comes of them.
+            // Hidden states of the completions, the normed ones, and their two derivatives; logits, and surprises of that size.
             false => block.max(4 * stream + 2 * 4 * LOGITS.min(rows * model.vocab_size)),
         };
         self.workers * (kept + most)
     }
 
-    /// What candle's operators have in memory beside, at most, while a block is gone back through: five tensors in f32 of
-    /// SwiGLU's width; or some scores as they come and three times in f32, and the gradients of keys and values.
+    /// The most that candle's operators hold in addition during a block's backward. That is either five tensors in f32 of
+    /// SwiGLU's width, or the scores of one query block (once in the model's format, three times in f32) and the gradients
+    /// of keys and values.
     fn plain_block_bytes(&self, model: &DecoderConfig, batch: Batch, rows: usize) -> usize {
         let keys = batch.prompt_tokens + batch.new_tokens;
         let row = model.num_attention_heads * keys;
@@ -97,8 +98,9 @@ impl Training {
         (5 * 4 * rows * model.intermediate_size).max((self.number + 3 * 4) * scores + key_grads)
     }
 
-    /// The same of the head: some logits three times in f32, and once rounded; hidden states of the completions, normed,
-    /// both derivatives, as they come and put together, and the gradients of the norm in f32.
+    /// The most that candle's operators hold in the head: the logits of one chunk (three times in f32, once in the model's
+    /// format); hidden states of the completions, the normed ones, both derivatives in parts and joined; and the gradients
+    /// of the norm in f32.
     fn plain_head_bytes(&self, model: &DecoderConfig, rows: usize) -> usize {
         let logits = model.vocab_size * (PLAIN_LOGITS / model.vocab_size).clamp(1, rows);
         let rounded = if self.number < 4 { self.number } else { 0 };
@@ -106,13 +108,13 @@ impl Training {
     }
 }
 
-/// Whether blocks are computed again where the setting leaves it open: for `rows` rows at a time, those of all workers.
+/// Whether [`Recompute::Auto`] computes blocks again on a CPU. `rows` are those of all workers at a time.
 pub fn recomputes(model: &DecoderConfig, rows: usize) -> bool {
     kept_bytes(model, rows) > of_machine() / 4
 }
 
-/// Bytes of main memory that this process may use: the machine's, or its control group's where that is less; 8 GiB
-/// where the system does not tell.
+/// Bytes of main memory that this process may use: the machine's memory, or the limit of the control group if that is less.
+/// 8 GiB if the system does not say.
 pub fn of_machine() -> usize {
     static BYTES: LazyLock<usize> = LazyLock::new(read_memory_limit);
     *BYTES
@@ -127,7 +129,7 @@ fn read_memory_limit() -> usize {
     machine.into_iter().chain(group).min().unwrap_or(8 << 30)
 }
 
-/// Bytes of what one block keeps for its backward, for `rows` rows: the inputs of its operators in f32.
+/// Bytes that one block keeps for its backward, for `rows` rows: the inputs of its operators in f32.
 pub fn block_bytes(config: &DecoderConfig, rows: usize) -> usize {
     4 * block_numbers(config, rows)
 }
@@ -135,11 +137,11 @@ pub fn block_bytes(config: &DecoderConfig, rows: usize) -> usize {
 fn block_numbers(config: &DecoderConfig, rows: usize) -> usize {
     let width = |module| config.linear_shape(module).1;
     let (d, q, kv, f) = (config.hidden_size, width(Module::Q), width(Module::K), config.intermediate_size);
-    // Six of the residual stream's width; q, k before and after rotation, v and what attention gives; gate, up and their product.
+    // Six of the residual stream's width; q and k before and after rotation, v, attention's output; gate, up, their product.
     rows * (6 * d + 3 * q + 3 * kv + 3 * f)
 }
 
-/// Bytes of what all blocks keep, when none is computed again.
+/// Bytes that all blocks keep if none is computed again.
 pub fn kept_bytes(config: &DecoderConfig, rows: usize) -> usize {
     config.num_hidden_layers * block_bytes(config, rows)
 }
@@ -148,7 +150,7 @@ pub fn kept_bytes(config: &DecoderConfig, rows: usize) -> usize {
 mod tests {
     use super::*;
 
-    /// A sequence longer than `micro_batch_tokens` is not cut: what it really takes decides.
+    /// A sequence longer than `micro_batch_tokens` is not cut, so its real length decides.
     #[test]
     fn the_longest_sequence_decides_whether_blocks_are_computed_again() {
         let model = crate::model::presets::find("smollm2-135m").expect("a preset");
@@ -161,7 +163,7 @@ mod tests {
         let (short, long) = (limit - 1, limit + 1);
         assert_eq!(bytes(Recompute::Auto, short, short - 16), bytes(Recompute::Never, short, short - 16));
         assert_eq!(bytes(Recompute::Auto, long, long - 16), bytes(Recompute::Always, long, long - 16));
-        // Where lengths vary, a shorter batch takes more: it is kept.
+        // If lengths vary, a shorter micro-batch takes more memory: its activations are kept.
         assert_eq!(bytes(Recompute::Auto, long, 1), bytes(Recompute::Never, limit, 1));
     }
 }

@@ -1,25 +1,31 @@
-//! What learns: the model's forward, the LoRA adapter, the loss, the optimiser, and the two trainers.
+//! Training: the model's forward, the LoRA adapter, the loss, the optimiser, and the two trainers.
 //!
-//! - [`model`]: the decoder's forward · [`ops`]: differentiable building blocks · [`lora`]: the trainable adapter
-//! - [`loss`]: GRPO per token, and how tokens are weighed · [`optim`]: AdamW · [`lr_schedule`]: its learning rate · [`parallel`]: gradients over threads
-//! - [`packed`]: sequences without padding, prompts shared · `gemm`: matrix products of slices
-//! - `backward`: a loss's gradients, activations kept or computed again · [`memory`], [`flops`]: how much memory and arithmetic that takes
-//! - [`bpe`]: the tokenizer of a small model
-//! - [`trainer`]: one GRPO step on a batch · [`stats`]: its numbers · [`worker`]: the OS thread that owns a trainer · [`sft`]: supervised training
+//! - [`trainer`]: one GRPO step on a batch · [`sample`]: what it learns from · [`worker`]: the OS thread that owns a trainer
+//! - [`sft`]: supervised training · [`bpe`]: the tokenizer of a small model
+//! - [`micro_batch`]: cuts a batch · [`packed`]: sequences without padding, with shared prompts · `collate`: their tensors
+//! - [`model`]: the decoder's forward · [`lora`]: the trainable adapter · [`ops`]: differentiable operators
+//! - [`gemm`]: matrix products of slices · `backward`: gradients, with activations kept or computed again
+//! - [`loss`]: the losses and how tokens are weighted · [`optim`]: AdamW · [`lr_schedule`]: its learning rate
+//! - [`parallel`]: gradients over threads · [`stats`]: the numbers of a step
+//! - [`memory`], [`flops`]: how much memory and arithmetic a step takes
 
 mod backward;
 pub mod bpe;
+mod collate;
 pub mod flops;
+mod from_base;
 pub mod gemm;
 pub mod lora;
 pub mod loss;
 pub mod lr_schedule;
 pub mod memory;
+pub mod micro_batch;
 pub mod model;
 pub mod ops;
 pub mod optim;
 pub mod packed;
 pub mod parallel;
+pub mod sample;
 pub mod sft;
 pub mod stats;
 pub mod trainer;
@@ -29,10 +35,10 @@ use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor};
 
-/// So many steps in a row with a gradient that is not finite end a run.
+/// A run ends after this many consecutive steps whose gradient is not finite.
 pub const MAX_SKIPPED: usize = 3;
 
-/// Tensors as the bytes of a safetensors file, names in order, so that equal tensors give equal bytes.
+/// Tensors as the bytes of a safetensors file. Names are sorted, so equal tensors give equal bytes.
 pub fn tensors_to_bytes(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<u8>> {
     safetensors::serialize(tensors, None).map_err(|e| candle_core::Error::Msg(e.to_string()))
 }

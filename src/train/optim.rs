@@ -1,4 +1,4 @@
-//! AdamW (Loshchilov & Hutter, arXiv 1711.05101) over named variables, with a state that can be saved.
+//! AdamW (Loshchilov & Hutter, arXiv 1711.05101) on named variables. Its state can be saved and restored.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::config::optim::OptimConfig;
 /// Gradients by the name of their variable.
 pub type NamedGrads = BTreeMap<String, Tensor>;
 
-/// Owns the variables' moments; order of update is the order of names, so two runs agree bit for bit.
+/// Owns the moments of the variables. Updates are in the order of the names, so two runs agree bit for bit.
 pub struct AdamW {
     pub config: OptimConfig,
     vars: BTreeMap<String, Var>,
@@ -24,14 +24,14 @@ impl AdamW {
         Ok(Self { config, vars, moments, updates: 0 })
     }
 
-    /// How many updates were made.
+    /// How many updates have been made.
     pub fn updates(&self) -> u64 {
         self.updates
     }
 
-    /// One update; `grads` are clipped to the global norm first. Returns the norm before clipping.
+    /// Makes one update, after scaling `grads` down to the largest norm allowed. Returns the norm before that.
     ///
-    /// A non-finite norm changes nothing: the caller sees it in the return value.
+    /// If the norm is not finite, nothing changes; the caller sees it in the return value.
     pub fn step(&mut self, grads: &NamedGrads, lr: f64) -> Result<f64> {
         let norm = global_norm(grads)?;
         if !norm.is_finite() {
@@ -68,10 +68,10 @@ impl AdamW {
         (self.moments.iter().flat_map(named).collect(), self.updates)
     }
 
-    /// Puts a saved state back.
+    /// Replaces the state by a saved one.
     ///
     /// # Errors
-    /// If a moment is missing or has another shape than its variable.
+    /// If a moment is missing, or its shape differs from its variable's.
     pub fn restore(&mut self, tensors: &BTreeMap<String, Tensor>, updates: u64) -> Result<()> {
         for (name, (m, v)) in &mut self.moments {
             for (slot, key) in [(m, format!("{name}.m")), (v, format!("{name}.v"))] {
@@ -88,7 +88,7 @@ impl AdamW {
     }
 }
 
-/// L2 norm over all gradients together. Waits for the device, once.
+/// L2 norm of all gradients together. Waits for the device once.
 pub fn global_norm(grads: &NamedGrads) -> Result<f64> {
     if grads.is_empty() {
         return Ok(0.0);
@@ -108,7 +108,7 @@ mod tests {
         (BTreeMap::from([("w".to_string(), var.clone())]), var)
     }
 
-    /// Two updates by hand, after the paper's Algorithm 2.
+    /// Two updates computed by hand, following the paper's Algorithm 2.
     #[test]
     fn two_updates_match_the_algorithm() {
         let (vars, var) = one_var(&[1.0, -2.0]);

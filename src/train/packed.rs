@@ -1,20 +1,20 @@
-//! Tokens of several sequences one after the other, without padding; a prompt that several completions share stands once.
+//! Tokens of several sequences in one row dimension, without padding. Completions of one prompt share its rows.
 //!
-//! All completions of a group go on from one prompt. What a token's forward computes depends on the tokens before it
-//! alone, so the prompt is computed once for all of them, and its gradient is the sum over them.
+//! A token's forward depends only on the tokens before it. So the prompt of a group is computed once for all of its
+//! completions, and the prompt's gradient is the sum over them.
 
 use std::ops::Range;
 
-/// Consecutive rows that attend causally to each other, and all of them to the rows of `prefix` before them.
+/// Consecutive rows that attend causally to each other, and all of them also to the rows of `prefix`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
     pub rows: Range<usize>,
-    /// The prompt that these rows go on from; empty if they begin a sequence.
+    /// The prompt that these rows continue; empty if they begin a sequence.
     pub prefix: Range<usize>,
 }
 
 impl Segment {
-    /// How many rows the last row attends to, itself included.
+    /// How many rows the last row attends to, including itself.
     pub fn keys(&self) -> usize {
         self.prefix.len() + self.rows.len()
     }
@@ -28,7 +28,7 @@ impl Segment {
     }
 }
 
-/// N rows: the token of each, its place in its sequence, and who attends to whom.
+/// N rows: the token and the position of each, and which rows attend to which.
 #[derive(Debug, Clone, Default)]
 pub struct Packed {
     pub tokens: Vec<u32>,
@@ -37,12 +37,12 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// Appends a sequence; returns its rows.
+    /// Appends a sequence and returns its rows.
     pub fn push(&mut self, tokens: &[u32]) -> Range<usize> {
         self.push_after(&(0..0), tokens)
     }
 
-    /// Appends tokens that go on from the sequence at `prefix`; returns their rows.
+    /// Appends tokens that continue the sequence at `prefix` and returns their rows.
     pub fn push_after(&mut self, prefix: &Range<usize>, tokens: &[u32]) -> Range<usize> {
         let rows = self.tokens.len()..self.tokens.len() + tokens.len();
         self.tokens.extend(tokens);

@@ -1,7 +1,8 @@
 //! Gradients over micro-batches, on several CPU threads at once.
 //!
-//! candle's element-wise operators use one thread, so whole micro-batches run side by side, each with matrix products on
-//! its own thread. The sums are taken in a fixed order: the same batch on the same number of threads gives the same bits.
+//! candle's element-wise operators use one thread. So whole micro-batches run in parallel, and each computes its matrix
+//! products on its own thread. Sums are taken in a fixed order: the same batch on the same number of threads gives the same
+//! bits.
 
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var};
@@ -15,7 +16,7 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// `threads` single-threaded pools (on a GPU one is right).
+    /// `threads` single-threaded pools. A GPU needs one.
     pub fn new(threads: usize) -> Result<Self> {
         let pool = |index| {
             let builder = rayon::ThreadPoolBuilder::new().num_threads(1);
@@ -24,17 +25,17 @@ impl Workers {
         Ok(Self { pools: (0..threads.max(1)).map(pool).collect::<Result<_>>()? })
     }
 
-    /// One worker a core.
+    /// One worker per core.
     pub fn per_core() -> Result<Self> {
         Self::new(std::thread::available_parallelism().map_or(1, |n| n.get()))
     }
 
-    /// How many items are worked on at a time.
+    /// How many items are computed at a time.
     pub fn count(&self) -> usize {
         self.pools.len()
     }
 
-    /// `work` on every item; results in the order of the items.
+    /// Calls `work` on every item. The results are in the order of the items.
     pub fn map<I: Sync, T: Send>(&self, items: &[I], work: impl Fn(&I) -> Result<T> + Sync) -> Result<Vec<T>> {
         if items.len() == 1 || self.pools.len() == 1 {
             return items.iter().map(work).collect();
@@ -57,12 +58,12 @@ impl Workers {
     }
 }
 
-/// The sum of one lane's gradients, and what else each of its items gave.
+/// The sum of one lane's gradients, and the other result of each of its items.
 type Lane<T> = (NamedGrads, Vec<T>);
 
 impl Workers {
-    /// `work` on every item: the sum of the gradients, and what else each gave, in the order of the items. Each thread holds
-    /// one sum, not the gradients of every item.
+    /// Calls `work` on every item. Returns the sum of the gradients, and the other results in the order of the items. Each
+    /// thread holds one sum, not the gradients of every item.
     pub fn sum<I: Sync, T: Send>(
         &self,
         items: &[I],
@@ -70,33 +71,33 @@ impl Workers {
     ) -> Result<(NamedGrads, Vec<T>)> {
         let stride = self.pools.len();
         let lane = |lane: &usize| -> Result<Lane<T>> {
-            let (mut total, mut rest) = (NamedGrads::new(), Vec::new());
+            let (mut total, mut outputs) = (NamedGrads::new(), Vec::new());
             for item in items.iter().skip(*lane).step_by(stride) {
-                let (grads, beside) = work(item)?;
+                let (grads, output) = work(item)?;
                 total = sum([total, grads])?;
-                rest.push(beside);
+                outputs.push(output);
             }
-            Ok((total, rest))
+            Ok((total, outputs))
         };
         let lanes: Vec<usize> = (0..stride.min(items.len())).collect();
-        let (totals, rests): (Vec<_>, Vec<_>) = self.map(&lanes, lane)?.into_iter().unzip();
-        let mut rests: Vec<_> = rests.into_iter().map(Vec::into_iter).collect();
-        let rest = (0..items.len()).filter_map(|i| rests[i % stride].next()).collect();
-        Ok((sum(totals)?, rest))
+        let (totals, outputs): (Vec<_>, Vec<_>) = self.map(&lanes, lane)?.into_iter().unzip();
+        let mut outputs: Vec<_> = outputs.into_iter().map(Vec::into_iter).collect();
+        let in_order = (0..items.len()).filter_map(|i| outputs[i % stride].next()).collect();
+        Ok((sum(totals)?, in_order))
     }
 }
 
-/// The gradients of `loss` with respect to `vars`; a variable that the loss does not reach is left out.
+/// The gradients of `loss` with respect to `vars`. Variables that the loss does not depend on are left out.
 pub fn gradients(loss: &Tensor, vars: &BTreeMap<String, Var>) -> Result<NamedGrads> {
     Ok(take(&mut loss.backward()?, vars))
 }
 
-/// The gradients of `vars`, as far as they are in `store`.
+/// Takes those gradients of `vars` out of `store` that are there.
 pub fn take(store: &mut GradStore, vars: &BTreeMap<String, Var>) -> NamedGrads {
     vars.iter().filter_map(|(name, var)| Some((name.clone(), store.remove(var)?))).collect()
 }
 
-/// The sum of gradients, in the order given.
+/// The sum of gradients, added in the given order.
 pub fn sum(parts: impl IntoIterator<Item = NamedGrads>) -> Result<NamedGrads> {
     let mut total = NamedGrads::new();
     for part in parts {

@@ -1,4 +1,4 @@
-//! Supervised training of all weights, or of a LoRA adapter: cross-entropy with a weight for each token.
+//! Supervised training of all weights or of a LoRA adapter: cross-entropy with a weight for each token.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,42 +15,42 @@ use super::backward::Graph;
 use super::lora::{Lora, save_adapter};
 use super::lr_schedule::learning_rate;
 use super::memory;
+use super::micro_batch::{PackItem, pack};
 use super::model::Model;
 use super::ops::Entropy;
 use super::optim::{AdamW, NamedGrads};
 use super::packed::Packed;
 use super::parallel::Workers;
-use crate::batch::{Item, pack};
 use crate::config::optim::OptimConfig;
 use crate::model::folder::write_tensors;
 
 const CONFIG: &str = "config.json";
 
-/// A token sequence and how much each token counts.
+/// A token sequence and the weight of each token.
 #[derive(Debug, Clone)]
 pub struct Example {
     pub tokens: Vec<u32>,
-    /// `weights[i]` is for predicting `tokens[i]`; the first is never predicted. As long as `tokens`.
+    /// `weights[i]` is the weight of predicting `tokens[i]`. The first token is never predicted. As long as `tokens`.
     pub weights: Vec<f32>,
-    /// Where the completion begins: `tokens[learned..]`.
+    /// The completion is `tokens[learned..]`.
     pub learned: usize,
 }
 
-/// What one update did.
+/// The numbers of one update.
 #[derive(Debug, Clone, Copy)]
 pub struct SftStats {
-    /// Mean negative log-probability (nats) of the completions' tokens.
+    /// Mean negative log-probability (nats) of the completion tokens.
     pub completion_loss: f64,
-    /// The weighted mean that was minimised.
+    /// The weighted mean that is minimised.
     pub loss: f64,
     pub grad_norm: f64,
     pub tokens: usize,
 }
 
-/// Owns a model and what of it is trained.
+/// Owns a model, its trained variables and their optimiser.
 pub struct SftTrainer {
     model: Model,
-    /// `None`: every weight is trained.
+    /// `None` if every weight is trained.
     lora: Option<Lora>,
     vars: BTreeMap<String, Var>,
     optimiser: AdamW,
@@ -58,15 +58,15 @@ pub struct SftTrainer {
     origin: Option<Origin>,
 }
 
-/// The model that was trained on: what is saved keeps its configuration, as it stands there, and its number formats.
+/// The model that training started from. The saved model keeps its configuration, byte for byte, and its number formats.
 struct Origin {
     config: Vec<u8>,
     formats: BTreeMap<String, DType>,
 }
 
 impl SftTrainer {
-    /// A model with random weights: normal with deviation 0.02, scaled by 1/√(2·layers) where a block writes to the
-    /// residual stream (GPT-2); norms at 1.
+    /// A model with random weights: normal with standard deviation 0.02, scaled by 1/√(2·layers) where a block writes to the
+    /// residual stream (GPT-2). Norm weights are 1.
     pub fn init(config: DecoderConfig, optim: OptimConfig, seed: u64) -> anyhow::Result<Self> {
         let mut rng = ChaCha8Rng::seed_from_u64(crate::seed::mix_seed(seed, 0x1417));
         let mut vars = BTreeMap::new();
@@ -85,10 +85,10 @@ impl SftTrainer {
         Self::new(Model::new(config, weights), None, vars, optim)
     }
 
-    /// A fresh adapter on a model that is there already and stays as it is.
+    /// A new adapter on the model in `dir`, whose weights stay frozen.
     ///
     /// # Errors
-    /// If the model cannot be loaded, or has no layer of that name.
+    /// If the model cannot be loaded, or has no layer with the name of a target module.
     pub fn with_lora(dir: &Path, lora: Arc<LoraConfig>, optim: OptimConfig, seed: u64) -> anyhow::Result<Self> {
         let config = DecoderConfig::load(dir)?;
         let weights = Weights::load(dir, &config, DType::F32, &Device::Cpu)?;
@@ -97,7 +97,7 @@ impl SftTrainer {
         Self::new(Model::new(config, weights), Some(lora), vars, optim)
     }
 
-    /// A model that is there already; its optimiser begins anew.
+    /// The model in `dir`, with a new optimiser.
     pub fn load(dir: &Path, optim: OptimConfig) -> anyhow::Result<Self> {
         let config = DecoderConfig::load(dir)?;
         let loaded = Weights::load(dir, &config, DType::F32, &Device::Cpu)?.named(&config);
@@ -117,39 +117,42 @@ impl SftTrainer {
         Ok(Self { model, lora, vars, optimiser, workers: Workers::per_core()?, origin: None })
     }
 
-    /// How many numbers are trained.
+    /// The number of trained parameters.
     pub fn trained(&self) -> usize {
         self.vars.values().map(|var| var.elem_count()).sum()
     }
 
-    /// The model's sizes.
+    /// The model's configuration.
     pub fn config(&self) -> &DecoderConfig {
         &self.model.config
     }
 
-    /// Update `update` (from 0) of `total` in the run, on a batch. A gradient that is not finite changes nothing: its
-    /// norm says so.
+    /// Makes update `update` (from 0) of `total` on a batch. A gradient that is not finite changes nothing; the returned norm
+    /// shows it.
     pub fn step(&mut self, batch: &[Example], micro_batch_tokens: usize, update: u64, total: u64) -> Result<SftStats> {
         let weight: f32 = batch.iter().flat_map(|e| &e.weights[1..]).sum();
-        let items = batch.iter().enumerate().map(|(group, e)| Item { group, shared: 0, own: e.tokens.len() });
-        let items: Vec<Item> = items.collect();
+        let items =
+            batch.iter().enumerate().map(|(group, e)| PackItem { group, shared_tokens: 0, own_tokens: e.tokens.len() });
+        let items: Vec<PackItem> = items.collect();
         let micro_batches = pack(&items, micro_batch_tokens, self.workers.count());
-        let (grads, parts) = self.workers.sum(&micro_batches, |indices| {
+        let (grads, losses) = self.workers.sum(&micro_batches, |indices| {
             let examples: Vec<&Example> = indices.iter().map(|&i| &batch[i]).collect();
-            // A sequence is never cut, so a micro-batch may be longer than its budget.
+            // A sequence is never cut, so a micro-batch may exceed its budget.
             let rows: usize = examples.iter().map(|example| example.tokens.len()).sum();
             let recomputes = memory::recomputes(&self.model.config, rows * self.workers.count());
             self.gradients(&examples, weight, recomputes)
         })?;
         let completion_tokens: usize = batch.iter().map(|e| e.tokens.len() - e.learned.max(1)).sum();
-        let loss = parts.iter().map(|part| part.loss).sum();
-        let completion_loss = parts.iter().map(|part| part.completion_loss).sum::<f64>() / completion_tokens as f64;
+        let loss = losses.iter().map(|losses| losses.loss).sum();
+        let completion_loss =
+            losses.iter().map(|losses| losses.completion_loss).sum::<f64>() / completion_tokens as f64;
         let lr = learning_rate(&self.optimiser.config, update, total);
         let grad_norm = self.optimiser.step(&grads, lr)?;
-        Ok(SftStats { completion_loss, loss, grad_norm, tokens: items.iter().map(|item| item.own).sum() })
+        Ok(SftStats { completion_loss, loss, grad_norm, tokens: items.iter().map(|item| item.own_tokens).sum() })
     }
 
-    fn gradients(&self, examples: &[&Example], total: f32, recomputes: bool) -> Result<(NamedGrads, Part)> {
+    /// The gradients of a micro-batch's share of the loss. `total` is the weight of the whole batch.
+    fn gradients(&self, examples: &[&Example], total: f32, recomputes: bool) -> Result<(NamedGrads, SftLosses)> {
         let mut packed = Packed::default();
         let (mut positions, mut targets, mut weights, mut is_completion) = (vec![], vec![], vec![], vec![]);
         for example in examples {
@@ -169,14 +172,14 @@ impl SftTrainer {
             let loss = ((&log_probs * &weights)?.sum_all()? * f64::from(-1.0 / total))?;
             let completion_loss = (log_probs.detach() * &is_completion)?.sum_all()?.neg()?.to_scalar::<f32>()?;
             let value = loss.to_scalar::<f32>()?;
-            Ok((loss, Part { loss: f64::from(value), completion_loss: f64::from(completion_loss) }))
+            Ok((loss, SftLosses { loss: f64::from(value), completion_loss: f64::from(completion_loss) }))
         };
         let graph = Graph { model: &self.model, lora: self.lora.as_ref(), vars: &self.vars, recomputes };
         graph.gradients(&self.model.rows(&packed)?, loss)
     }
 
-    /// Writes `config.json` and `model.safetensors` into `dir`, in the number formats of the model it was loaded from, or
-    /// else in bf16; of an adapter the two files of PEFT.
+    /// Writes `config.json` and `model.safetensors` into `dir`, in the number formats of the model that training started
+    /// from, or in bf16 if it started from random weights. If an adapter is trained, writes the two files of PEFT instead.
     pub fn save(&self, dir: &Path) -> anyhow::Result<()> {
         if let Some(lora) = &self.lora {
             return Ok(save_adapter(&lora.to_adapter()?, dir)?);
@@ -197,8 +200,11 @@ impl SftTrainer {
     }
 }
 
-struct Part {
+/// Sums over the tokens of one micro-batch.
+struct SftLosses {
+    /// Its share of the weighted mean.
     loss: f64,
+    /// Negative log-probability of the completion tokens.
     completion_loss: f64,
 }
 
@@ -212,7 +218,7 @@ fn normal(rng: &mut impl Rng) -> f32 {
 mod tests {
     use super::*;
 
-    /// Tied embeddings, so that the first and the last layer add to one gradient.
+    /// The embeddings are tied, so that the first and the last layer add to one gradient.
     #[test]
     fn recomputing_gives_the_gradients_of_all_weights() {
         let config = DecoderConfig::parse(

@@ -1,7 +1,7 @@
-//! Numbers that describe one policy step, by the field's names.
+//! Metrics of one policy step, under the names that are usual in the field.
 
 use super::loss::TokenSums;
-use super::trainer::Sample;
+use super::sample::Sample;
 
 /// The gap between the engine's log-probabilities and the trainer's.
 #[derive(Debug, Clone, Default)]
@@ -9,18 +9,18 @@ pub struct Mismatch {
     tokens: usize,
     /// Σ (engine − trainer), an estimate of KL(engine ‖ trainer).
     k1_sum: f64,
-    /// Σ (e^d − d − 1) with d = trainer − engine: the same, never negative.
+    /// Σ (e^d − d − 1) with d = trainer − engine: another estimate of the same, never negative.
     k3_sum: f64,
     ratio_sum: f64,
     ratio_square_sum: f64,
-    /// Largest |engine − trainer| over tokens that this very policy sampled: 0 but for rounding if both are right.
+    /// Largest |engine − trainer| over tokens that the current policy sampled. It is 0, up to rounding, if both are right.
     pub on_policy_max: f64,
 }
 
 impl Mismatch {
-    /// Adds tokens: the trainer's and the engine's log-probabilities, and which policy step sampled each.
+    /// Adds tokens: the log-probabilities of trainer and engine, and the policy step that sampled each token.
     pub fn add(&mut self, trainer: &[f32], engine: &[f32], policy_steps: &[u64], step: u64) {
-        assert!(trainer.len() == engine.len() && engine.len() == policy_steps.len(), "one entry a token");
+        assert!(trainer.len() == engine.len() && engine.len() == policy_steps.len(), "one entry per token");
         for ((&trainer, &engine), &sampled_at) in trainer.iter().zip(engine).zip(policy_steps) {
             let difference = f64::from(trainer) - f64::from(engine);
             let ratio = difference.exp();
@@ -30,7 +30,7 @@ impl Mismatch {
             self.ratio_sum += ratio;
             self.ratio_square_sum += ratio * ratio;
             if sampled_at == step {
-                // A difference that is no number must not pass for none.
+                // NaN must count as infinite, not as zero.
                 let size = if difference.is_nan() { f64::INFINITY } else { difference.abs() };
                 self.on_policy_max = self.on_policy_max.max(size);
             }
@@ -39,7 +39,7 @@ impl Mismatch {
 
     fn metrics(&self) -> [(&'static str, f64); 5] {
         let n = self.tokens.max(1) as f64;
-        // Effective sample size as a share: (Σw)² / (n·Σw²).
+        // Effective sample size as a share of n: (Σw)² / (n·Σw²).
         let effective = if self.tokens == 0 { 1.0 } else { self.ratio_sum.powi(2) / (n * self.ratio_square_sum) };
         [
             ("rollout_corr/kl", self.k1_sum / n),
@@ -51,14 +51,14 @@ impl Mismatch {
     }
 }
 
-/// One policy step in numbers.
+/// The metrics of one policy step.
 ///
-/// Without a KL term, completions of advantage 0 have no forward: entropy, ppo_kl and rollout_corr are then over the
-/// completions that were trained on.
+/// Without a KL term and an entropy bonus, completions of advantage 0 have no forward. Then entropy, ppo_kl and
+/// rollout_corr only cover the other completions.
 #[derive(Debug, Clone)]
 pub struct StepStats {
     pub mismatch: Mismatch,
-    /// Steps between sampling and training: mean and largest.
+    /// Policy steps between sampling and training: mean and maximum over the completions.
     off_policy_mean: f64,
     off_policy_max: f64,
     pg_loss: f64,
@@ -71,9 +71,9 @@ pub struct StepStats {
     updates: usize,
     grad_norm: f64,
     lr: f64,
-    /// Updates that were left out because the gradient was not finite.
+    /// Updates that were skipped because the gradient was not finite.
     pub skipped_updates: usize,
-    /// Whether blocks of any micro-batch were computed again in the backward pass.
+    /// Whether the backward pass of any micro-batch computed blocks again.
     pub recomputed: bool,
 }
 
@@ -124,7 +124,7 @@ impl StepStats {
         }
     }
 
-    /// Name and value of every metric; without any token that was trained on there is no entropy.
+    /// Name and value of every metric. Entropy is left out if no token was trained on.
     pub fn metrics(&self) -> Vec<(&'static str, f64)> {
         let tokens = self.tokens.max(1) as f64;
         let mut all = vec![
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mismatch_of_equal_log_probs_is_nothing() {
+    fn equal_log_probs_have_no_mismatch() {
         let mut mismatch = Mismatch::default();
         mismatch.add(&[-1.0, -2.0], &[-1.0, -2.0], &[3, 3], 3);
         let values: Vec<f64> = mismatch.metrics().iter().map(|m| m.1).collect();
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_current_policy_counts_as_engine_mismatch() {
+    fn only_tokens_of_the_current_policy_count_as_engine_mismatch() {
         let mut mismatch = Mismatch::default();
         mismatch.add(&[-1.0, -2.0], &[-1.5, -2.25], &[2, 3], 3);
         assert_eq!(mismatch.on_policy_max, 0.25);

@@ -1,5 +1,6 @@
-//! The OS thread that owns a [`Trainer`]: training blocks, and must not block the runtime. Base weights that rest in main
-//! memory are on the device only while a command computes.
+//! The OS thread that owns a [`Trainer`]. Training blocks its thread, and the async runtime must not be blocked.
+//!
+//! Base weights that are kept in main memory are on the device only while a command computes.
 
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -7,47 +8,49 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result};
 use tokio::sync::oneshot;
 
+use super::sample::Sample;
 use super::stats::Mismatch;
-use super::trainer::{Sample, StepOutput, Trainer, TrainerState};
+use super::trainer::state::TrainerState;
+use super::trainer::{StepOutput, Trainer};
 
-type Reply<T> = oneshot::Sender<candle_core::Result<T>>;
-
-enum Command {
-    Step { step: u64, samples: Vec<Sample>, reply: Reply<StepOutput> },
-    Mismatch { step: u64, samples: Vec<Sample>, reply: Reply<Mismatch> },
-    State { reply: Reply<TrainerState> },
-}
-
-/// Sends work to the trainer's thread; the thread is joined on drop, after the command that runs.
+/// Sends commands to the trainer's thread. Dropping it waits for the running command and joins the thread.
 pub struct TrainerHandle {
-    commands: Option<mpsc::Sender<Command>>,
+    commands: Option<mpsc::Sender<TrainerCommand>>,
     thread: Option<JoinHandle<()>>,
 }
 
+enum TrainerCommand {
+    Step { step: u64, samples: Vec<Sample>, reply: TrainerReply<StepOutput> },
+    Mismatch { step: u64, samples: Vec<Sample>, reply: TrainerReply<Mismatch> },
+    State { reply: TrainerReply<TrainerState> },
+}
+
+type TrainerReply<T> = oneshot::Sender<candle_core::Result<T>>;
+
 impl TrainerHandle {
-    /// Moves `trainer` to a thread of its own.
+    /// Moves `trainer` to its own thread.
     pub fn spawn(trainer: Trainer) -> std::io::Result<Self> {
         let (commands, inbox) = mpsc::channel();
         let thread = std::thread::Builder::new().name("trainer".into()).spawn(move || serve(trainer, inbox))?;
         Ok(Self { commands: Some(commands), thread: Some(thread) })
     }
 
-    /// One policy step. Dropping the future does not stop the step.
+    /// Runs one policy step. Dropping the future does not stop the step.
     pub async fn step(&self, step: u64, samples: Vec<Sample>) -> Result<StepOutput> {
-        self.call(|reply| Command::Step { step, samples, reply }).await
+        self.call(|reply| TrainerCommand::Step { step, samples, reply }).await
     }
 
-    /// How far an engine's log-probabilities are from the policy's.
+    /// The gap between the engine's log-probabilities of `samples` and the policy's.
     pub async fn mismatch(&self, step: u64, samples: Vec<Sample>) -> Result<Mismatch> {
-        self.call(|reply| Command::Mismatch { step, samples, reply }).await
+        self.call(|reply| TrainerCommand::Mismatch { step, samples, reply }).await
     }
 
-    /// Everything that a resume needs.
+    /// What a resume needs.
     pub async fn state(&self) -> Result<TrainerState> {
-        self.call(|reply| Command::State { reply }).await
+        self.call(|reply| TrainerCommand::State { reply }).await
     }
 
-    async fn call<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T> {
+    async fn call<T>(&self, command: impl FnOnce(TrainerReply<T>) -> TrainerCommand) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         let sent = self.commands.as_ref().is_some_and(|commands| commands.send(command(reply)).is_ok());
         anyhow::ensure!(sent, "the trainer's thread has ended");
@@ -55,17 +58,17 @@ impl TrainerHandle {
     }
 }
 
-fn serve(mut trainer: Trainer, inbox: mpsc::Receiver<Command>) {
+fn serve(mut trainer: Trainer, inbox: mpsc::Receiver<TrainerCommand>) {
     for command in inbox {
-        // A dropped receiver means that the run is ending; there is nobody left to tell.
+        // A dropped receiver means that the run is ending, so a failed send is no error.
         match command {
-            Command::Step { step, samples, reply } => {
+            TrainerCommand::Step { step, samples, reply } => {
                 drop(reply.send(trainer.fetched(|trainer| trainer.step(step, &samples))));
             }
-            Command::Mismatch { step, samples, reply } => {
+            TrainerCommand::Mismatch { step, samples, reply } => {
                 drop(reply.send(trainer.fetched(|trainer| trainer.mismatch(&samples, step))));
             }
-            Command::State { reply } => drop(reply.send(trainer.state())),
+            TrainerCommand::State { reply } => drop(reply.send(trainer.state())),
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::config::run::RunConfig;
 use crate::memory::process::memory_mb;
 use crate::run_dir::progress;
 use crate::pipeline::setup::{Base, WithEngine, with_engine};
-use crate::train::trainer::Sample;
+use crate::train::sample::Sample;
 
 /// Completions that are scored on the CPU as well.
 const ON_CPU: usize = 4;

@@ -13,7 +13,6 @@ use std::path::Path;
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
-use engine::decoder::DecoderConfig;
 use crate::seed::mix_seed;
 use engine::{Adapter, Precision, Quantization};
 use rand::{Rng, SeedableRng};
@@ -21,13 +20,15 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::config::bench::{BenchConfig, Lengths};
-use crate::config::engine::{DeviceKind, EngineKind};
+use crate::config::engine::DeviceKind;
+use crate::config::resolve::EngineChoice;
 use crate::config::run::RunConfig;
 use crate::error::InputError;
-use crate::pipeline::setup::{Base, engine_precision};
+use crate::model::base::Base;
 use crate::train::memory::Batch;
 use crate::train::tensors_to_bytes;
-use crate::train::trainer::{Trainer, TrainerState};
+use crate::train::trainer::Trainer;
+use crate::train::trainer::state::TrainerState;
 
 /// One combination of the grid.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +44,7 @@ struct Case {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Subject {
     pub bench: String,
-    pub engine: EngineKind,
+    pub engine: EngineChoice,
     pub device: DeviceKind,
     /// What the engine really computes in.
     pub dtype: Precision,
@@ -53,12 +54,13 @@ pub struct Subject {
 }
 
 impl Subject {
-    fn new(bench: &str, config: &RunConfig, decoder: &DecoderConfig) -> Self {
+    fn new(bench: &str, base: &Base) -> Self {
+        let Base { config, resolved, .. } = base;
         Self {
             bench: bench.into(),
-            engine: config.engine.resolved_kind(decoder),
-            device: config.engine.device,
-            dtype: engine_precision(config, decoder),
+            engine: resolved.engine,
+            device: resolved.device,
+            dtype: resolved.engine_precision,
             quantization: config.engine.quantization,
             model: config.model.display().to_string(),
         }

@@ -27,7 +27,7 @@ struct Measured {
     #[serde(flatten)]
     subject: Subject,
     /// What `engine.sync` came to: how trainer and engine share the device.
-    sync: SyncMode,
+    sync: Sharing,
     step: u64,
     sequences: usize,
     /// Not the same for all prompts: `null`.
@@ -55,16 +55,16 @@ pub async fn run(mut config: RunConfig, json: Option<&Path>) -> Result<()> {
     (config.eval.interval, config.ckpt.interval) = (0, 0);
     let (memory, folder) = (MemoryWatch::start(&config.engine), Folder::new());
     let setup = Setup::for_training(config.clone())?;
-    let (subject, sync) = (Subject::new("pipeline", &config, &setup.decoder), setup.share.sync);
+    let (subject, sharing) = (Subject::new("pipeline", &setup.base), setup.base.resolved.sharing);
     let (_stop, stopped) = watch::channel(false);
     train::run_in(setup, &folder.0, None, stopped).await?;
     let lines = fs::read_to_string(folder.0.join("metrics.jsonl")).context("reading the run's metrics")?;
     let mut measured = Vec::new();
     for line in lines.lines() {
-        let step = step(&config, subject.clone(), sync, &serde_json::from_str(line)?);
+        let step = step(&config, subject.clone(), sharing, &serde_json::from_str(line)?);
         measured.push(Measured { peak_device_mb: memory.peak_mb(), ..step });
     }
-    println!("{}", table(&measured));
+    println!("{}", step_table(&measured));
     write_json(json, &measured)
 }
 
@@ -84,11 +84,11 @@ impl Drop for Folder {
 }
 
 /// A line of the run's metrics.
-fn step(config: &RunConfig, subject: Subject, sync: SyncMode, line: &Value) -> Measured {
+fn step(config: &RunConfig, subject: Subject, sharing: Sharing, line: &Value) -> Measured {
     let number = |name: &str| line[name].as_f64().unwrap_or(0.0);
     Measured {
         subject,
-        sync,
+        sync: sharing,
         step: number("step") as u64,
         sequences: config.batch_size * config.group_size,
         prompt_tokens: None,
@@ -104,8 +104,8 @@ fn step(config: &RunConfig, subject: Subject, sync: SyncMode, line: &Value) -> M
     }
 }
 
-fn table(measured: &[Measured]) -> Table {
-    let mut table = progress::table([
+fn step_table(measured: &[Measured]) -> Table {
+    let mut table = table::table([
         "step",
         "sync",
         "sequences",
@@ -121,7 +121,7 @@ fn table(measured: &[Measured]) -> Table {
     for m in measured {
         table.add_row([
             m.step.to_string(),
-            budget::name(m.sync).to_string(),
+            m.sync.name().to_string(),
             m.sequences.to_string(),
             format!("{:.0}", m.mean_new_tokens),
             format!("{:.2}", m.seconds),

@@ -19,7 +19,8 @@ use crate::error::InputError;
 use crate::memory::process::memory_mb;
 use crate::pipeline::setup::Base;
 use crate::train::flops::{self, Passes};
-use crate::train::trainer::{Sample, Trainer};
+use crate::train::sample::Sample;
+use crate::train::trainer::Trainer;
 use crate::{predict, progress};
 
 /// One combination of the grid.

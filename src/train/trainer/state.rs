@@ -1,0 +1,54 @@
+//! Saving a trainer's state and putting it back.
+
+use engine::{Adapter, LoraConfig};
+
+use super::Trainer;
+use crate::train::lora::Lora;
+use crate::train::tensors_to_bytes;
+
+/// What a resume needs, as the bytes of files.
+#[derive(Debug, Clone)]
+pub struct TrainerState {
+    pub adapter: Adapter,
+    /// The optimiser's moments, a safetensors file.
+    pub optimizer: Vec<u8>,
+    pub updates: u64,
+}
+
+impl Trainer {
+    /// The state at this moment.
+    pub fn state(&self) -> candle_core::Result<TrainerState> {
+        let (moments, updates) = self.optimiser.state();
+        Ok(TrainerState { adapter: self.adapter()?, optimizer: tensors_to_bytes(&moments)?, updates })
+    }
+
+    /// The same trainer in the state of a checkpoint.
+    ///
+    /// # Errors
+    /// If the adapter or the moments do not fit this model, or the adapter has another base model, rank, alpha or other
+    /// target modules. The error names what was expected and what was found.
+    pub fn restore(self, state: &TrainerState) -> anyhow::Result<Self> {
+        check_same(self.lora.config(), &state.adapter.config)?;
+        let lora = Lora::from_adapter(&state.adapter, &self.model.config, &self.device)?;
+        let mut trainer = Self::with_lora(self.model, lora, self.settings, self.device)?;
+        let moments = candle_core::safetensors::load_buffer(&state.optimizer, &trainer.device)?;
+        trainer.optimiser.restore(&moments.into_iter().collect(), state.updates)?;
+        Ok(trainer)
+    }
+}
+
+/// Refuses an adapter that does not match the settings.
+fn check_same(expected: &LoraConfig, found: &LoraConfig) -> anyhow::Result<()> {
+    let described = |config: &LoraConfig| {
+        [
+            ("base model", config.base_model_name_or_path.clone()),
+            ("rank", config.r.to_string()),
+            ("alpha", config.lora_alpha.to_string()),
+            ("target modules", config.target_modules.join(", ")),
+        ]
+    };
+    for ((what, expected), (_, found)) in described(expected).into_iter().zip(described(found)) {
+        anyhow::ensure!(expected == found, "the adapter's {what}: expected {expected}, found {found}");
+    }
+    Ok(())
+}
