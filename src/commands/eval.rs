@@ -34,7 +34,7 @@ pub async fn run(target: &Path, samples: Option<usize>) -> Result<()> {
     let Setup { inputs, base } = setup;
     let samples = inputs.config.eval.samples;
     let scores = with_engine(base, adapter, Evaluate { inputs }).await?;
-    println!("{}", score_table(&scores, samples));
+    println!("{}", table(&scores, samples));
     Ok(())
 }
 
@@ -50,7 +50,7 @@ impl WithEngine for Evaluate {
     }
 }
 
-fn score_table(scores: &[SourceScore], k: usize) -> Table {
+fn table(scores: &[SourceScore], k: usize) -> Table {
     let (avg, pass) = (format!("avg@{k}"), format!("pass@{k}"));
     let header = ["distribution", "prompts", "reward", "answer reward", "format reward", &avg, &pass, "tokens"];
     let mut table = table::table(header);

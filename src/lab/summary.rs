@@ -8,7 +8,7 @@ use statrs::distribution::{ContinuousCDF, StudentsT};
 
 use super::Measured;
 use super::curve::{Axis, Curve};
-use crate::run_dir::progress;
+use crate::table;
 
 /// A mean over seeds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -161,7 +161,7 @@ impl Summary {
     fn rewards(&self, base: &str) -> Table {
         let against = format!("end − {base}'s");
         let header = ["policy", "start", "end", &against, "mean over steps", "mean over tokens", "M tokens", "seconds"];
-        let mut table = progress::table(header);
+        let mut table = table::table(header);
         for row in &self.rows {
             table.add_row([
                 row.label.clone(),
@@ -178,7 +178,7 @@ impl Summary {
     }
 
     fn targets(&self) -> Table {
-        let mut table = progress::table(["policy", "target", "seeds there", "steps", "M tokens", "ratio"]);
+        let mut table = table::table(["policy", "target", "seeds there", "steps", "M tokens", "ratio"]);
         for row in &self.rows {
             for reached in &row.reached {
                 let show =

@@ -9,7 +9,6 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use comfy_table::Table;
-use crate::seed::mix_seed;
 use engine::{Adapter, Engine, Precision, Quantization, Request, Sampling};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -20,9 +19,12 @@ use crate::pipeline::learner::logprob_check::{Agreement, Bound, sample_together}
 use crate::config::engine::{DeviceKind, EngineKind};
 use crate::config::run::RunConfig;
 use crate::memory::process::memory_mb;
-use crate::run_dir::progress;
-use crate::pipeline::setup::{Base, WithEngine, with_engine};
+use crate::table;
+use crate::model::base::Base;
+use crate::pipeline::engine::{WithEngine, with_engine};
+use crate::pipeline::setup::bench_base;
 use crate::train::sample::Sample;
+use crate::seed::mix_seed;
 
 /// Completions that are scored on the CPU as well.
 const ON_CPU: usize = 4;
@@ -56,7 +58,7 @@ struct Measured {
 /// # Errors
 /// If the engine is off by more than the bound of its number formats; and what loading or sampling fails with.
 pub async fn run(config: RunConfig, json: Option<&Path>) -> Result<()> {
-    let base = Base::load(config)?;
+    let base = bench_base(config)?;
     let case = cases(&base.config.bench, base.decoder.max_position_embeddings)?[0];
     let adapter = random_adapter(&base, 1)?;
     let requests = requests(&base, case);
@@ -117,7 +119,7 @@ impl WithEngine for Together {
 
 /// The engine is gone by now: its memory is the trainer's.
 fn compare(base: &Base, adapter: &Adapter, case: Case, samples: &[Sample], seconds: f64) -> Result<Vec<Measured>> {
-    let subject = Subject::new("check", &base.config, &base.decoder);
+    let subject = Subject::new("check", base);
     let bound = Bound::of(subject.dtype, subject.quantization);
     let sampled: usize = samples.iter().map(|sample| sample.completion.len()).sum();
     let against = |reference: &str, base: &Base, samples: &[Sample]| -> Result<Measured> {
@@ -149,7 +151,7 @@ fn compare(base: &Base, adapter: &Adapter, case: Case, samples: &[Sample], secon
     (on_cpu.engine.device, on_cpu.engine.dtype) = (DeviceKind::Cpu, Precision::F32);
     // No engine is started there, and not every engine could be.
     (on_cpu.engine.kind, on_cpu.engine.quantization) = (EngineKind::Auto, Quantization::None);
-    let known = against("the trainer on cpu in f32", &Base::load(on_cpu)?, &every(samples, ON_CPU))?;
+    let known = against("the trainer on cpu in f32", &bench_base(on_cpu)?, &every(samples, ON_CPU))?;
     Ok(vec![own, known])
 }
 
@@ -159,7 +161,7 @@ fn every(samples: &[Sample], count: usize) -> Vec<Sample> {
 }
 
 fn table(measured: &[Measured]) -> Table {
-    let mut table = progress::table([
+    let mut table = table::table([
         "engine",
         "against",
         "completions",
@@ -199,7 +201,7 @@ mod tests {
         let bench =
             BenchConfig { prompts: vec![3], group_sizes: vec![2], new_tokens: vec![9], ..BenchConfig::default() };
         let config = RunConfig { model: "data/kk-tiny".into(), bench, ..RunConfig::default() };
-        let base = Base::load(config)?;
+        let base = bench_base(config)?;
         let case = cases(&base.config.bench, base.decoder.max_position_embeddings)?[0];
         let engine = Scripted::new(|request, index, _| {
             (0..9).map(|at| (request.seed as u32 + at) % (7 + index as u32)).collect()

@@ -13,7 +13,6 @@ use std::path::Path;
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
-use crate::seed::mix_seed;
 use engine::{Adapter, Precision, Quantization};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -22,13 +21,13 @@ use serde::{Deserialize, Serialize};
 use crate::config::bench::{BenchConfig, Lengths};
 use crate::config::engine::DeviceKind;
 use crate::config::resolve::EngineChoice;
-use crate::config::run::RunConfig;
 use crate::error::InputError;
 use crate::model::base::Base;
 use crate::train::memory::Batch;
 use crate::train::tensors_to_bytes;
 use crate::train::trainer::Trainer;
 use crate::train::trainer::state::TrainerState;
+use crate::seed::mix_seed;
 
 /// One combination of the grid.
 #[derive(Debug, Clone, Copy)]

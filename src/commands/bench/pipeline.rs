@@ -16,10 +16,10 @@ use tokio::sync::watch;
 use super::card::{MemoryWatch, shown_mb};
 use super::{Subject, write_json};
 use crate::commands::train;
-use crate::config::engine::SyncMode;
+use crate::config::resolve::Sharing;
 use crate::config::run::RunConfig;
 use crate::pipeline::setup::Setup;
-use crate::{budget, progress};
+use crate::table;
 
 /// One step.
 #[derive(Debug, Clone, Serialize)]
@@ -64,7 +64,7 @@ pub async fn run(mut config: RunConfig, json: Option<&Path>) -> Result<()> {
         let step = step(&config, subject.clone(), sharing, &serde_json::from_str(line)?);
         measured.push(Measured { peak_device_mb: memory.peak_mb(), ..step });
     }
-    println!("{}", step_table(&measured));
+    println!("{}", table(&measured));
     write_json(json, &measured)
 }
 
@@ -104,7 +104,7 @@ fn step(config: &RunConfig, subject: Subject, sharing: Sharing, line: &Value) ->
     }
 }
 
-fn step_table(measured: &[Measured]) -> Table {
+fn table(measured: &[Measured]) -> Table {
     let mut table = table::table([
         "step",
         "sync",

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use comfy_table::Table;
-use crate::seed::mix_seed;
 use engine::{Adapter, Engine, EngineError, Request, Sampling};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -18,11 +17,15 @@ use tokio::task::JoinSet;
 
 use crate::config::bench::Lengths;
 use crate::config::engine::{EngineConfig, EngineKind};
+use crate::config::resolve::check_engine;
 use crate::config::run::RunConfig;
 use crate::error::InputError;
 use crate::memory::process::memory_mb;
-use crate::run_dir::progress;
-use crate::pipeline::setup::{self, Base, WithEngine, with_engine};
+use crate::table;
+use crate::model::base::Base;
+use crate::pipeline::engine::{WithEngine, with_engine};
+use crate::pipeline::setup::bench_base;
+use crate::seed::mix_seed;
 
 use super::{Case, Subject, cases, quantile, write_json};
 
@@ -91,7 +94,7 @@ fn engines(config: &RunConfig) -> Vec<EngineKind> {
     }
     let has_settings = |kind: &EngineKind| {
         let engine = EngineConfig { kind: *kind, ..config.engine.clone() };
-        setup::check_format(&RunConfig { engine, ..config.clone() }).is_ok()
+        check_engine(&engine).is_ok()
     };
     let mistral = cfg!(feature = "mistralrs").then_some(EngineKind::Mistralrs);
     let all = [EngineKind::Native].into_iter().chain(mistral);
@@ -120,7 +123,7 @@ fn in_own_process(file: &Path, sets: &[String], engine: EngineKind) -> Result<Ve
 
 async fn measure(mut config: RunConfig, engine: EngineKind) -> Result<Vec<Measured>> {
     config.engine.kind = engine;
-    let base = Base::load(config)?;
+    let base = bench_base(config)?;
     let adapter = base.trainer()?.adapter()?;
     let cases = cases(&base.config.bench, base.decoder.max_position_embeddings)?;
     let before_mb = memory_mb("VmRSS");
@@ -179,7 +182,7 @@ impl Measure {
         let sequences = case.prompts * case.group_size;
         let bytes = self.base.weights.norm.dtype().size_in_bytes();
         Ok(Measured {
-            subject: Subject::new("rollout", &self.base.config, &self.base.decoder),
+            subject: Subject::new("rollout", &self.base),
             sequences,
             prompts: case.prompts,
             group_size: case.group_size,
@@ -279,7 +282,7 @@ fn step_ms(steps: &[Duration], q: f64) -> Option<f64> {
 }
 
 fn table(measured: &[Measured]) -> Table {
-    let mut table = progress::table([
+    let mut table = table::table([
         "engine",
         "prompts × group",
         "tokens",

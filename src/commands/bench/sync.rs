@@ -15,11 +15,14 @@ use super::card::{MemoryWatch, shown_mb};
 use super::rollout::requests;
 use super::{Case, Subject, cases, quantile, random_adapter, write_json};
 use crate::pipeline::learner::logprob_check::sample_together;
-use crate::config::engine::SyncMode;
+use crate::config::resolve::Sharing;
 use crate::config::run::RunConfig;
 use crate::memory::process::memory_mb;
-use crate::pipeline::setup::{Base, WithEngine, with_engine};
-use crate::{budget, predict, progress};
+use crate::model::base::Base;
+use crate::pipeline::engine::{WithEngine, with_engine};
+use crate::pipeline::setup::bench_base;
+use crate::memory::predict;
+use crate::table;
 
 /// The engine on the first combination of the grid.
 #[derive(Debug, Clone, Serialize)]
@@ -27,7 +30,7 @@ struct Measured {
     #[serde(flatten)]
     subject: Subject,
     /// What `engine.sync` came to: how trainer and engine share the device.
-    sync: SyncMode,
+    sync: Sharing,
     /// Sampled after each publish.
     sequences: usize,
     prompt_tokens: usize,
@@ -55,7 +58,7 @@ struct Measured {
 /// An engine that is not built in or cannot load the model; a publish that fails or loads another adapter.
 pub async fn run(config: RunConfig, json: Option<&Path>) -> Result<()> {
     let memory = MemoryWatch::start(&config.engine);
-    let base = Base::load(config)?;
+    let base = bench_base(config)?;
     let case = cases(&base.config.bench, base.decoder.max_position_embeddings)?[0];
     let adapter = random_adapter(&base, 0)?;
     let measured = with_engine(base.clone(), adapter, Measure { base, case, memory }).await?;
@@ -93,8 +96,8 @@ impl WithEngine for Measure {
         let (publish, generate) = (of(|round| round.publish, 0.5), of(|round| round.generate, 0.5));
         let config = &base.config;
         Ok(Measured {
-            subject: Subject::new("sync", config, &base.decoder),
-            sync: base.share.sync,
+            subject: Subject::new("sync", base),
+            sync: base.resolved.sharing,
             sequences: case.prompts * case.group_size,
             prompt_tokens: case.prompt_tokens,
             new_tokens: case.new_tokens,
@@ -115,7 +118,7 @@ impl WithEngine for Measure {
 impl Measure {
     async fn round<E: Engine>(&self, engine: &Arc<E>, step: u64, adapter: Adapter) -> Result<Round> {
         let (hash, since) = (adapter.hash.clone(), Instant::now());
-        if self.base.share.sync == SyncMode::Alternate {
+        if self.base.resolved.sharing == Sharing::Alternate {
             engine.suspend().await.context("unloading the engine")?;
         }
         let loaded = engine.publish(step, adapter).await.context("publishing")?;
@@ -132,7 +135,7 @@ impl Measure {
 }
 
 fn table(m: &Measured) -> Table {
-    let mut table = progress::table([
+    let mut table = table::table([
         "engine",
         "sync",
         "adapter MB",
@@ -146,7 +149,7 @@ fn table(m: &Measured) -> Table {
     ]);
     table.add_row([
         m.subject.sampler(),
-        budget::name(m.sync).to_string(),
+        m.sync.name().to_string(),
         format!("{:.1}", m.adapter_mb),
         format!("{:.3} / {:.3} / {:.3}", m.seconds_min, m.seconds, m.seconds_max),
         m.sequences.to_string(),

@@ -17,11 +17,14 @@ use crate::config::run::RunConfig;
 use crate::config::trainer::Recompute;
 use crate::error::InputError;
 use crate::memory::process::memory_mb;
-use crate::pipeline::setup::Base;
+use crate::model::base::Base;
+use crate::pipeline::setup::bench_base;
 use crate::train::flops::{self, Passes};
 use crate::train::sample::Sample;
 use crate::train::trainer::Trainer;
-use crate::{predict, progress};
+use crate::memory::{Workload, predict};
+use crate::model::device;
+use crate::table;
 
 /// One combination of the grid.
 #[derive(Debug, Clone, Serialize)]
@@ -64,7 +67,7 @@ struct Measured {
 /// A model that cannot be loaded, lengths that do not fit its context; what a step fails with.
 pub fn run(config: RunConfig, json: Option<&Path>) -> Result<()> {
     let memory = MemoryWatch::start(&config.engine);
-    let base = Base::load(config)?;
+    let base = bench_base(config)?;
     let cases = shapes(&base.config.bench, base.decoder.max_position_embeddings)?;
     let mut trainer = base.trainer()?;
     let mut measured = Vec::new();
@@ -111,6 +114,8 @@ fn measure(base: &Base, trainer: &mut Trainer, case: Case, memory: &MemoryWatch)
     let (config, adapter) = (&base.config, predict::adapter_parameters(&base.config, &base.decoder));
     let gflops_per_s = 1e-9 * flops::of_step(&base.decoder, adapter, &batch, passes(config, case.prompts)) / seconds;
     let peak_tflops = peak_tflops(&config.bench, &config.engine);
+    let machine = device::machine(&config.engine, Some(&base.device));
+    let workload = Workload::new(config, &base.decoder, machine, case.prompt_tokens)?;
     Ok(Measured {
         bench: "train".into(),
         engine: "trainer".into(),
@@ -132,7 +137,7 @@ fn measure(base: &Base, trainer: &mut Trainer, case: Case, memory: &MemoryWatch)
         mfu: peak_tflops.map(|peak| 1e-3 * gflops_per_s / peak),
         peak_rss_mb: memory_mb("VmHWM"),
         peak_device_mb: memory.peak_mb(),
-        predicted_mb: 1e-6 * predict::bench(&base.config, &base.decoder, case.shape()) as f64,
+        predicted_mb: 1e-6 * predict::bench(&workload, case.shape()) as f64,
     })
 }
 
@@ -161,7 +166,7 @@ fn batch(case: Case, vocabulary: u32) -> Vec<Sample> {
 }
 
 fn table(measured: &[Measured]) -> Table {
-    let mut table = progress::table([
+    let mut table = table::table([
         "prompts × group",
         "tokens",
         "micro-batch",

@@ -10,11 +10,11 @@ use std::sync::mpsc::sync_channel;
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use engine::decoder::{DecoderConfig, Weights};
-use crate::seed::mix_seed;
 use half::bf16;
 use serde_json::{Map, Value, json};
 
 use super::random::Quantiles;
+use crate::seed::mix_seed;
 
 /// Standard deviation of a weight.
 pub const STD: f64 = 0.02;

@@ -4,11 +4,11 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::tests::{mixture, replay};
-use crate::config::run::FilterConfig;
+
 use crate::curriculum::{CurriculumConfig, Mixture};
-use crate::run_dir::metrics;
-use crate::scheduler::{Finished, Next, Outcome, Scheduler, SchedulerConfig};
-use crate::pipeline::group::Job;
+use crate::pipeline::learner::record;
+use crate::scheduler::{FilterConfig, FinishedGroup, Job, Next, Outcome, Scheduler, SchedulerConfig};
+
 
 /// A record of `steps` steps of `dump_plus` (whose weights depend on what is in flight), its groups ending in any order.
 fn record(max_off_policy_steps: u64, zero_variance: bool, steps: u64) -> (CurriculumConfig, String) {
@@ -41,7 +41,7 @@ fn record(max_off_policy_steps: u64, zero_variance: bool, steps: u64) -> (Curric
         if batch.len() == batch_size {
             scheduler.trained(&std::mem::take(&mut batch));
             let observed = scheduler.take_history().observed;
-            text += &(metrics::observations(scheduler.step(), &observed, scheduler.sources()).to_string() + "\n");
+            text += &(record::observations(scheduler.step(), &observed, scheduler.sources()).to_string() + "\n");
         }
     }
     (curriculum, text)

@@ -5,7 +5,6 @@
 use std::path::Path;
 
 use anyhow::Result;
-use crate::seed::mix_seed;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -17,6 +16,7 @@ use crate::error::InputError;
 use crate::task::Message;
 use crate::model::tokenizer::ChatTokenizer;
 use crate::train::sft::Example;
+use crate::seed::mix_seed;
 
 /// One line of a file.
 #[derive(Deserialize)]

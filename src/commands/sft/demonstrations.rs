@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::RangeInclusive;
 
 use anyhow::Result;
-use crate::seed::mix_seed;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -18,6 +17,7 @@ use crate::task::kk::statement::Statement;
 use crate::task::kk::{prompt, text};
 use crate::model::tokenizer::ChatTokenizer;
 use crate::train::sft::Example;
+use crate::seed::mix_seed;
 
 /// Puzzles of each size that a run may train or test on, and that are therefore never shown here.
 const HELD_OUT: usize = 1000;
