@@ -9,8 +9,7 @@ mod table;
 
 use engine::CacheFormat;
 use engine::decoder::{DecoderConfig, Module};
-use engine::kernels::LANES;
-use engine::native::{DEVICE_LOGITS, DEVICE_PREFILL_TOKENS};
+use engine::native::{BLOCK_TOKENS, DEVICE_LOGITS, DEVICE_PREFILL_TOKENS};
 
 use crate::config::run::{EngineKind, RunConfig, SyncMode};
 use crate::error::InputError;
@@ -179,7 +178,7 @@ pub fn token_bytes(config: &RunConfig, model: &DecoderConfig) -> usize {
 /// MiB of a cache that holds one completion of the greatest length.
 fn least_cache_mb(config: &RunConfig, model: &DecoderConfig, prompt_tokens: usize) -> usize {
     let longest = (prompt_tokens + config.engine.max_new_tokens).min(model.max_position_embeddings);
-    let block = if is_native(config, model) { LANES } else { config.engine.block_size };
+    let block = if is_native(config, model) { BLOCK_TOKENS } else { config.engine.block_size };
     // It may run on into one more block; one is mistral.rs's own, or a copy of the prompt's last.
     let tokens = longest.next_multiple_of(block) + 2 * block;
     (tokens * token_bytes(config, model)).div_ceil(MIB)
