@@ -1,4 +1,4 @@
-//! What can go wrong in an engine.
+//! Errors of an engine.
 
 use std::path::PathBuf;
 
@@ -6,30 +6,41 @@ use crate::version::AdapterHash;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// The model's folder or the asked settings cannot work: the caller's input is wrong.
+    /// The model's folder or the settings are wrong: the caller's input.
     #[error("{}: {problem}", path.display())]
     Model { path: PathBuf, problem: String },
-    /// An adapter's bytes are not what they should be.
+    /// An adapter does not fit the model, or its bytes are damaged.
     #[error("adapter: {0}")]
     Adapter(String),
-    /// The engine loaded other weights than were published.
+    /// The engine loaded other weights than those that were published.
     #[error("published adapter {published} but the engine loaded {loaded}: this is a bug in the engine")]
     WrongAdapter { published: AdapterHash, loaded: AdapterHash },
-    /// The prompt leaves no room for a single token, or is empty.
+    /// The prompt is empty, or leaves no room for a token.
     #[error("prompt of {tokens} tokens does not fit the model's context of {context}")]
     PromptLength { tokens: usize, context: usize },
-    /// Generation failed.
+    /// A failure before the first request: a thread did not start, or a device has no room.
+    #[error("the engine could not start: {0}")]
+    Start(String),
+    /// A failure while the engine runs.
     #[error("generation failed: {0}")]
     Generate(String),
-    /// The engine's thread is gone.
+    /// The engine's thread has ended.
     #[error("the engine has stopped")]
     Stopped,
 }
 
 impl EngineError {
-    /// Whether the user's input, not the run, is at fault.
+    /// Whether the user's input is at fault, not the run.
     pub fn is_input(&self) -> bool {
         matches!(self, EngineError::Model { .. } | EngineError::PromptLength { .. })
+    }
+
+    /// The same failure if it happened before the first request.
+    pub fn at_start(self) -> Self {
+        match self {
+            EngineError::Generate(problem) => EngineError::Start(problem),
+            other => other,
+        }
     }
 }
 

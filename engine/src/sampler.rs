@@ -1,4 +1,4 @@
-//! Softmax sampling with exact natural-log probabilities, the same for every engine.
+//! Softmax sampling with exact natural-log probabilities; the same in every engine.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -10,16 +10,17 @@ use crate::math::{exp, max};
 pub struct Sampler {
     rng: ChaCha8Rng,
     temperature: f32,
-    cut: Cut,
-    /// The weights of the last draw: its memory is used again.
+    truncation: Truncation,
+    /// The weights of the last draw; the memory is reused.
     weights: Vec<f32>,
-    /// Their sums over each `CHUNK`, so that a draw adds up one chunk only.
+    /// The sum of each `CHUNK` of them, so that a draw adds up the weights of one chunk only.
     sums: Vec<f64>,
 }
 
-/// A multiple of the lanes in which sums are taken.
+/// Tokens of the first level of sums; a multiple of [`PARTIAL_SUMS`].
 const CHUNK: usize = 512;
-const LANES: usize = 16;
+/// Independent sums that are added up at the end. The number decides the last bits of a sum.
+const PARTIAL_SUMS: usize = 16;
 
 /// A drawn token.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -27,12 +28,12 @@ pub struct Draw {
     pub token: u32,
     /// Natural-log probability under the distribution it was drawn from.
     pub log_prob: f32,
-    /// Natural-log probability under softmax(logits / temperature), nothing cut away.
+    /// Natural-log probability under softmax(logits / temperature), without truncation.
     pub full_log_prob: f32,
 }
 
 impl Draw {
-    /// `false` where a logit was not a number: the cuts may leave such a one out, but the whole distribution has it.
+    /// `false` if any logit was NaN or +∞. Truncation may have removed it, but `full_log_prob` includes it.
     pub fn is_finite(&self) -> bool {
         self.log_prob.is_finite() && self.full_log_prob.is_finite()
     }
@@ -40,30 +41,30 @@ impl Draw {
 
 impl Sampler {
     pub fn new(seed: u64, sampling: &Sampling) -> Self {
-        let cut = Cut { top_k: sampling.top_k, top_p: sampling.top_p, min_p: sampling.min_p };
+        let truncation = Truncation { top_k: sampling.top_k, top_p: sampling.top_p, min_p: sampling.min_p };
         let (rng, temperature) = (ChaCha8Rng::seed_from_u64(seed), sampling.temperature);
-        Self { rng, temperature, cut, weights: Vec::new(), sums: Vec::new() }
+        Self { rng, temperature, truncation, weights: Vec::new(), sums: Vec::new() }
     }
 
-    /// The temperature, where every token may be drawn.
-    pub fn uncut(&self) -> Option<f32> {
-        (!self.cut.is_needed()).then_some(self.temperature)
+    /// The temperature, if every token may be drawn.
+    pub fn untruncated_temperature(&self) -> Option<f32> {
+        (!self.truncation.is_needed()).then_some(self.temperature)
     }
 
-    /// Where in the cumulative distribution the next token is, for whoever draws it by itself: uniform on [0, 1).
+    /// The next token's position in the cumulative distribution, uniform on [0, 1), for a caller that draws the token itself.
     pub fn uniform(&mut self) -> f64 {
         self.rng.random()
     }
 
-    /// Draws from softmax(logits / temperature), cut as [`Sampling`] says.
+    /// Draws from softmax(logits / temperature), truncated as [`Sampling`] says.
     ///
     /// Temperature 0 takes the first of the largest logits, with its log-probability under softmax(logits).
-    /// Sums are in f64: a large vocabulary must not cost digits. `logits` must not be empty.
+    /// Sums are in f64, so that a large vocabulary costs no precision. `logits` must not be empty.
     pub fn sample(&mut self, logits: &[f32]) -> Draw {
         self.sample_column(logits, 0, 1)
     }
 
-    /// The same from one column of `logits` (V × n).
+    /// Samples from one column of `logits` (V × n).
     pub fn sample_column(&mut self, logits: &[f32], column: usize, n: usize) -> Draw {
         let logit = |id: usize| logits[id * n + column];
         let is_greedy = self.temperature == 0.0;
@@ -78,7 +79,7 @@ impl Sampler {
         let (pick, kept) = if is_greedy {
             ((0..self.weights.len()).find(|id| logit(*id) == max).unwrap_or_default(), total)
         } else {
-            let kept = self.cut.apply(&mut self.weights, &mut self.sums).unwrap_or(total);
+            let kept = self.truncation.apply(&mut self.weights, &mut self.sums).unwrap_or(total);
             (self.draw(kept), kept)
         };
         let scaled = (f64::from(logit(pick)) - f64::from(max)) / f64::from(temperature);
@@ -86,7 +87,7 @@ impl Sampler {
         Draw { token: pick as u32, log_prob: log_prob(kept), full_log_prob: log_prob(total) }
     }
 
-    /// Inverse of the cumulative distribution; rounding at the very end falls on the last possible token.
+    /// Inverts the cumulative distribution. If rounding leaves no token, it takes the last possible one.
     fn draw(&mut self, total: f64) -> usize {
         let mut left = self.uniform() * total;
         let mut possible = self.sums.iter().enumerate().filter(|(_, sum)| **sum > 0.0).peekable();
@@ -112,22 +113,22 @@ impl Sampler {
     }
 }
 
-/// Which tokens may be drawn.
+/// Which tokens may be drawn: top-k, top-p and min-p.
 #[derive(Debug, Clone, Copy)]
-struct Cut {
+struct Truncation {
     top_k: usize,
     top_p: f32,
     min_p: f32,
 }
 
-impl Cut {
-    /// Whether any token may be left out.
+impl Truncation {
+    /// Whether any token may be removed.
     fn is_needed(self) -> bool {
         self.top_k > 0 || self.top_p < 1.0 || self.min_p > 0.0
     }
 
-    /// Sets the weights of all other tokens to 0 and returns the sum of those that stay; `None` if all do. The largest
-    /// weight is 1, and of equally likely tokens the one with the smaller id stays.
+    /// Sets the weights of removed tokens to 0 and returns the sum of the rest; `None` if nothing may be removed. The largest
+    /// weight is 1. Of equally likely tokens the one with the smaller id is kept.
     fn apply(self, weights: &mut [f32], sums: &mut [f64]) -> Option<f64> {
         if !self.is_needed() {
             return None;
@@ -160,7 +161,7 @@ impl Cut {
     }
 }
 
-/// Replaces logits by exp((logit − max) / temperature); returns the largest logit, and in `sums` the sum of each chunk.
+/// Replaces logits by exp((logit − max) / temperature). Returns the largest logit, and in `sums` the sum of each chunk.
 fn softmax_weights(weights: &mut [f32], sums: &mut Vec<f64>, temperature: f32) -> f32 {
     sums.clear();
     pulp::Arch::new().dispatch(
@@ -168,7 +169,7 @@ fn softmax_weights(weights: &mut [f32], sums: &mut Vec<f64>, temperature: f32) -
         || {
             let max = max(weights);
             for chunk in weights.chunks_mut(CHUNK) {
-                // Two loops: a single one is not vectorised.
+                // Two loops, because a single one is not vectorised.
                 chunk.iter_mut().for_each(|x| *x = exp((*x - max) / temperature));
                 sums.push(sum(chunk));
             }
@@ -179,8 +180,8 @@ fn softmax_weights(weights: &mut [f32], sums: &mut Vec<f64>, temperature: f32) -
 
 #[inline(always)]
 fn sum(weights: &[f32]) -> f64 {
-    let mut lanes = [0.0f64; LANES];
-    let (vectors, rest) = weights.as_chunks::<LANES>();
+    let mut lanes = [0.0f64; PARTIAL_SUMS];
+    let (vectors, rest) = weights.as_chunks::<PARTIAL_SUMS>();
     for vector in vectors {
         lanes.iter_mut().zip(vector).for_each(|(lane, x)| *lane += f64::from(*x));
     }
@@ -219,7 +220,7 @@ mod tests {
 
     /// Probabilities .4 .3 .2 .1 and an impossible token, in another order.
     #[test]
-    fn cuts_leave_the_likeliest_and_their_log_probs_are_renormalised() {
+    fn truncation_keeps_the_likeliest_tokens_and_renormalises_their_log_probs() {
         let probs = [0.2f64, 0.4, 0.0, 0.1, 0.3];
         let logits = probs.map(|p| p.ln() as f32);
         let check = |(top_k, top_p, min_p): (usize, f32, f32), kept: &[u32]| {
@@ -243,15 +244,15 @@ mod tests {
         check((0, 1e-9, 0.0), &[1]);
         check((0, 1.0, 0.45), &[0, 1, 4]);
         check((0, 1.0, 1.0), &[1]);
-        // .4 and .3 are all after top-k: .4 alone reaches half of it.
+        // After top-k, .4 and .3 are left: .4 alone reaches 55 % of their sum.
         check((2, 0.55, 0.0), &[1]);
         check((3, 0.99, 0.6), &[1, 4]);
     }
 
     #[test]
-    fn logits_that_are_not_numbers_give_no_finite_draw() {
-        let cuts = [(0, 1.0, 0.0), (2, 1.0, 0.0), (0, 0.5, 0.0), (0, 1.0, 0.1)];
-        for (top_k, top_p, min_p) in cuts {
+    fn nan_and_infinite_logits_give_no_finite_draw() {
+        let truncations = [(0, 1.0, 0.0), (2, 1.0, 0.0), (0, 0.5, 0.0), (0, 1.0, 0.1)];
+        for (top_k, top_p, min_p) in truncations {
             let sampling = Sampling { top_k, top_p, min_p, ..Sampling::new(1.0, vec![]) };
             let is_finite = |logits: &[f32]| Sampler::new(1, &sampling).sample(logits).is_finite();
             assert!(is_finite(&[1.0, 2.0, f32::NEG_INFINITY]));

@@ -5,6 +5,7 @@
 
 use engine::Precision;
 use engine::decoder::{DecoderConfig, Module};
+use engine::native::BLOCK_TOKENS;
 
 use super::Workload;
 use crate::config::engine::DeviceKind;
@@ -102,15 +103,14 @@ pub fn run(workload: &Workload) -> Vec<Part> {
     parts
 }
 
-/// Most tokens in the native engine's cache, in blocks of 16: a group's prompt stands there once.
+/// Most tokens in the native engine's cache, in blocks: a group's prompt stands there once.
 fn cached_tokens(workload: &Workload) -> usize {
-    const BLOCK: usize = 16;
     let Workload { config, prompt_tokens, .. } = *workload;
     let sequences = config.engine.max_sequences;
     let groups = sequences.div_ceil(config.group_size) + 1;
     // Each sequence has a block of its own where the prompt ends within one.
-    let own = config.engine.max_new_tokens.next_multiple_of(BLOCK) + BLOCK;
-    groups * prompt_tokens.next_multiple_of(BLOCK) + sequences * own
+    let own = config.engine.max_new_tokens.next_multiple_of(BLOCK_TOKENS) + BLOCK_TOKENS;
+    groups * prompt_tokens.next_multiple_of(BLOCK_TOKENS) + sequences * own
 }
 
 /// The trainer alone, with the program around it: what `bench train` takes.

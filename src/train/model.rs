@@ -79,7 +79,7 @@ impl Model {
     /// The residual stream after block `layer`. `lora` `None` is the base model.
     pub fn block(&self, layer: usize, x: &Tensor, rows: &Rows, lora: Option<&Lora>) -> Result<Tensor> {
         let DecoderConfig { head_dim, rms_norm_eps, .. } = self.config;
-        let ops = LayerOps { operators: self.operators(), layer, rows, lora };
+        let ops = TrainOps { operators: self.operators(), layer, rows, lora };
         DecoderBlock { weights: &self.weights.layers[layer], head_dim, rms_norm_eps }.forward(x, &ops)
     }
 
@@ -116,14 +116,14 @@ impl Model {
 }
 
 /// One layer's operators in one forward pass.
-struct LayerOps<'a> {
+struct TrainOps<'a> {
     operators: Operators,
     layer: usize,
     rows: &'a Rows,
     lora: Option<&'a Lora>,
 }
 
-impl BlockOps for LayerOps<'_> {
+impl BlockOps for TrainOps<'_> {
     fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
         self.operators.rms_norm(x, weight, eps)
     }

@@ -1,4 +1,4 @@
-//! A safetensors file that is read one tensor at a time: a model larger than half of the memory must still load.
+//! A safetensors file that is read one tensor at a time, so that a model larger than half of the memory loads.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -14,16 +14,16 @@ pub struct TensorFile {
     path: PathBuf,
     file: File,
     metadata: Metadata,
-    /// Where the tensors' bytes begin.
+    /// The offset of the tensors' bytes.
     start: u64,
 }
 
-/// The header's length stands before it in so many bytes.
+/// Bytes of the header's length, which is before the header.
 const LENGTH_BYTES: u64 = 8;
 
 impl TensorFile {
     /// # Errors
-    /// If the file cannot be read, or is shorter or longer than its header says.
+    /// If the file cannot be read, or its size is not what its header says.
     pub fn open(path: &Path) -> Result<Self, EngineError> {
         let fail = |problem: String| EngineError::Model { path: path.to_path_buf(), problem };
         let mut file = File::open(path).map_err(|e| fail(e.to_string()))?;
@@ -49,7 +49,7 @@ impl TensorFile {
         self.metadata.offset_keys()
     }
 
-    /// A tensor's shape and number format; `None` where there is none of that name, or candle has no such format.
+    /// A tensor's shape and number format; `None` if there is no such tensor, or candle lacks its format.
     pub fn info(&self, name: &str) -> Option<(&[usize], DType)> {
         let info = self.metadata.info(name)?;
         Some((&info.shape, DType::try_from(info.dtype).ok()?))
@@ -58,7 +58,8 @@ impl TensorFile {
     /// Reads a tensor and converts it.
     ///
     /// # Errors
-    /// If there is none of that name, it cannot be read, or has a number format that candle does not know.
+    /// [`EngineError::Model`] if there is no such tensor, it cannot be read, or candle lacks its number format;
+    /// [`EngineError::Start`] if there is no room for it.
     pub fn read(&mut self, name: &str, dtype: DType, device: &Device) -> Result<Tensor, EngineError> {
         let fail = |problem: String| EngineError::Model { path: self.path.clone(), problem };
         let info = self.metadata.info(name).ok_or_else(|| fail(format!("tensor {name} is missing")))?;
@@ -67,8 +68,9 @@ impl TensorFile {
         let read = self.file.seek(SeekFrom::Start(self.start + begin as u64));
         read.and_then(|_| self.file.read_exact(&mut bytes)).map_err(|e| fail(format!("tensor {name}: {e}")))?;
         let stored = DType::try_from(info.dtype).map_err(|e| fail(format!("tensor {name}: {e}")))?;
-        let tensor = Tensor::from_raw_buffer(&bytes, stored, &info.shape, &Device::Cpu)?;
         // Converted on the CPU first, so that a device never holds both.
-        Ok(tensor.to_dtype(dtype)?.to_device(device)?)
+        let tensor = Tensor::from_raw_buffer(&bytes, stored, &info.shape, &Device::Cpu);
+        let tensor = tensor.and_then(|tensor| tensor.to_dtype(dtype)?.to_device(device));
+        tensor.map_err(|e| EngineError::Start(format!("tensor {name}: {e}")))
     }
 }

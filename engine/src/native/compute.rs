@@ -1,60 +1,61 @@
-//! What a scheduler runs: a model that computes pieces of sequences over a paged cache.
+//! What continuous batching runs: a model that computes chunks of sequences over a paged cache.
 
 use std::sync::Arc;
 
-use super::cache::Store;
+use super::cache::BlockStore;
 use super::live_adapter::LiveAdapter;
 use crate::sampler::{Draw, Sampler};
 
-/// A model, wherever it computes.
+/// A model, on a CPU or on a device.
 pub trait Compute: Send + 'static {
-    type Store: Store;
+    type Store: BlockStore;
 
-    /// Tokens of prompts that are computed in one step, beside the sequences that decode.
+    /// Prompt tokens that one step computes at most, in addition to the sequences that decode.
     const PREFILL_TOKENS: usize;
 
-    /// Computes all pieces: writes their keys and values into their blocks and gives each what it wants.
+    /// Computes all chunks: writes their keys and values to their blocks, and fills each chunk's output.
     ///
     /// # Errors
-    /// If the device fails; then what the blocks hold is not known.
-    fn forward(&mut self, pieces: Vec<Piece<BlockOf<Self>>>, adapter: &LiveAdapter) -> candle_core::Result<()>;
+    /// If the device fails. The content of the blocks is then undefined.
+    fn forward(&mut self, chunks: Vec<Chunk<BlockOf<Self>>>, adapter: &LiveAdapter) -> candle_core::Result<()>;
 
-    /// Gives the memory of the cache back, of which no block is in use; until [`Compute::resume`] nothing is computed.
+    /// Frees the cache's memory. No block may be in use, and nothing may be computed before [`Compute::resume`].
     fn suspend(&mut self);
 
-    /// Takes it again; what it held is gone.
+    /// Allocates the memory again; the blocks' content is lost.
     ///
     /// # Errors
     /// If the device has no room for it.
     fn resume(&mut self) -> candle_core::Result<()>;
 }
 
-/// What a model's cache consists of.
-pub type BlockOf<C> = <<C as Compute>::Store as Store>::Block;
+/// The blocks of a model's cache.
+pub type BlockOf<C> = <<C as Compute>::Store as BlockStore>::Block;
 
-/// Consecutive tokens of one sequence that are computed now; the cache holds all tokens before them.
-pub struct Piece<'a, B> {
+/// Consecutive tokens of one sequence that a step computes: a prefill chunk, or the single token of a decoding sequence. The
+/// cache holds all tokens before them.
+pub struct Chunk<'a, B> {
     pub tokens: &'a [u32],
     /// Position of the first of `tokens`.
     pub start: usize,
-    /// The sequence's blocks, up to the last of `tokens`; those that are written are held by nobody else.
+    /// The sequence's blocks, up to the last of `tokens`. The blocks that are written have no other holder.
     pub blocks: &'a mut [Arc<B>],
-    pub want: Want<'a>,
+    pub output: ChunkOutput<'a>,
 }
 
-/// What is wanted of the logits behind a piece's last token.
-pub enum Want<'a> {
+/// What to compute from the logits after a chunk's last token.
+pub enum ChunkOutput<'a> {
     Nothing,
     Logits(&'a mut Vec<f32>),
     /// The next token.
     Sample(&'a mut Sampler, &'a mut Draw),
 }
 
-/// The pieces that want something, each with its last row, where the rows of all pieces follow each other.
-pub fn wanted<'p, 'a, B>(pieces: &'p mut [Piece<'a, B>]) -> Vec<(usize, &'p mut Want<'a>)> {
-    let ends = pieces.iter_mut().scan(0, |end, piece| {
-        *end += piece.tokens.len();
-        Some((*end - 1, &mut piece.want))
+/// The outputs that need logits, each with the row of its chunk's last token; the rows of all chunks are concatenated.
+pub fn requested<'p, 'a, B>(chunks: &'p mut [Chunk<'a, B>]) -> Vec<(usize, &'p mut ChunkOutput<'a>)> {
+    let ends = chunks.iter_mut().scan(0, |end, chunk| {
+        *end += chunk.tokens.len();
+        Some((*end - 1, &mut chunk.output))
     });
-    ends.filter(|(_, want)| !matches!(want, Want::Nothing)).collect()
+    ends.filter(|(_, output)| !matches!(output, ChunkOutput::Nothing)).collect()
 }

@@ -8,8 +8,7 @@ mod table;
 
 use engine::CacheFormat;
 use engine::decoder::{DecoderConfig, Module};
-use engine::kernels::LANES;
-use engine::native::{DEVICE_LOGITS, DEVICE_PREFILL_TOKENS};
+use engine::native::{BLOCK_TOKENS, DEVICE_LOGITS, DEVICE_PREFILL_TOKENS};
 
 use super::Workload;
 use super::predict::{self, cached_numbers, weight_bytes};
@@ -167,7 +166,7 @@ fn token_bytes(workload: &Workload) -> usize {
 fn least_cache_mb(workload: &Workload) -> usize {
     let Workload { config, model, prompt_tokens, .. } = *workload;
     let longest = (prompt_tokens + config.engine.max_new_tokens).min(model.max_position_embeddings);
-    let block = if is_native(workload) { LANES } else { config.engine.block_size };
+    let block = if is_native(workload) { BLOCK_TOKENS } else { config.engine.block_size };
     // It may run on into one more block; one is mistral.rs's own, or a copy of the prompt's last.
     let tokens = longest.next_multiple_of(block) + 2 * block;
     (tokens * token_bytes(workload)).div_ceil(MIB)

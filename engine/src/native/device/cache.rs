@@ -1,4 +1,4 @@
-//! Keys and values on a device, in blocks of 16 tokens, and attention over them.
+//! The memory of the cache on a device, and attention over it.
 
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -8,9 +8,9 @@ use super::paged;
 use super::plain;
 use crate::decoder::{DecoderConfig, Heads};
 
-/// Who reads and writes the cache.
+/// How the cache is read and written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Backend {
     /// candle's operators.
     Plain,
     /// PagedAttention's kernels.
@@ -18,7 +18,7 @@ enum Way {
     Paged,
 }
 
-impl Way {
+impl Backend {
     #[cfg(not(feature = "cuda"))]
     fn best(_: Heads, _: &Device) -> Self {
         Self::Plain
@@ -41,42 +41,42 @@ impl Way {
 }
 
 /// The keys and values of every layer.
-pub struct Cache {
-    way: Way,
+pub struct DeviceCache {
+    backend: Backend,
     heads: Heads,
     dtype: DType,
     device: Device,
-    /// Of each layer's keys, and of its values; the first index is a block's number.
+    /// Of each layer's keys and of its values. The first axis is the block number.
     shapes: (Vec<usize>, Vec<usize>),
     count: usize,
-    /// Empty while the memory is given back.
+    /// Keys and values per layer; empty while the memory is freed.
     layers: Vec<(Tensor, Tensor)>,
 }
 
-impl Cache {
+impl DeviceCache {
     /// # Errors
     /// If the device has no room.
     pub fn new(config: &DecoderConfig, blocks: usize, dtype: DType, device: &Device) -> Result<Self> {
         let heads = config.heads();
-        let way = Way::best(heads, device);
-        let (keys, values) = match way {
-            Way::Plain => plain::shapes(heads),
+        let backend = Backend::best(heads, device);
+        let (keys, values) = match backend {
+            Backend::Plain => plain::shapes(heads),
             #[cfg(feature = "cuda")]
-            Way::Paged => paged::shapes(heads, dtype),
+            Backend::Paged => paged::shapes(heads, dtype),
         };
         let with_blocks = |shape: Vec<usize>| [vec![blocks.max(1)], shape].concat();
         let (shapes, count) = ((with_blocks(keys), with_blocks(values)), config.num_hidden_layers);
-        let mut cache = Self { way, heads, dtype, device: device.clone(), shapes, count, layers: Vec::new() };
-        cache.take()?;
+        let mut cache = Self { backend, heads, dtype, device: device.clone(), shapes, count, layers: Vec::new() };
+        cache.allocate()?;
         Ok(cache)
     }
 
-    /// Takes the memory, if it is not there.
+    /// Allocates the memory, unless it is allocated.
     ///
     /// # Errors
     /// If the device has no room.
-    pub fn take(&mut self) -> Result<()> {
-        // A place that was never written may hold anything, also what is no number.
+    pub fn allocate(&mut self) -> Result<()> {
+        // Not uninitialised: a slot that was never written could hold NaN.
         let zeros = |shape: &[usize]| Tensor::zeros(shape, self.dtype, &self.device);
         let (keys, values) = &self.shapes;
         if self.layers.is_empty() {
@@ -86,12 +86,12 @@ impl Cache {
         Ok(())
     }
 
-    /// Gives the memory back.
-    pub fn give_back(&mut self) {
+    /// Frees the memory.
+    pub fn free(&mut self) {
         self.layers.clear();
     }
 
-    /// Copies whole blocks, (from, to): all are read before the first is written.
+    /// Copies whole blocks, (from, to). All are read before the first is written.
     pub fn copy(&self, copies: &[(u32, u32)]) -> Result<()> {
         if copies.is_empty() {
             return Ok(());
@@ -107,24 +107,24 @@ impl Cache {
         Ok(())
     }
 
-    /// Puts the rows' keys and values (N × K·d) where they belong.
+    /// Stores the rows' keys and values (N × K·d) in their slots.
     pub fn write(&self, layer: usize, k: &Tensor, v: &Tensor, metadata: &AttentionMetadata) -> Result<()> {
         let (keys, values) = &self.layers[layer];
-        match self.way {
-            Way::Plain => plain::write(keys, k, &metadata.slot_mapping)
+        match self.backend {
+            Backend::Plain => plain::write(keys, k, &metadata.slot_mapping)
                 .and_then(|()| plain::write(values, v, &metadata.slot_mapping)),
             #[cfg(feature = "cuda")]
-            Way::Paged => paged::write((keys, values), (k, v), self.heads, &metadata.slot_mapping),
+            Backend::Paged => paged::write((keys, values), (k, v), self.heads, &metadata.slot_mapping),
         }
     }
 
-    /// softmax(q·kᵀ/√d)·v for each head, where each row of q (N × H·d) sees its own context.
+    /// softmax(q·kᵀ/√d)·v for each head, where each row of q (N × H·d) attends to its own context.
     pub fn attend(&self, layer: usize, q: &Tensor, metadata: &AttentionMetadata) -> Result<Tensor> {
         let (keys, values) = &self.layers[layer];
-        match self.way {
-            Way::Plain => plain::attend((keys, values), q, self.heads, metadata),
+        match self.backend {
+            Backend::Plain => plain::attend((keys, values), q, self.heads, metadata),
             #[cfg(feature = "cuda")]
-            Way::Paged => paged::attend((keys, values), q, self.heads, metadata),
+            Backend::Paged => paged::attend((keys, values), q, self.heads, metadata),
         }
     }
 }

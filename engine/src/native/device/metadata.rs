@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor};
 
-use crate::kernels::LANES;
+use crate::native::cache::BLOCK_TOKENS;
 
 /// The context of each of N rows; the same in every layer.
 pub struct AttentionMetadata {
@@ -12,7 +12,7 @@ pub struct AttentionMetadata {
     pub block_tables: Tensor,
     /// How many tokens each row attends to, itself included (N).
     pub context_lens: Tensor,
-    /// Where each row's key and value are stored: block number · [`LANES`] + offset in the block (N), as i64.
+    /// Where each row's key and value are stored: block number · [`BLOCK_TOKENS`] + offset in the block (N), as i64.
     pub slot_mapping: Tensor,
     /// The largest of `context_lens`.
     pub max_context_len: usize,
@@ -23,11 +23,11 @@ impl AttentionMetadata {
     pub fn new(positions: &[u32], tables: &[Arc<[u32]>], device: &Device) -> Result<Self> {
         assert_eq!(positions.len(), tables.len(), "one table per row");
         let (n, longest) = (positions.len(), positions.iter().max().map_or(0, |last| *last as usize + 1));
-        let width = longest.div_ceil(LANES);
+        let width = longest.div_ceil(BLOCK_TOKENS);
         let padded = tables.iter().flat_map(|table| table.iter().copied().chain(std::iter::repeat(0)).take(width));
         let slot = |(position, table): (&u32, &Arc<[u32]>)| {
-            let (block, offset) = (*position as usize / LANES, i64::from(*position) % LANES as i64);
-            i64::from(table[block]) * LANES as i64 + offset
+            let (block, offset) = (*position as usize / BLOCK_TOKENS, i64::from(*position) % BLOCK_TOKENS as i64);
+            i64::from(table[block]) * BLOCK_TOKENS as i64 + offset
         };
         let slot_mapping: Vec<i64> = positions.iter().zip(tables).map(slot).collect();
         let context_lens: Vec<u32> = positions.iter().map(|position| position + 1).collect();

@@ -5,26 +5,27 @@ use mistralrs_paged_attn::{paged_attention, reshape_and_cache};
 
 use super::metadata::AttentionMetadata;
 use crate::decoder::Heads;
-use crate::kernels::LANES;
+use crate::native::cache::BLOCK_TOKENS;
 
-/// The widths of a head that the kernels were compiled for.
+/// The head widths that the kernels were compiled for.
 const WIDTHS: [usize; 8] = [64, 80, 96, 112, 128, 192, 256, 512];
 
-/// Up to so many tokens a kernel holds the scores of a whole context in a block's shared memory (4 bytes each; the least
-/// that a card of compute capability 8.0 or newer has is 99 KiB).
+/// Up to this many tokens a kernel holds the scores of a whole context in shared memory (4 bytes each; cards of compute
+/// capability 8.0 or newer have at least 99 KiB).
 const SHORT: usize = 16_384;
 
-/// From so many pairs of row and head on the kernels do not divide contexts: with fewer they do, and any length fits.
+/// From this many pairs of row and head on, the kernels do not split contexts. With fewer pairs they do, and any length
+/// fits.
 const UNDIVIDED: usize = 512;
 
 pub fn supports(heads: Heads) -> bool {
     WIDTHS.contains(&heads.dim)
 }
 
-/// Of a block's keys, (K × d/x × 16 × x) where x numbers are 16 bytes, and of its values, (K × d × 16).
+/// The shapes of a block's keys (K × d/x × T × x), where x numbers are 16 bytes, and values (K × d × T) of T tokens.
 pub fn shapes(heads: Heads, dtype: DType) -> (Vec<usize>, Vec<usize>) {
     let x = 16 / dtype.size_in_bytes();
-    (vec![heads.key_value, heads.dim / x, LANES, x], vec![heads.key_value, heads.dim, LANES])
+    (vec![heads.key_value, heads.dim / x, BLOCK_TOKENS, x], vec![heads.key_value, heads.dim, BLOCK_TOKENS])
 }
 
 pub fn write(
@@ -46,13 +47,13 @@ pub fn attend(
     let n = q.dim(0)?;
     let q = q.contiguous()?.reshape((n, heads.query, heads.dim))?;
     let scale = 1.0 / (heads.dim as f32).sqrt();
-    // The kernels choose by the number of rows whether they divide a context.
+    // Whether the kernels split contexts depends on the number of rows.
     let height = if metadata.max_context_len > SHORT { (UNDIVIDED / heads.query).max(1) } else { n };
     let some = |start: usize| {
         let rows = height.min(n - start);
         let [q, tables, lengths] =
             [&q, &metadata.block_tables, &metadata.context_lens].map(|all| all.narrow(0, start, rows));
-        // 1 is no soft cap.
+        // A soft cap of 1 means none.
         paged_attention(
             &q?,
             None,

@@ -1,25 +1,25 @@
-//! Attention over the cache by candle's operators, on any device: it gathers each row's keys and values anew.
+//! Attention over the cache by candle's operators, on any device. It gathers the keys and values of every row.
 
 use candle_core::{D, DType, Result, Tensor};
 
 use super::metadata::AttentionMetadata;
 use crate::decoder::Heads;
-use crate::kernels::LANES;
+use crate::native::cache::BLOCK_TOKENS;
 
-/// Keys that are gathered at a time.
+/// Numbers of keys that are gathered at a time.
 const GATHERED: usize = 8 << 20;
 
-/// Of a block's keys, and of its values: token by token.
+/// The shapes of a block's keys and values: token by token.
 pub fn shapes(heads: Heads) -> (Vec<usize>, Vec<usize>) {
-    let shape = vec![LANES, heads.key_value_width()];
+    let shape = vec![BLOCK_TOKENS, heads.key_value_width()];
     (shape.clone(), shape)
 }
 
-/// Writes the rows of `x` (N × K·d) at `slots` (N).
+/// Writes the rows of `x` (N × K·d) to `slots` (N).
 pub fn write(memory: &Tensor, x: &Tensor, slots: &Tensor) -> Result<()> {
-    let (blocks, lanes, width) = memory.dims3()?;
-    let everywhere = slots.unsqueeze(1)?.broadcast_as(x.shape())?.contiguous()?;
-    memory.reshape((blocks * lanes, width))?.scatter_set(&everywhere, &x.contiguous()?, 0)
+    let (blocks, tokens, width) = memory.dims3()?;
+    let slots = slots.unsqueeze(1)?.broadcast_as(x.shape())?.contiguous()?;
+    memory.reshape((blocks * tokens, width))?.scatter_set(&slots, &x.contiguous()?, 0)
 }
 
 pub fn attend(
@@ -29,7 +29,7 @@ pub fn attend(
     metadata: &AttentionMetadata,
 ) -> Result<Tensor> {
     let (n, width) = (q.dim(0)?, heads.key_value_width());
-    let tokens = metadata.max_context_len.next_multiple_of(LANES);
+    let tokens = metadata.max_context_len.next_multiple_of(BLOCK_TOKENS);
     let positions = Tensor::arange(0, tokens as u32, q.device())?.unsqueeze(0)?;
     let height = (GATHERED / (tokens * width)).clamp(1, n);
     let some = |start: usize| {
@@ -47,7 +47,7 @@ pub fn attend(
         let hidden = Tensor::new(f32::NEG_INFINITY, q.device())?.broadcast_as(scores.shape())?;
         let weights = is_seen.broadcast_as(scores.shape())?.where_cond(&scores, &hidden)?;
         let weights = candle_nn::ops::softmax(&weights, D::Minus1)?.to_dtype(q.dtype())?;
-        // What is not seen may be no number, which a weight of 0 would not hide.
+        // A hidden value may be NaN, which a weight of 0 would not remove.
         let values = gather(values)?;
         let is_seen = is_seen.reshape((rows, 1, tokens, 1))?.broadcast_as(values.shape())?;
         let values = is_seen.where_cond(&values, &values.zeros_like()?)?;

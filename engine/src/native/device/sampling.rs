@@ -1,26 +1,26 @@
-//! The next token of many sequences, drawn where the logits are: [`crate::sampler`] in candle's operators.
+//! Draws the next tokens of many sequences on the device: [`crate::sampler`] in candle's operators.
 //!
-//! Each sequence's own generator gives one number on the host, which is where in the cumulative distribution its token
-//! is. So what is drawn does not depend on what runs beside it, but for the rounding of f32 sums.
+//! Each sequence's own generator gives one number on the host: the quantile of its token in the cumulative distribution. So a
+//! draw does not depend on the other sequences, except for the rounding of f32 sums.
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
-use crate::native::compute::Want;
+use crate::native::compute::ChunkOutput;
 use crate::sampler::{Draw, Sampler};
 
-/// Sums are taken over so many tokens first.
+/// Tokens of the first level of sums.
 const CHUNK: usize = 512;
 
-/// Tables that drawing from a vocabulary needs.
+/// The constant tensors for drawing from a vocabulary.
 pub struct DeviceSampler {
     vocabulary: usize,
     chunks: CumulativeSum,
     tokens: CumulativeSum,
 }
 
-/// For lists of n weights.
+/// For rows of n weights.
 struct CumulativeSum {
-    /// Upper triangle of ones (n × n): weights · it = their cumulative sums.
+    /// Upper triangle of ones (n × n): weights · ones = their cumulative sums.
     ones: Tensor,
     /// 0, 1, … (1 × n).
     ranks: Tensor,
@@ -32,21 +32,21 @@ impl DeviceSampler {
         Ok(Self { vocabulary, chunks: sums(vocabulary.div_ceil(CHUNK))?, tokens: sums(CHUNK)? })
     }
 
-    /// Gives each of `wants` what it wants of its row of `logits` (R × V, f32).
-    pub fn give(&self, logits: &Tensor, wants: Vec<&mut Want>) -> Result<()> {
+    /// Fills each of `outputs` from its row of `logits` (R × V, f32).
+    pub fn fill(&self, logits: &Tensor, outputs: Vec<&mut ChunkOutput>) -> Result<()> {
         let (mut rows, mut queries, mut draws) = (Vec::new(), Vec::new(), Vec::new());
-        for (row, want) in wants.into_iter().enumerate() {
+        for (row, output) in outputs.into_iter().enumerate() {
             let on_host = || logits.get(row)?.to_vec1::<f32>();
-            match want {
-                Want::Nothing => {}
-                Want::Logits(out) => **out = on_host()?,
-                Want::Sample(sampler, draw) => match Query::of(sampler) {
+            match output {
+                ChunkOutput::Nothing => {}
+                ChunkOutput::Logits(out) => **out = on_host()?,
+                ChunkOutput::Sample(sampler, draw) => match Query::of(sampler) {
                     Some(query) => {
                         rows.push(row as u32);
                         queries.push(query);
                         draws.push(draw);
                     }
-                    // Cuts need the tokens in order.
+                    // Truncated sampling needs the tokens in order, on the host.
                     None => **draw = sampler.sample(&on_host()?),
                 },
             }
@@ -84,7 +84,7 @@ impl DeviceSampler {
         Ok(tokens.into_iter().zip(log_probs).map(draw).collect())
     }
 
-    /// Weights (R × V) as (R × chunks × [`CHUNK`]), the last chunk filled up with zeros.
+    /// Weights (R × V) as (R × chunks × [`CHUNK`]), the last chunk padded with zeros.
     fn in_chunks(&self, weights: &Tensor) -> Result<Tensor> {
         let rows = weights.dim(0)?;
         let missing = self.chunks.len() * CHUNK - self.vocabulary;
@@ -92,8 +92,8 @@ impl DeviceSampler {
         whole.reshape((rows, self.chunks.len(), CHUNK))
     }
 
-    /// The tokens (R × 1) at which the cumulative sums of `weights` (R × chunks × [`CHUNK`]) pass `targets` (R × 1): first the
-    /// chunk, by the `sums` of all (R × chunks), then the token in it.
+    /// The tokens (R × 1) at which the cumulative sums of `weights` (R × chunks × [`CHUNK`]) exceed `targets` (R × 1): first the
+    /// chunk, by the chunks' `sums` (R × chunks), then the token in it.
     fn pick(&self, weights: &Tensor, sums: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let rows = weights.dim(0)?;
         let (chunk, below) = self.chunks.search(sums, targets)?;
@@ -105,7 +105,7 @@ impl DeviceSampler {
     }
 }
 
-/// Where the first of the largest numbers of each row (R × V) is, (R × 1): candle's arg-max takes any of them.
+/// The index of the first of the largest numbers of each row (R × V), as (R × 1). Candle's arg-max returns any of them.
 fn first_largest(rows: &Tensor) -> Result<Tensor> {
     let (largest, columns) = (rows.max_keepdim(D::Minus1)?, rows.dim(1)?);
     let from_the_end =
@@ -126,12 +126,12 @@ impl CumulativeSum {
         self.ranks.elem_count()
     }
 
-    /// The first weight of each row of `weights` (R × n, each at most [`CHUNK`]) at which the cumulative sum passes its target
-    /// (R × 1); where rounding leaves none, the largest. Also the sum of the weights before it. Both (R × 1).
+    /// The first weight of each row of `weights` (R × n, each at most [`CHUNK`]) at which the cumulative sum exceeds its target
+    /// (R × 1), or the largest weight if rounding leaves none. Also the sum of the weights before it. Both are (R × 1).
     fn search(&self, weights: &Tensor, targets: &Tensor) -> Result<(Tensor, Tensor)> {
         let (sums, n) = (weights.matmul(&self.ones)?, self.len() as f64);
         let ranks = self.ranks.broadcast_as(weights.shape())?;
-        // Of those that pass, the first has the highest score; all others have at most 1.
+        // The first weight that exceeds its target has the highest score; weights that do not have at most 1.
         let scores =
             sums.broadcast_gt(targets)?.where_cond(&ranks.affine(-1.0, n + 1.0)?, &(weights / CHUNK as f64)?)?;
         let nothing = Tensor::new(-1f32, weights.device())?.broadcast_as(weights.shape())?;
@@ -141,21 +141,21 @@ impl CumulativeSum {
     }
 }
 
-/// What a draw needs to know of its sampler.
+/// What a draw needs from its sampler.
 struct Query {
     /// 0 is greedy.
     temperature: f32,
-    /// Where in the cumulative distribution the token is, on [0, 1).
+    /// The token's position in the cumulative distribution, on [0, 1).
     quantile: f32,
 }
 
 impl Query {
-    /// `None` where tokens are cut away.
+    /// `None` if sampling is truncated.
     fn of(sampler: &mut Sampler) -> Option<Self> {
         /// The largest f32 below 1.
         const MOST: f32 = 1.0 - f32::EPSILON / 2.0;
-        let temperature = sampler.uncut()?;
-        // As on a CPU, where greedy draws take nothing of the generator.
+        let temperature = sampler.untruncated_temperature()?;
+        // As on a CPU, a greedy draw takes no number from the generator.
         let quantile = if temperature == 0.0 { 0.0 } else { (sampler.uniform() as f32).min(MOST) };
         Some(Self { temperature, quantile })
     }
@@ -167,7 +167,7 @@ mod tests {
     use crate::Sampling;
     use crate::seed::mix_seed;
 
-    /// Logits of a vocabulary that is no multiple of a chunk, some of them impossible.
+    /// Logits of a vocabulary that is not a multiple of a chunk; some tokens are impossible.
     fn logits(rows: usize, vocabulary: usize) -> Vec<Vec<f32>> {
         let logit = |row: usize, id: usize| match id % 7 {
             3 => f32::NEG_INFINITY,
@@ -180,12 +180,13 @@ mod tests {
         let sampler = DeviceSampler::new(logits[0].len(), &Device::Cpu).unwrap();
         let tensor = Tensor::new(logits.to_vec(), &Device::Cpu).unwrap();
         let mut draws = vec![Draw::default(); logits.len()];
-        let mut wants: Vec<Want> = samplers.iter_mut().zip(&mut draws).map(|(s, d)| Want::Sample(s, d)).collect();
-        sampler.give(&tensor, wants.iter_mut().collect()).unwrap();
+        let mut outputs: Vec<ChunkOutput> =
+            samplers.iter_mut().zip(&mut draws).map(|(s, d)| ChunkOutput::Sample(s, d)).collect();
+        sampler.fill(&tensor, outputs.iter_mut().collect()).unwrap();
         draws
     }
 
-    /// With the same generators, in one batch: all tokens, one temperature above and one below 1, greedy, and cuts.
+    /// With the same generators, in one batch: temperatures 1, below and above it, greedy, and truncated.
     #[test]
     fn a_device_draws_what_the_host_draws() {
         let ways = [(1.0, 0, 1.0), (0.7, 0, 1.0), (3.0, 0, 1.0), (0.0, 0, 1.0), (1.0, 5, 1.0), (1.0, 0, 0.5)];
@@ -207,7 +208,7 @@ mod tests {
         }
     }
 
-    /// Heights at both ends, and where a cumulative sum is reached exactly: never a token of weight 0.
+    /// Quantiles at both ends, and where a cumulative sum is reached exactly: never a token of weight 0.
     #[test]
     fn only_possible_tokens_are_drawn_at_any_quantile() {
         let weights = [0.0f32, 0.25, 0.0, 0.0, 0.5, 0.25, 0.0, 0.0];
@@ -223,7 +224,7 @@ mod tests {
         check(0.25, 4, 0.25);
         check(0.75, 5, 0.75);
         check(0.999, 5, 0.75);
-        // As rounding may leave it.
+        // Rounding can give this quantile.
         check(1.0, 4, 0.25);
     }
 
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn logits_that_are_not_numbers_give_no_finite_draw() {
+    fn nan_and_infinite_logits_give_no_finite_draw() {
         let sampler = || Sampler::new(1, &Sampling::new(1.0, vec![]));
         for broken in [f32::NAN, f32::INFINITY] {
             let mut logits = logits(2, 600);

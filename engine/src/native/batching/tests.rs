@@ -1,14 +1,19 @@
-use super::*;
-use crate::decoder::{DecoderConfig, Weights};
-use crate::kernels::Split;
-use crate::native::cpu::Model;
-use crate::native::device::{DeviceModel, Slots};
-use crate::{Adapter, AdapterHash, Finish, LoraConfig, Precision, Sampling, StopStrings};
+use std::collections::{BTreeMap, BTreeSet};
+
 use candle_core::{Device, Tensor};
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use std::collections::{BTreeMap, BTreeSet};
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::decoder::{DecoderConfig, Weights};
+use crate::kernels::Split;
+use crate::native::cache::BlockLayout;
+use crate::native::cpu::CpuModel;
+use crate::native::device::{DeviceBlocks, DeviceModel};
+use crate::native::live_adapter::LiveAdapter;
+use crate::{Adapter, AdapterHash, Completion, Finish, LoraConfig, Precision, Sampling, StopStrings};
 
 const CONTEXT: usize = 96;
 
@@ -46,24 +51,24 @@ fn weights() -> Weights {
     Weights::from_named(&config(), |_, shape| Ok(random(shape, &mut rng))).unwrap()
 }
 
-fn scheduler(max_sequences: usize, blocks: usize) -> Scheduler<Model> {
-    scheduler_of(weights(), Split::Alone, max_sequences, blocks)
+fn batcher(max_sequences: usize, blocks: usize) -> ContinuousBatcher<CpuModel> {
+    batcher_of(weights(), Split::Alone, max_sequences, blocks)
 }
 
-fn scheduler_of(weights: Weights, split: Split, max_sequences: usize, blocks: usize) -> Scheduler<Model> {
-    let layout = Layout::of(&config());
-    let model = Model::new(config(), weights, 2, split, Precision::F32).unwrap();
-    Scheduler::new(model, policy(0), max_sequences, layout, blocks)
+fn batcher_of(weights: Weights, split: Split, max_sequences: usize, blocks: usize) -> ContinuousBatcher<CpuModel> {
+    let layout = BlockLayout::of(&config());
+    let model = CpuModel::new(config(), weights, 2, split, Precision::F32).unwrap();
+    ContinuousBatcher::new(model, policy(0), max_sequences, layout, blocks)
 }
 
-/// The same model as a device computes it.
-fn scheduler_on_operators(max_sequences: usize, blocks: usize) -> Scheduler<DeviceModel> {
+/// The same model on a device's operators.
+fn device_batcher(max_sequences: usize, blocks: usize) -> ContinuousBatcher<DeviceModel> {
     let model = DeviceModel::new(config(), weights(), blocks).unwrap();
-    Scheduler::new(model, policy(0), max_sequences, Slots::default(), blocks)
+    ContinuousBatcher::new(model, policy(0), max_sequences, DeviceBlocks::default(), blocks)
 }
 
 fn request(seed: u64, prompt_len: usize, group_size: usize, max_new_tokens: usize) -> Request {
-    // Prompts share their beginning, as those with one system message do.
+    // Prompts share their beginning, as if they had the same system message.
     let prompt: Vec<u32> = (0..prompt_len).map(|i| if i < 20 { 1 } else { (seed as u32 + i as u32) % 40 }).collect();
     let sampling = Sampling { max_new_tokens, ..Sampling::new(1.0, vec![7]) };
     Request { prompt: prompt.into(), group_size, seed, sampling }
@@ -71,21 +76,21 @@ fn request(seed: u64, prompt_len: usize, group_size: usize, max_new_tokens: usiz
 
 type Answer = oneshot::Receiver<Result<Vec<Completion>, EngineError>>;
 
-fn submit<C: Compute>(scheduler: &mut Scheduler<C>, request: Request) -> Answer {
+fn submit<C: Compute>(batcher: &mut ContinuousBatcher<C>, request: Request) -> Answer {
     let (reply, answer) = oneshot::channel();
     let room = request.room(CONTEXT).unwrap();
-    scheduler.submit(request, room, reply);
+    batcher.submit(request, room, reply);
     answer
 }
 
-fn run<C: Compute>(scheduler: &mut Scheduler<C>) {
+fn run<C: Compute>(batcher: &mut ContinuousBatcher<C>) {
     for _ in 0..100_000 {
-        if scheduler.is_idle() {
+        if batcher.is_idle() {
             return;
         }
-        scheduler.step();
+        batcher.step();
     }
-    panic!("requests are left over");
+    panic!("requests are left");
 }
 
 fn alone(request: Request) -> Vec<Completion> {
@@ -93,25 +98,25 @@ fn alone(request: Request) -> Vec<Completion> {
 }
 
 fn alone_in(split: Split, request: Request) -> Vec<Completion> {
-    let mut scheduler = scheduler_of(weights(), split, 1, 0);
-    let mut answer = submit(&mut scheduler, request);
-    run(&mut scheduler);
+    let mut batcher = batcher_of(weights(), split, 1, 0);
+    let mut answer = submit(&mut batcher, request);
+    run(&mut batcher);
     answer.try_recv().unwrap().unwrap()
 }
 
-/// A publish before every step must not keep prompts from ending. Every token then has a policy of its own: the
-/// first that of the step which computed the prompt's end, though it is drawn in a later one.
+/// A publish before every step must not keep prompts from finishing. Every token then has another policy. That of the first token
+/// is the policy of the step that computed the prompt's end, though the token is drawn in a later step.
 #[test]
-fn publishes_in_every_step_stop_nothing_and_tokens_name_the_policy_of_their_logits() {
-    let mut scheduler = scheduler(4, 60);
+fn requests_finish_under_a_publish_per_step_and_tokens_name_the_policy_of_their_logits() {
+    let mut batcher = batcher(4, 60);
     let requests = (0..8).map(|i| request(i, CONTEXT - 12, 2, if i % 2 == 0 { 1 } else { 8 }));
-    let mut answers: Vec<Answer> = requests.map(|request| submit(&mut scheduler, request)).collect();
+    let mut answers: Vec<Answer> = requests.map(|request| submit(&mut batcher, request)).collect();
     for step in 1..2000 {
-        if scheduler.is_idle() {
+        if batcher.is_idle() {
             break;
         }
-        scheduler.publish(policy(step));
-        scheduler.step();
+        batcher.publish(policy(step));
+        batcher.step();
     }
     for (index, answer) in answers.iter_mut().enumerate() {
         let group = answer.try_recv().unwrap().unwrap();
@@ -120,27 +125,27 @@ fn publishes_in_every_step_stop_nothing_and_tokens_name_the_policy_of_their_logi
             assert!(last - first >= completion.tokens.len() as u64 - 1);
             assert_eq!(last == first, completion.tokens.len() == 1);
         }
-        // The oldest prompt is computed whole in the first step.
+        // The first step computes the whole of the oldest prompt.
         assert!(index > 0 || group.iter().all(|completion| completion.policy.step == 1));
     }
-    assert_eq!(scheduler.pool.in_use(), scheduler.prefixes.len());
+    assert_eq!(batcher.pool.in_use(), batcher.prefixes.len());
 }
 
 #[test]
-fn a_request_gives_the_same_bits_alone_and_in_any_batch_also_when_preempted() {
+fn a_request_gives_the_same_bits_alone_in_any_batch_and_when_preempted() {
     for split in [Split::Alone, Split::Threads] {
         check_the_same_bits(split);
     }
-    // Nor does it matter how the work is split.
+    // The split of the work does not matter either.
     assert_eq!(alone_in(Split::Alone, request(2, 40, 4, 30)), alone_in(Split::Threads, request(2, 40, 4, 30)));
 }
 
 fn check_the_same_bits(split: Split) {
     for (max_sequences, blocks) in [(64, 1000), (9, 1000), (64, 14), (3, 0)] {
-        let mut scheduler = scheduler_of(weights(), split, max_sequences, blocks);
+        let mut batcher = batcher_of(weights(), split, max_sequences, blocks);
         let requests: Vec<Request> = (0..6).map(|i| request(i, 5 + 13 * i as usize, 4, 30)).collect();
-        let mut answers: Vec<Answer> = requests.iter().map(|r| submit(&mut scheduler, r.clone())).collect();
-        run(&mut scheduler);
+        let mut answers: Vec<Answer> = requests.iter().map(|r| submit(&mut batcher, r.clone())).collect();
+        run(&mut batcher);
         for (request, answer) in requests.into_iter().zip(&mut answers) {
             let answer = answer.try_recv().unwrap().unwrap();
             assert_eq!(answer, alone_in(split, request), "{split:?} {max_sequences} {blocks}");
@@ -149,26 +154,26 @@ fn check_the_same_bits(split: Split) {
 }
 
 #[test]
-fn a_prompt_is_computed_once_for_its_group_and_its_beginning_once_for_all() {
-    let mut scheduler = scheduler(64, 1000);
-    let mut first = submit(&mut scheduler, request(1, 40, 8, 1));
-    run(&mut scheduler);
+fn a_prompt_is_computed_once_per_group_and_a_shared_prefix_once() {
+    let mut batcher = batcher(64, 1000);
+    let mut first = submit(&mut batcher, request(1, 40, 8, 1));
+    run(&mut batcher);
     first.try_recv().unwrap().unwrap();
-    assert_eq!((scheduler.prefixes.len(), scheduler.pool.in_use()), (2, 2), "the full blocks of 40 tokens");
-    let _second = submit(&mut scheduler, request(2, 40, 8, 1));
-    scheduler.admit();
-    assert_eq!(scheduler.running[0].computed, 16, "the block that both begin with");
+    assert_eq!((batcher.prefixes.len(), batcher.pool.in_use()), (2, 2), "the full blocks of 40 tokens");
+    let _second = submit(&mut batcher, request(2, 40, 8, 1));
+    batcher.admit();
+    assert_eq!(batcher.running[0].computed, 16, "the block that both prompts begin with");
 }
 
 #[test]
 fn a_publish_takes_effect_at_the_next_token_and_both_policies_are_named() {
-    let mut scheduler = scheduler(64, 1000);
+    let mut batcher = batcher(64, 1000);
     let sampling = Sampling { max_new_tokens: 20, ..Sampling::new(1.0, vec![]) };
     let long = Request { sampling, ..request(3, 10, 2, 1) };
-    let mut answer = submit(&mut scheduler, long.clone());
-    (0..5).for_each(|_| scheduler.step());
-    assert_eq!(scheduler.publish(policy(1)).step, 1);
-    run(&mut scheduler);
+    let mut answer = submit(&mut batcher, long.clone());
+    (0..5).for_each(|_| batcher.step());
+    assert_eq!(batcher.publish(policy(1)).step, 1);
+    run(&mut batcher);
     let (old, new) = (alone(long), answer.try_recv().unwrap().unwrap());
     for (old, new) in old.iter().zip(&new) {
         assert_eq!((new.policy.step, new.last_policy.step), (0, 1));
@@ -177,22 +182,21 @@ fn a_publish_takes_effect_at_the_next_token_and_both_policies_are_named() {
     }
 }
 
-/// Prompts of 80 tokens that come together, of which the first 64 are the same, are computed as 80 and 16 for each
-/// other one.
+/// Six prompts of 80 tokens that arrive together and share the first 64: one computes 80 tokens, each other one 16.
 #[test]
-fn prompts_that_arrive_together_share_their_beginning() {
-    let mut scheduler = scheduler(64, 1000);
+fn prompts_that_arrive_together_share_their_prefix() {
+    let mut batcher = batcher(64, 1000);
     let requests = (0..6u32).map(|i| {
         let prompt: Vec<u32> = (0..80).map(|at| if at < 64 { at % 40 } else { (i + at) % 40 }).collect();
         Request { prompt: prompt.into(), ..request(u64::from(i), 80, 1, 1) }
     });
     let requests: Vec<Request> = requests.collect();
-    let mut answers: Vec<Answer> = requests.iter().map(|r| submit(&mut scheduler, r.clone())).collect();
+    let mut answers: Vec<Answer> = requests.iter().map(|r| submit(&mut batcher, r.clone())).collect();
     let mut computed = 0;
-    while !scheduler.is_idle() {
-        scheduler.prepare();
-        computed += scheduler.running.iter().map(|sequence| sequence.chunk).sum::<usize>();
-        scheduler.compute().unwrap();
+    while !batcher.is_idle() {
+        batcher.prepare();
+        computed += batcher.running.iter().map(|sequence| sequence.scheduled).sum::<usize>();
+        batcher.compute().unwrap();
     }
     assert_eq!(computed, 80 + 5 * 16);
     for (request, answer) in requests.into_iter().zip(&mut answers) {
@@ -200,36 +204,36 @@ fn prompts_that_arrive_together_share_their_beginning() {
     }
 }
 
-/// The context is not reserved: a cache too small for a request grows to the size of it.
+/// The context is not reserved: a cache that is too small for a request grows to its size.
 #[test]
 fn a_cache_grows_to_the_longest_request_and_no_further() {
-    let mut scheduler = scheduler(8, 3);
-    assert_eq!(scheduler.pool.capacity(), 3);
+    let mut batcher = batcher(8, 3);
+    assert_eq!(batcher.pool.capacity(), 3);
     for (tokens, capacity) in [(1, 4), (40, 6), (2, 6)] {
-        let mut answer = submit(&mut scheduler, request(1, 20, 3, tokens));
-        assert_eq!(scheduler.pool.capacity(), capacity);
-        run(&mut scheduler);
+        let mut answer = submit(&mut batcher, request(1, 20, 3, tokens));
+        assert_eq!(batcher.pool.capacity(), capacity);
+        run(&mut batcher);
         assert_eq!(answer.try_recv().unwrap().unwrap(), alone(request(1, 20, 3, tokens)));
     }
 }
 
-/// Weights that overflow fail the request, and leave nothing behind in the blocks that the next one gets.
+/// An overflow fails the request, and leaves nothing in the blocks that the next request gets.
 #[test]
-fn logits_that_are_not_finite_are_an_error_and_do_not_spread() {
-    let (mut scheduler, good) = (scheduler(8, 0), request(1, 40, 2, 8));
-    scheduler.publish(Policy { version: policy(1).version, adapter: live_adapter(1, 1e30) });
-    let mut answer = submit(&mut scheduler, good.clone());
-    run(&mut scheduler);
+fn infinite_and_nan_logits_are_an_error_and_do_not_spread() {
+    let (mut batcher, good) = (batcher(8, 0), request(1, 40, 2, 8));
+    batcher.publish(Policy { version: policy(1).version, adapter: live_adapter(1, 1e30) });
+    let mut answer = submit(&mut batcher, good.clone());
+    run(&mut batcher);
     assert!(matches!(answer.try_recv().unwrap(), Err(EngineError::Generate(problem)) if problem.contains("finite")));
-    scheduler.publish(policy(0));
-    let mut answer = submit(&mut scheduler, good.clone());
-    run(&mut scheduler);
+    batcher.publish(policy(0));
+    let mut answer = submit(&mut batcher, good.clone());
+    run(&mut batcher);
     assert_eq!(answer.try_recv().unwrap().unwrap(), alone(good));
 }
 
-/// One broken row of the head gives one logit that is no number. Top-k would draw another token as if nothing were.
+/// One broken row of the head gives one NaN logit. Top-k alone would hide it and draw another token.
 #[test]
-fn one_logit_that_is_not_finite_is_an_error_whatever_is_cut_away() {
+fn one_nan_logit_is_an_error_even_if_truncation_removes_it() {
     let mut rng = ChaCha8Rng::seed_from_u64(9);
     let weights = Weights::from_named(&config(), |name, shape| {
         let tensor = random(shape, &mut rng);
@@ -239,17 +243,17 @@ fn one_logit_that_is_not_finite_is_an_error_whatever_is_cut_away() {
             _ => tensor,
         })
     });
-    let mut scheduler = scheduler_of(weights.unwrap(), Split::Alone, 8, 0);
+    let mut batcher = batcher_of(weights.unwrap(), Split::Alone, 8, 0);
     let mut broken = Request { prompt: vec![1; 20].into(), ..request(1, 20, 1, 8) };
     broken.sampling.top_k = 2;
-    let mut answer = submit(&mut scheduler, broken);
-    run(&mut scheduler);
+    let mut answer = submit(&mut batcher, broken);
+    run(&mut batcher);
     assert!(matches!(answer.try_recv().unwrap(), Err(EngineError::Generate(problem)) if problem.contains("finite")));
 }
 
 #[derive(Debug, Clone)]
 enum Event {
-    Submit { prompt: usize, group: usize, tokens: usize, cut: usize },
+    Submit { prompt: usize, group: usize, tokens: usize, way: usize },
     Step(usize),
     Publish,
     Abandon(usize),
@@ -261,10 +265,10 @@ fn text(tokens: &[u32]) -> String {
 
 const STOPS: [&str; 2] = ["5><1", "<11>"];
 
-/// Another way to draw or to end: all tokens, few of them by number or by probability, or stop strings.
-fn cut_to(cut: usize, mut request: Request) -> Request {
+/// Changes how tokens are drawn or completions end: as they are, top-k, top-p with min-p, or stop strings.
+fn vary(way: usize, mut request: Request) -> Request {
     let sampling = &mut request.sampling;
-    match cut {
+    match way {
         1 => sampling.top_k = 3,
         2 => (sampling.top_p, sampling.min_p) = (0.7, 0.05),
         3 => sampling.stop_strings = StopStrings::new(STOPS.map(String::from).to_vec(), text),
@@ -273,7 +277,7 @@ fn cut_to(cut: usize, mut request: Request) -> Request {
     request
 }
 
-/// Whether the completion ends where its request says, and no earlier place would have done.
+/// Checks that the completion ends at the first place where its request says so.
 fn check_ending(request: &Request, completion: &Completion) {
     let (last, before) = completion.tokens.split_last().unwrap();
     let stops = |tokens: &[u32]| STOPS.iter().any(|stop| text(tokens).contains(stop));
@@ -283,15 +287,15 @@ fn check_ending(request: &Request, completion: &Completion) {
     let stopped = *last == 7 || has_strings && stops(&completion.tokens);
     assert_eq!(completion.finish == Finish::Stop, stopped);
     assert!(stopped || completion.tokens.len() == request.room(CONTEXT).unwrap());
-    let is_cut = request.sampling.top_k > 0 || request.sampling.top_p < 1.0;
-    let more = completion.log_probs.iter().zip(&completion.full_log_probs).filter(|(cut, full)| cut > full).count();
-    assert_eq!(more > 0, is_cut, "what is cut away makes the rest likelier");
+    let is_truncated = request.sampling.top_k > 0 || request.sampling.top_p < 1.0;
+    let more = completion.log_probs.iter().zip(&completion.full_log_probs).filter(|(drawn, full)| drawn > full).count();
+    assert_eq!(more > 0, is_truncated, "truncation makes the remaining tokens likelier");
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
     let event = prop_oneof![
         4 => (1..CONTEXT - 1, 1..6usize, 1..60usize, 0..4usize)
-            .prop_map(|(prompt, group, tokens, cut)| Event::Submit { prompt, group, tokens, cut }),
+            .prop_map(|(prompt, group, tokens, way)| Event::Submit { prompt, group, tokens, way }),
         4 => (1..20usize).prop_map(Event::Step),
         1 => Just(Event::Publish),
         1 => (0..8usize).prop_map(Event::Abandon),
@@ -299,27 +303,26 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     proptest::collection::vec(event, 1..24)
 }
 
-/// Lets everything happen and checks what must hold whatever happens; completions under one policy are `alike` those of the
-/// request alone.
+/// Plays the events and checks the invariants. Completions under one policy must be `alike` those of the request alone.
 fn check_events<C: Compute>(
-    mut scheduler: Scheduler<C>,
+    mut batcher: ContinuousBatcher<C>,
     events: Vec<Event>,
     alike: impl Fn(&[Completion], &[Completion]) -> bool,
 ) -> Result<(), TestCaseError> {
-    let max_sequences = scheduler.max_sequences;
+    let max_sequences = batcher.max_sequences;
     let mut answers: Vec<(Request, Answer)> = Vec::new();
     let mut abandoned = BTreeSet::new();
     let mut published = 0;
     for event in events {
         match event {
-            Event::Submit { prompt, group, tokens, cut } => {
-                let request = cut_to(cut, request(answers.len() as u64, prompt, group, tokens));
-                answers.push((request.clone(), submit(&mut scheduler, request)));
+            Event::Submit { prompt, group, tokens, way } => {
+                let request = vary(way, request(answers.len() as u64, prompt, group, tokens));
+                answers.push((request.clone(), submit(&mut batcher, request)));
             }
-            Event::Step(steps) => (0..steps).for_each(|_| scheduler.step()),
+            Event::Step(steps) => (0..steps).for_each(|_| batcher.step()),
             Event::Publish => {
                 published += 1;
-                scheduler.publish(policy(published));
+                batcher.publish(policy(published));
             }
             Event::Abandon(index) if index < answers.len() => {
                 answers[index].1.close();
@@ -327,10 +330,10 @@ fn check_events<C: Compute>(
             }
             Event::Abandon(_) => {}
         }
-        prop_assert!(scheduler.pool.in_use() <= scheduler.pool.capacity());
-        prop_assert!(scheduler.running.len() <= max_sequences);
+        prop_assert!(batcher.pool.in_use() <= batcher.pool.capacity());
+        prop_assert!(batcher.running.len() <= max_sequences);
     }
-    run(&mut scheduler);
+    run(&mut batcher);
     for (index, (request, mut answer)) in answers.into_iter().enumerate() {
         let Ok(completions) = answer.try_recv() else {
             prop_assert!(abandoned.contains(&index), "request {} was never answered", index);
@@ -345,12 +348,12 @@ fn check_events<C: Compute>(
             prop_assert!(alike(&completions, &alone(request)));
         }
     }
-    prop_assert!(scheduler.running.is_empty() && scheduler.preempted.is_empty() && scheduler.queue.is_empty());
-    prop_assert_eq!(scheduler.pool.in_use(), scheduler.prefixes.len(), "only the prefix cache holds blocks");
+    prop_assert!(batcher.running.is_empty() && batcher.preempted.is_empty() && batcher.waiting.is_empty());
+    prop_assert_eq!(batcher.pool.in_use(), batcher.prefixes.len(), "only the prefix cache holds blocks");
     Ok(())
 }
 
-/// Whether two groups are the same but for the rounding of log-probabilities.
+/// Whether two groups are equal up to the rounding of log-probabilities.
 fn nearly(a: &[Completion], b: &[Completion]) -> bool {
     let near = |a: &[f32], b: &[f32]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4);
     let same = |a: &Completion, b: &Completion| {
@@ -368,50 +371,50 @@ proptest! {
         events in events(), max_sequences in 1..12usize, blocks in 0..40usize, is_shared in any::<bool>(),
     ) {
         let split = if is_shared { Split::Threads } else { Split::Alone };
-        check_events(scheduler_of(weights(), split, max_sequences, blocks), events, |a, b| a == b)?;
+        check_events(batcher_of(weights(), split, max_sequences, blocks), events, |a, b| a == b)?;
     }
 
-    /// On a device the cache cannot grow: it holds the longest request from the beginning.
+    /// On a device the cache cannot grow, so it holds the longest request from the start.
     #[test]
-    fn the_same_holds_on_a_device_which_draws_the_same_tokens(
+    fn the_same_holds_on_a_device_and_it_draws_the_same_tokens(
         events in events(), max_sequences in 1..12usize, more in 0..32usize,
     ) {
-        let blocks = Layout::blocks_of_request(CONTEXT) + more;
-        check_events(scheduler_on_operators(max_sequences, blocks), events, nearly)?;
+        let blocks = blocks_of_request(CONTEXT) + more;
+        check_events(device_batcher(max_sequences, blocks), events, nearly)?;
     }
 }
 
-/// Nothing that was in the cache is used afterwards, and every block can be had again.
+/// Nothing that was in the cache is used afterwards, and every block is free.
 #[test]
-fn a_cache_that_was_given_back_begins_anew() {
-    let mut scheduler = scheduler_on_operators(4, 12);
+fn a_suspended_cache_starts_empty_after_a_resume() {
+    let mut batcher = device_batcher(4, 12);
     for _ in 0..3 {
-        let mut answer = submit(&mut scheduler, request(1, 40, 3, 12));
-        scheduler.step();
-        scheduler.suspend();
-        assert_eq!(scheduler.pool.in_use(), 0);
+        let mut answer = submit(&mut batcher, request(1, 40, 3, 12));
+        batcher.step();
+        batcher.suspend();
+        assert_eq!(batcher.pool.in_use(), 0);
         assert!(nearly(&answer.try_recv().unwrap().unwrap(), &alone(request(1, 40, 3, 12))));
-        scheduler.resume().unwrap();
+        batcher.resume().unwrap();
     }
 }
 
 #[test]
-fn a_request_that_a_device_has_no_room_for_is_an_error() {
-    let mut scheduler = scheduler_on_operators(8, 4);
-    let mut answers = [20, 33].map(|prompt| submit(&mut scheduler, request(1, prompt, 2, 8)));
-    run(&mut scheduler);
+fn a_request_that_does_not_fit_a_devices_cache_is_an_error() {
+    let mut batcher = device_batcher(8, 4);
+    let mut answers = [20, 33].map(|prompt| submit(&mut batcher, request(1, prompt, 2, 8)));
+    run(&mut batcher);
     assert!(answers[0].try_recv().unwrap().is_ok());
     let error = answers[1].try_recv().unwrap().unwrap_err().to_string();
     assert!(error.contains("41 tokens") && error.contains("cache of 64"), "{error}");
 }
 
-/// An adapter of other shapes stands for a device that fails in the midst of a pass.
+/// An adapter of the wrong shapes simulates a device that fails during a pass.
 #[test]
-fn where_a_pass_fails_everybody_is_told_and_the_next_one_works() {
-    let mut scheduler = scheduler_on_operators(2, 40);
+fn a_failed_pass_answers_every_request_with_the_error_and_the_next_pass_works() {
+    let mut batcher = device_batcher(2, 40);
     let requests = (0..4).map(|i| request(i, 10 + 15 * i as usize, 3, 12));
-    let mut answers: Vec<Answer> = requests.map(|request| submit(&mut scheduler, request)).collect();
-    (0..6).for_each(|_| scheduler.step());
+    let mut answers: Vec<Answer> = requests.map(|request| submit(&mut batcher, request)).collect();
+    (0..6).for_each(|_| batcher.step());
     let Policy { version, .. } = policy(1);
     let mut tensors = BTreeMap::new();
     for (side, shape) in [("A", [4, 48]), ("B", [16, 4])] {
@@ -421,14 +424,14 @@ fn where_a_pass_fails_everybody_is_told_and_the_next_one_works() {
     let bytes = safetensors::serialize(tensors, None).unwrap();
     let adapter = Adapter::new(LoraConfig::new(4, 8.0, vec!["v_proj".into()], String::new()).into(), bytes);
     let wider = DecoderConfig { hidden_size: 48, ..config() };
-    scheduler.publish(Policy { version, adapter: LiveAdapter::new(&adapter, &wider, &Device::Cpu).unwrap() });
-    run(&mut scheduler);
+    batcher.publish(Policy { version, adapter: LiveAdapter::new(&adapter, &wider, &Device::Cpu).unwrap() });
+    run(&mut batcher);
     for answer in &mut answers {
         assert!(matches!(answer.try_recv().unwrap(), Err(EngineError::Generate(problem)) if problem.contains("shape")));
     }
-    assert_eq!(scheduler.pool.in_use(), 0);
-    scheduler.publish(policy(0));
-    let mut answer = submit(&mut scheduler, request(1, 40, 3, 12));
-    run(&mut scheduler);
+    assert_eq!(batcher.pool.in_use(), 0);
+    batcher.publish(policy(0));
+    let mut answer = submit(&mut batcher, request(1, 40, 3, 12));
+    run(&mut batcher);
     assert!(nearly(&answer.try_recv().unwrap().unwrap(), &alone(request(1, 40, 3, 12))));
 }

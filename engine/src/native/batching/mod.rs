@@ -1,0 +1,140 @@
+//! Continuous batching over the paged cache: which sequences run in the next step, and what happens to them afterwards.
+//!
+//! A request is a group. Its prompt is computed once, as a sequence of its own, and each completion forks from it and shares
+//! its blocks. In every step each running sequence computes a chunk of the tokens that it has not computed: one token if it
+//! decodes, more if it is a prompt. A completion whose tokens are all computed draws the next one. What a prompt has computed
+//! is shared at once: a prompt with the same beginning waits for it.
+//!
+//! Invariants: every group is answered once, or its caller has gone. `running` is in the order of admission, and the oldest
+//! sequence always gets its blocks (the youngest are preempted: they keep their tokens and are computed again later), so every
+//! sequence finishes.
+//!
+//! - `state.rs` the batcher's state · `group.rs` a request · `sequence.rs` a prompt or completion that is computed
+//! - `admission.rs` what starts to run · `plan.rs` how much each sequence computes, preemption · `finish.rs` what a step's results
+//!   become
+
+mod admission;
+mod finish;
+mod group;
+mod plan;
+mod sequence;
+mod state;
+
+use super::cache::{BLOCK_TOKENS, blocks_of_request};
+use super::compute::Compute;
+use crate::sampler::Draw;
+use crate::{EngineError, PolicyVersion, Request};
+pub use group::Reply;
+use group::{Group, PromptState};
+pub use state::{ContinuousBatcher, Policy};
+
+impl<C: Compute> ContinuousBatcher<C> {
+    /// Adds a request that may draw up to `max_new_tokens` tokens ([`Request::room`]).
+    pub fn submit(&mut self, request: Request, max_new_tokens: usize, reply: Reply) {
+        let tokens = request.prompt.len() + max_new_tokens;
+        if !self.pool.grow(blocks_of_request(tokens)) {
+            let has = self.pool.capacity() * BLOCK_TOKENS;
+            let problem = format!("a request of up to {tokens} tokens does not fit the cache of {has}");
+            // Fails only if the caller has gone, which needs no answer.
+            let _ = reply.send(Err(EngineError::Generate(problem)));
+            return;
+        }
+        let id = self.arrivals;
+        self.arrivals += 1;
+        let group = Group {
+            max_new_tokens,
+            completions: vec![None; request.group_size],
+            request,
+            reply,
+            prompt: PromptState::Waiting,
+            started: 0,
+        };
+        self.groups.insert(id, group);
+        self.waiting.push_back(id);
+    }
+
+    /// Everything continues under the new policy. That includes prompts: if they started again, they would never finish when
+    /// publishes follow each other closely. The prefix cache is cleared.
+    pub fn publish(&mut self, policy: Policy) -> PolicyVersion {
+        self.prefixes.clear(&mut self.pool);
+        self.running.iter_mut().for_each(|sequence| sequence.is_current = false);
+        self.policy = policy;
+        self.policy.version.clone()
+    }
+
+    /// Finishes all requests, then frees the cache's memory. Nothing may be submitted before [`ContinuousBatcher::resume`].
+    pub fn suspend(&mut self) {
+        while !self.is_idle() {
+            self.step();
+        }
+        self.prefixes.clear(&mut self.pool);
+        self.model.suspend();
+    }
+
+    /// Allocates the cache again.
+    ///
+    /// # Errors
+    /// If there is no longer room for it.
+    pub fn resume(&mut self) -> candle_core::Result<()> {
+        self.model.resume()
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    /// One forward pass over everything that can run. If it fails, every request is answered with the error.
+    pub fn step(&mut self) {
+        self.prepare();
+        if let Err(error) = self.compute() {
+            self.fail_all(&error);
+        }
+    }
+
+    /// Decides what the next pass computes.
+    fn prepare(&mut self) {
+        self.drop_abandoned();
+        self.admit();
+        self.plan();
+    }
+
+    /// Runs the pass and takes in its results.
+    fn compute(&mut self) -> candle_core::Result<()> {
+        let mut drawn = vec![Draw::default(); self.running.len()];
+        let mut logits = vec![Vec::new(); self.running.len()];
+        let outputs = drawn.iter_mut().zip(&mut logits);
+        let chunks = self.running.iter_mut().zip(outputs).filter(|(sequence, _)| sequence.scheduled > 0);
+        let chunks = chunks.map(|(sequence, (drawn, logits))| sequence.chunk(drawn, logits)).collect();
+        self.model.forward(chunks, &self.policy.adapter)?;
+        let sequences = std::mem::take(&mut self.running);
+        for ((mut sequence, drawn), logits) in sequences.into_iter().zip(drawn).zip(logits) {
+            sequence.computed += sequence.scheduled;
+            self.share_prefix(&sequence);
+            let complete = sequence.scheduled > 0 && sequence.computed == sequence.tokens.len();
+            match (complete, sequence.completion.is_some()) {
+                (false, _) => self.running.push(sequence),
+                (true, false) => self.finish_prompt(sequence, logits),
+                (true, true) => self.accept(sequence, drawn, self.policy.version.clone()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers every request with the error and clears the cache, which may be partly written.
+    fn fail_all(&mut self, error: &candle_core::Error) {
+        for (_, group) in std::mem::take(&mut self.groups) {
+            // Fails only if the caller has gone, which needs no answer.
+            let _ = group.reply.send(Err(EngineError::Generate(error.to_string())));
+            if let PromptState::Cached(prompt) = group.prompt {
+                self.release(prompt.blocks);
+            }
+        }
+        self.waiting.clear();
+        let sequences = std::mem::take(&mut self.running).into_iter().chain(std::mem::take(&mut self.preempted));
+        sequences.collect::<Vec<_>>().into_iter().for_each(|sequence| self.release(sequence.blocks));
+        self.prefixes.clear(&mut self.pool);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,61 @@
+//! The batcher's state.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::group::Group;
+use super::sequence::Sequence;
+use crate::PolicyVersion;
+use crate::native::cache::{BlockPool, PrefixCache};
+use crate::native::compute::{BlockOf, Compute};
+use crate::native::live_adapter::LiveAdapter;
+
+/// The weights that sample now.
+pub struct Policy {
+    pub version: PolicyVersion,
+    pub adapter: LiveAdapter,
+}
+
+/// Runs the sequences of many requests together.
+pub struct ContinuousBatcher<C: Compute> {
+    pub(super) model: C,
+    pub(super) policy: Policy,
+    pub(super) max_sequences: usize,
+    pub(super) pool: BlockPool<C::Store>,
+    pub(super) prefixes: PrefixCache<C::Store>,
+    /// By id: the number of their arrival.
+    pub(super) groups: HashMap<u64, Group<BlockOf<C>>>,
+    /// Ids of groups that have completions left to start, oldest first.
+    pub(super) waiting: VecDeque<u64>,
+    pub(super) arrivals: u64,
+    /// In the order of admission.
+    pub(super) running: Vec<RunningSequence<C>>,
+    /// Completions without blocks, oldest first.
+    pub(super) preempted: VecDeque<RunningSequence<C>>,
+}
+
+/// What a batcher of `C` runs.
+pub(super) type RunningSequence<C> = Sequence<BlockOf<C>>;
+
+impl<C: Compute> ContinuousBatcher<C> {
+    /// With a cache of `blocks` blocks in `store`.
+    pub fn new(model: C, policy: Policy, max_sequences: usize, store: C::Store, blocks: usize) -> Self {
+        Self {
+            model,
+            policy,
+            max_sequences: max_sequences.max(1),
+            pool: BlockPool::new(store, blocks),
+            prefixes: PrefixCache::default(),
+            groups: HashMap::new(),
+            waiting: VecDeque::new(),
+            arrivals: 0,
+            running: Vec::new(),
+            preempted: VecDeque::new(),
+        }
+    }
+
+    /// Ends a sequence's claim on its blocks.
+    pub fn release(&mut self, blocks: Vec<Arc<BlockOf<C>>>) {
+        blocks.into_iter().for_each(|block| self.pool.release(block));
+    }
+}

@@ -1,0 +1,90 @@
+//! The engine's thread, and the commands that it takes.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::batching::{ContinuousBatcher, Policy, Reply};
+use super::compute::Compute;
+use crate::{EngineError, PolicyVersion, Request};
+
+pub enum Command {
+    /// A request, and how many tokens it may draw.
+    Generate(Request, usize, Reply),
+    Publish(Policy, Published),
+    Suspend(oneshot::Sender<()>),
+}
+
+pub type Published = oneshot::Sender<Result<PolicyVersion, EngineError>>;
+
+/// How long each of the last steps took, newest first.
+#[derive(Default)]
+pub struct StepTimes(Mutex<VecDeque<Duration>>);
+
+/// The number of step times that are kept.
+const STEP_TIMES: usize = 4096;
+
+impl StepTimes {
+    fn push(&self, time: Duration) {
+        let mut times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        times.truncate(STEP_TIMES - 1);
+        times.push_front(time);
+    }
+
+    /// Removes and returns all of them, oldest first.
+    pub fn take(&self) -> Vec<Duration> {
+        let mut times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *times).into_iter().rev().collect()
+    }
+}
+
+/// Runs on the thread: takes commands between steps, and sleeps when there is nothing to do. If a caller goes away, its command
+/// still takes effect.
+pub fn serve<C: Compute>(mut batcher: ContinuousBatcher<C>, commands: &mpsc::Receiver<Command>, times: &StepTimes) {
+    loop {
+        let command =
+            if batcher.is_idle() { commands.recv().map_err(mpsc::TryRecvError::from) } else { commands.try_recv() };
+        match command {
+            Ok(Command::Generate(request, room, reply)) => batcher.submit(request, room, reply),
+            Ok(Command::Publish(policy, reply)) => {
+                let _ = reply.send(Ok(batcher.publish(policy)));
+            }
+            Ok(Command::Suspend(reply)) => {
+                batcher.suspend();
+                let _ = reply.send(());
+                if wait_for_policy(&mut batcher, commands).is_none() {
+                    return;
+                }
+            }
+            Err(mpsc::TryRecvError::Empty) => {
+                let since = Instant::now();
+                batcher.step();
+                times.push(since.elapsed());
+            }
+            Err(mpsc::TryRecvError::Disconnected) => return,
+        }
+    }
+}
+
+/// Keeps requests waiting while the batcher is suspended, until a policy is published and there is room for it. `None` if all
+/// callers have gone.
+fn wait_for_policy<C: Compute>(batcher: &mut ContinuousBatcher<C>, commands: &mpsc::Receiver<Command>) -> Option<()> {
+    let mut waiting = Vec::new();
+    loop {
+        match commands.recv().ok()? {
+            Command::Generate(request, room, reply) => waiting.push((request, room, reply)),
+            Command::Suspend(reply) => drop(reply.send(())),
+            Command::Publish(policy, reply) => match batcher.resume() {
+                Ok(()) => {
+                    let _ = reply.send(Ok(batcher.publish(policy)));
+                    break;
+                }
+                Err(error) => drop(reply.send(Err(error.into()))),
+            },
+        }
+    }
+    waiting.into_iter().for_each(|(request, room, reply)| batcher.submit(request, room, reply));
+    Some(())
+}
