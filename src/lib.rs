@@ -24,6 +24,8 @@ pub mod checkpoint;
 #[cfg(feature = "train")]
 pub mod config;
 #[cfg(feature = "train")]
+pub mod curriculum_bench;
+#[cfg(feature = "train")]
 pub mod dataset;
 #[cfg(feature = "train")]
 pub mod eval;
@@ -31,8 +33,6 @@ pub mod eval;
 pub mod gpu;
 #[cfg(feature = "train")]
 pub mod hub;
-#[cfg(feature = "train")]
-pub mod lab;
 #[cfg(feature = "train")]
 pub mod learner;
 #[cfg(feature = "train")]

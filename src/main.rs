@@ -340,7 +340,8 @@ fn run(command: Command) -> Result<()> {
             let name = format!("bench-{}", config.file_stem().unwrap_or_default().display());
             let out = out.unwrap_or_else(|| Path::new("runs").join(name));
             let sets = sets.sets;
-            let bench = dump_rl::lab::Bench { config, sets, policies, seeds, targets, out, jobs, simulate };
+            let bench =
+                dump_rl::curriculum_bench::Bench { config, sets, policies, seeds, targets, out, jobs, simulate };
             block_on(async { tokio::task::block_in_place(|| bench.run(&stop_signal())) })
         }
         Command::Curriculum(Curriculum::Replay { config, sets, events }) => {

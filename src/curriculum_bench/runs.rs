@@ -183,9 +183,8 @@ fn wait(mut child: Child, stop: &watch::Receiver<bool>) -> Result<std::process::
 
 #[cfg(unix)]
 fn terminate(child: &mut Child) -> Result<()> {
-    // SAFETY: sends a signal to a process that has not been waited for, so its number is still its own.
-    unsafe { libc::kill(child.id().cast_signed(), libc::SIGTERM) };
-    Ok(())
+    use rustix::process::{Pid, Signal, kill_process};
+    Ok(kill_process(Pid::from_child(child), Signal::TERM)?)
 }
 
 #[cfg(not(unix))]
