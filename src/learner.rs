@@ -17,6 +17,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::run::{CkptConfig, EvalConfig, SyncMode};
 use crate::dataset::Dataset;
 use crate::eval::{self, EvalSettings, SourceScore};
+use crate::metric_names as names;
 use crate::metrics::{self, StepTimes};
 use crate::pipeline::Shared;
 use crate::progress;
@@ -152,7 +153,7 @@ impl<E: Engine> Learner<E> {
         };
         line.batch(&batch);
         line.values(output.stats.metrics());
-        line.values(canary.map(|difference| ("rollout_corr/canary_max_diff", difference)));
+        line.values(canary.map(|difference| (names::MISMATCH_CANARY_MAX_DIFF, difference)));
         line.times(&times, self.shared.clock.take(), self.shared.take_waited(), &batch);
         run_log::say(&progress::step_line(self.max_steps, &line, &sources));
         self.run.rollouts(step + 1, metrics::rollout_lines(step + 1, &batch, &sources))?;

@@ -12,6 +12,7 @@ pub mod commands;
 pub mod curriculum;
 pub mod error;
 pub mod files;
+pub mod metric_names;
 pub mod report;
 pub mod task;
 

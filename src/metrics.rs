@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::eval::SourceScore;
+use crate::metric_names::{self as names, ArmMetric, EvalMetric};
 use crate::scheduler::{DropReason, Ended, Observed, Scheduler};
 use crate::train::trainer::Sample;
 use crate::types::ScoredGroup;
@@ -32,7 +33,7 @@ pub struct Line {
 
 impl Line {
     pub fn new(step: u64) -> Self {
-        Self { values: Map::from_iter([("step".to_string(), step.into())]) }
+        Self { values: Map::from_iter([(names::STEP.to_string(), step.into())]) }
     }
 
     /// A value by name; 0 if it was not logged.
@@ -60,15 +61,15 @@ impl Line {
         let solved_none = share(|g| !g.grades.iter().any(|grade| grade.is_right()));
         let truncated = completions().filter(|c| c.finish == engine::Finish::Length).count() as f64;
         self.values([
-            ("reward", batch.iter().flat_map(|g| &g.rewards).map(|r| f64::from(*r)).sum::<f64>() / n),
-            ("rewards/format/mean", grades().map(|g| f64::from(g.format_score)).sum::<f64>() / n),
-            ("rewards/answer/mean", grades().map(|g| f64::from(g.answer_score)).sum::<f64>() / n),
-            ("frac_reward_zero_std", share(|g| g.advantages.iter().all(|a| *a == 0.0))),
-            ("completions/mean_length", completions().map(|c| c.tokens.len() as f64).sum::<f64>() / n),
-            ("completions/clipped_ratio", truncated / n),
-            ("groups/solved_all", solved_all),
-            ("groups/solved_none", solved_none),
-            ("groups/solved_some", 1.0 - solved_all - solved_none),
+            (names::REWARD, batch.iter().flat_map(|g| &g.rewards).map(|r| f64::from(*r)).sum::<f64>() / n),
+            (names::FORMAT_REWARD, grades().map(|g| f64::from(g.format_score)).sum::<f64>() / n),
+            (names::ANSWER_REWARD, grades().map(|g| f64::from(g.answer_score)).sum::<f64>() / n),
+            (names::ZERO_STD, share(|g| g.advantages.iter().all(|a| *a == 0.0))),
+            (names::MEAN_LENGTH, completions().map(|c| c.tokens.len() as f64).sum::<f64>() / n),
+            (names::CLIPPED_RATIO, truncated / n),
+            (names::SOLVED_ALL, solved_all),
+            (names::SOLVED_NONE, solved_none),
+            (names::SOLVED_SOME, 1.0 - solved_all - solved_none),
         ]);
     }
 
@@ -76,24 +77,23 @@ impl Line {
     pub fn curriculum(&mut self, scheduler: &Scheduler) {
         let ledger = scheduler.ledger();
         self.values([
-            ("off_policy/dropped", ledger.dropped_for(DropReason::Stale) as f64),
-            ("off_policy/in_flight", scheduler.in_flight() as f64),
-            ("groups/dropped", ledger.dropped.values().sum::<u64>() as f64),
-            ("groups/failed", ledger.dropped_for(DropReason::Failed) as f64),
-            ("groups/filtered_solved_all", ledger.dropped_for(DropReason::SolvedAll) as f64),
-            ("groups/filtered_solved_none", ledger.dropped_for(DropReason::SolvedNone) as f64),
-            ("perf/total_tokens", ledger.tokens as f64),
+            (names::OFF_POLICY_DROPPED, ledger.dropped_for(DropReason::Stale) as f64),
+            (names::OFF_POLICY_IN_FLIGHT, scheduler.in_flight() as f64),
+            (names::GROUPS_DROPPED, ledger.dropped.values().sum::<u64>() as f64),
+            (names::GROUPS_FAILED, ledger.dropped_for(DropReason::Failed) as f64),
+            (names::FILTERED_SOLVED_ALL, ledger.dropped_for(DropReason::SolvedAll) as f64),
+            (names::FILTERED_SOLVED_NONE, ledger.dropped_for(DropReason::SolvedNone) as f64),
+            (names::TOTAL_TOKENS, ledger.tokens as f64),
         ]);
         let (scores, counts) = (scheduler.scores(), scheduler.counts());
         for (arm, source) in scheduler.sources().iter().enumerate() {
-            let name = |what: &str| format!("curriculum/{source}/{what}");
             self.values([
-                (name("weight"), scheduler.weights()[arm]),
-                (name("learnability"), scores[arm].value),
-                (name("bonus"), scores[arm].bonus),
-                (name("n"), counts[arm] as f64),
-                (name("dispatched"), ledger.dispatched[arm] as f64),
-                (name("trained"), ledger.trained[arm] as f64),
+                (ArmMetric::Weight.of(source), scheduler.weights()[arm]),
+                (ArmMetric::Learnability.of(source), scores[arm].value),
+                (ArmMetric::Bonus.of(source), scores[arm].bonus),
+                (ArmMetric::Count.of(source), counts[arm] as f64),
+                (ArmMetric::Dispatched.of(source), ledger.dispatched[arm] as f64),
+                (ArmMetric::Trained.of(source), ledger.trained[arm] as f64),
             ]);
         }
     }
@@ -105,18 +105,18 @@ impl Line {
         let completions = batch.iter().flat_map(|g| &g.completions);
         let tokens: usize = completions.clone().map(|c| c.tokens.len()).sum();
         self.values([
-            ("time/step", step),
-            ("time/generate", engine_busy.as_secs_f64()),
-            ("time/train", train),
-            ("time/publish", times.publish.as_secs_f64()),
-            ("time/wait_for_batch", times.wait_for_batch.as_secs_f64()),
-            ("time/wait_for_policy", wait_for_policy),
-            ("perf/tokens_per_s", tokens as f64 / step),
-            ("perf/completions_per_s", completions.count() as f64 / step),
-            ("perf/trainer_idle", (1.0 - train / step).max(0.0)),
-            ("perf/engine_idle", (1.0 - engine_busy.as_secs_f64() / step).max(0.0)),
-            ("perf/memory", memory_mb("VmRSS")),
-            ("perf/peak_memory", memory_mb("VmHWM")),
+            (names::TIME_STEP, step),
+            (names::TIME_GENERATE, engine_busy.as_secs_f64()),
+            (names::TIME_TRAIN, train),
+            (names::TIME_PUBLISH, times.publish.as_secs_f64()),
+            (names::TIME_WAIT_FOR_BATCH, times.wait_for_batch.as_secs_f64()),
+            (names::TIME_WAIT_FOR_POLICY, wait_for_policy),
+            (names::TOKENS_PER_S, tokens as f64 / step),
+            (names::COMPLETIONS_PER_S, completions.count() as f64 / step),
+            (names::TRAINER_IDLE, (1.0 - train / step).max(0.0)),
+            (names::ENGINE_IDLE, (1.0 - engine_busy.as_secs_f64() / step).max(0.0)),
+            (names::MEMORY, memory_mb("VmRSS")),
+            (names::PEAK_MEMORY, memory_mb("VmHWM")),
         ]);
     }
 
@@ -125,10 +125,10 @@ impl Line {
         scores.iter().for_each(|score| self.values(score.metrics(k)));
         let mean = |f: fn(&SourceScore) -> f64| scores.iter().map(f).sum::<f64>() / scores.len().max(1) as f64;
         self.values([
-            ("eval/mean/reward".to_string(), mean(|s| s.reward)),
-            ("eval/mean/answer_reward".to_string(), mean(|s| s.answer_reward)),
-            (format!("eval/mean/avg@{k}"), mean(|s| s.avg_at_k)),
-            ("time/eval".to_string(), seconds),
+            (EvalMetric::Reward.of(names::MEAN), mean(|s| s.reward)),
+            (EvalMetric::AnswerReward.of(names::MEAN), mean(|s| s.answer_reward)),
+            (EvalMetric::Avg(k).of(names::MEAN), mean(|s| s.avg_at_k)),
+            (names::TIME_EVAL.to_string(), seconds),
         ]);
     }
 }
