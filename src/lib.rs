@@ -10,6 +10,7 @@ pub mod advantage;
 pub mod curriculum;
 pub mod error;
 pub mod files;
+pub mod metric_names;
 pub mod report;
 pub mod scheduler;
 pub mod seed;
@@ -21,7 +22,7 @@ pub mod commands;
 #[cfg(feature = "train")]
 pub mod config;
 #[cfg(feature = "train")]
-pub mod lab;
+pub mod curriculum_bench;
 #[cfg(feature = "train")]
 pub mod memory;
 #[cfg(feature = "train")]

@@ -13,7 +13,7 @@ use dump_rl::config::{self, run::RunConfig, sft::SftConfig};
 use dump_rl::error::InputError;
 use dump_rl::run_dir::log::Warnings;
 use dump_rl::task::kk::parse_people;
-use dump_rl::{commands, lab, pipeline, report};
+use dump_rl::{commands, curriculum_bench, pipeline, report};
 use tokio::sync::watch;
 
 /// The memory of an engine that was replaced must go back to the system. glibc's arenas keep it.
@@ -111,7 +111,7 @@ fn run_curriculum(curriculum: Curriculum) -> Result<()> {
             let name = format!("bench-{}", config.file_stem().unwrap_or_default().display());
             let out = out.unwrap_or_else(|| Path::new("runs").join(name));
             let sets = sets.sets;
-            let bench = lab::Bench { config, sets, policies, seeds, targets, out, jobs, simulate };
+            let bench = curriculum_bench::Bench { config, sets, policies, seeds, targets, out, jobs, simulate };
             block_on(async { tokio::task::block_in_place(|| bench.run(&stop_signal())) })
         }
         Curriculum::Replay { config, sets, events } => {

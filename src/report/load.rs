@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use super::rollouts::Rollouts;
 use super::settings::Settings;
 use crate::error::InputError;
+use crate::metric_names as names;
 
 /// Everything that the report knows of one run.
 pub struct Run {
@@ -64,16 +65,16 @@ impl Metrics {
         self.get(name).iter().map(|(_, value)| value).sum()
     }
 
-    /// The name of `eval/<source>/<what>@k`, whatever k is.
-    pub fn at_k(&self, source: &str, what: &str) -> Option<&str> {
-        let start = format!("eval/{source}/{what}@");
+    /// The name of `eval/<source>/avg@k`, whatever k is.
+    pub fn avg_name(&self, source: &str) -> Option<&str> {
+        let start = names::avg_at(source);
         self.names.iter().find(|name| name.starts_with(&start)).map(String::as_str)
     }
 
     fn add(&mut self, line: &Map<String, Value>) -> Result<(), String> {
-        let step = line.get("step").and_then(Value::as_u64).ok_or(r#"expected a whole number under "step""#)?;
+        let step = line.get(names::STEP).and_then(Value::as_u64).ok_or(r#"expected a whole number under "step""#)?;
         self.steps.push(step);
-        for (name, value) in line.iter().filter(|(name, _)| *name != "step") {
+        for (name, value) in line.iter().filter(|(name, _)| *name != names::STEP) {
             let Some(value) = value.as_f64() else { continue };
             if !self.columns.contains_key(name) {
                 self.names.push(name.clone());
@@ -83,13 +84,12 @@ impl Metrics {
         Ok(())
     }
 
-    /// The distributions of `curriculum/<source>/…` and `eval/<source>/…`. A name may have slashes of its own.
+    /// The distributions that any metric is about, in the order of first appearance.
     fn sources(&self) -> Vec<String> {
         let mut sources: Vec<String> = Vec::new();
         for name in &self.names {
-            let rest = name.strip_prefix("curriculum/").or_else(|| name.strip_prefix("eval/"));
-            let Some((source, _)) = rest.and_then(|rest| rest.rsplit_once('/')) else { continue };
-            if source != "mean" && !sources.iter().any(|known| known == source) {
+            let Some(source) = names::source_of(name) else { continue };
+            if !sources.iter().any(|known| known == source) {
                 sources.push(source.to_string());
             }
         }

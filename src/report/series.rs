@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::load::Run;
+use crate::metric_names::ArmMetric;
 
 /// No line has more points than this; longer ones are means over neighbouring steps.
 pub const MOST_POINTS: usize = 400;
@@ -70,11 +71,11 @@ pub struct Mix {
 
 impl Mix {
     /// From the running totals `curriculum/<source>/<what>` of the runs, added up; none without any.
-    pub fn of(runs: &[&Run], sources: &[String], what: &str) -> Option<Self> {
+    pub fn of(runs: &[&Run], sources: &[String], what: ArmMetric) -> Option<Self> {
         let mut by_step: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
         for run in runs {
             for (index, source) in sources.iter().enumerate() {
-                for (step, gain) in gains(run.metrics.get(&format!("curriculum/{source}/{what}"))) {
+                for (step, gain) in gains(run.metrics.get(&what.of(source))) {
                     by_step.entry(step).or_insert_with(|| vec![0.0; sources.len()])[index] += gain;
                 }
             }

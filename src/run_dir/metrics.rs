@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::score::SourceScore;
+use crate::metric_names::{self as names, EvalMetric};
 
 /// One line of metrics.jsonl in the making.
 pub struct Line {
@@ -11,7 +12,7 @@ pub struct Line {
 
 impl Line {
     pub fn new(step: u64) -> Self {
-        Self { values: Map::from_iter([("step".to_string(), step.into())]) }
+        Self { values: Map::from_iter([(names::STEP.to_string(), step.into())]) }
     }
 
     /// A value by name; 0 if it was not logged.
@@ -33,10 +34,10 @@ impl Line {
         scores.iter().for_each(|score| self.values(score.metrics(k)));
         let mean = |f: fn(&SourceScore) -> f64| scores.iter().map(f).sum::<f64>() / scores.len().max(1) as f64;
         self.values([
-            ("eval/mean/reward".to_string(), mean(|s| s.reward)),
-            ("eval/mean/answer_reward".to_string(), mean(|s| s.answer_reward)),
-            (format!("eval/mean/avg@{k}"), mean(|s| s.avg_at_k)),
-            ("time/eval".to_string(), seconds),
+            (EvalMetric::Reward.of(names::MEAN), mean(|s| s.reward)),
+            (EvalMetric::AnswerReward.of(names::MEAN), mean(|s| s.answer_reward)),
+            (EvalMetric::Avg(k).of(names::MEAN), mean(|s| s.avg_at_k)),
+            (names::TIME_EVAL.to_string(), seconds),
         ]);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::metrics::Line;
 use super::score::SourceScore;
+use crate::metric_names::{self as names, ArmMetric};
 use crate::table::table;
 
 /// How many distributions a progress line names.
@@ -9,18 +10,17 @@ const TOP: usize = 3;
 
 /// `step  12/100  reward +0.31  answer -0.62  8.1 s  3211 tok/s  kk_logic_4 22% …`
 pub fn step_line(max_steps: u64, line: &Line, sources: &[String]) -> String {
-    let mut weights: Vec<(f64, &String)> =
-        sources.iter().map(|s| (line.get(&format!("curriculum/{s}/weight")), s)).collect();
+    let mut weights: Vec<(f64, &String)> = sources.iter().map(|s| (line.get(&ArmMetric::Weight.of(s)), s)).collect();
     weights.sort_by(|a, b| b.0.total_cmp(&a.0));
     let top: Vec<String> = weights.iter().take(TOP).map(|(w, name)| format!("{name} {:.0}%", 100.0 * w)).collect();
     format!(
         "step {:>4}/{max_steps}  reward {:+.2}  answer {:+.2}  {:>4.0} tokens  {:.1} s  {:>5.0} tok/s  {}",
-        line.get("step"),
-        line.get("reward"),
-        line.get("rewards/answer/mean"),
-        line.get("completions/mean_length"),
-        line.get("time/step"),
-        line.get("perf/tokens_per_s"),
+        line.get(names::STEP),
+        line.get(names::REWARD),
+        line.get(names::ANSWER_REWARD),
+        line.get(names::MEAN_LENGTH),
+        line.get(names::TIME_STEP),
+        line.get(names::TOKENS_PER_S),
         top.join("  "),
     )
 }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::metric_names::EvalMetric;
+
 /// Means over a distribution's test prompts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SourceScore {
@@ -21,14 +23,14 @@ pub struct SourceScore {
 impl SourceScore {
     /// Metric names and values; `k` completions a prompt.
     pub fn metrics(&self, k: usize) -> Vec<(String, f64)> {
-        let name = |what: &str| format!("eval/{}/{what}", self.source);
+        let source = &self.source;
         vec![
-            (name("reward"), self.reward),
-            (name("answer_reward"), self.answer_reward),
-            (name("format_reward"), self.format_reward),
-            (name(&format!("avg@{k}")), self.avg_at_k),
-            (name(&format!("pass@{k}")), self.pass_at_k),
-            (name("mean_length"), self.length),
+            (EvalMetric::Reward.of(source), self.reward),
+            (EvalMetric::AnswerReward.of(source), self.answer_reward),
+            (EvalMetric::FormatReward.of(source), self.format_reward),
+            (EvalMetric::Avg(k).of(source), self.avg_at_k),
+            (EvalMetric::Pass(k).of(source), self.pass_at_k),
+            (EvalMetric::MeanLength.of(source), self.length),
         ]
     }
 }

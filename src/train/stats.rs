@@ -2,6 +2,7 @@
 
 use super::loss::TokenSums;
 use super::sample::Sample;
+use crate::metric_names as names;
 
 /// The gap between the engine's log-probabilities and the trainer's.
 #[derive(Debug, Clone, Default)]
@@ -42,11 +43,11 @@ impl Mismatch {
         // Effective sample size as a share of n: (Σw)² / (n·Σw²).
         let effective = if self.tokens == 0 { 1.0 } else { self.ratio_sum.powi(2) / (n * self.ratio_square_sum) };
         [
-            ("rollout_corr/kl", self.k1_sum / n),
-            ("rollout_corr/k3_kl", self.k3_sum / n),
-            ("rollout_corr/is_mean", if self.tokens == 0 { 1.0 } else { self.ratio_sum / n }),
-            ("rollout_corr/is_eff_sample_size", effective),
-            ("rollout_corr/on_policy_max_diff", self.on_policy_max),
+            (names::MISMATCH_KL, self.k1_sum / n),
+            (names::MISMATCH_K3_KL, self.k3_sum / n),
+            (names::MISMATCH_IS_MEAN, if self.tokens == 0 { 1.0 } else { self.ratio_sum / n }),
+            (names::MISMATCH_IS_EFF_SAMPLE_SIZE, effective),
+            (names::MISMATCH_ON_POLICY_MAX_DIFF, self.on_policy_max),
         ]
     }
 }
@@ -128,18 +129,18 @@ impl StepStats {
     pub fn metrics(&self) -> Vec<(&'static str, f64)> {
         let tokens = self.tokens.max(1) as f64;
         let mut all = vec![
-            ("actor/pg_loss", self.pg_loss),
-            ("actor/kl_loss", self.kl_loss),
-            ("actor/pg_clipfrac", if self.weight > 0.0 { self.clipped_weight / self.weight } else { 0.0 }),
-            ("actor/ppo_kl", self.ppo_kl_sum / tokens),
-            ("actor/grad_norm", self.grad_norm),
-            ("actor/lr", self.lr),
-            ("actor/skipped_updates", self.skipped_updates as f64),
-            ("off_policy/mean", self.off_policy_mean),
-            ("off_policy/max", self.off_policy_max),
+            (names::PG_LOSS, self.pg_loss),
+            (names::KL_LOSS, self.kl_loss),
+            (names::PG_CLIPFRAC, if self.weight > 0.0 { self.clipped_weight / self.weight } else { 0.0 }),
+            (names::PPO_KL, self.ppo_kl_sum / tokens),
+            (names::GRAD_NORM, self.grad_norm),
+            (names::LR, self.lr),
+            (names::SKIPPED_UPDATES, self.skipped_updates as f64),
+            (names::OFF_POLICY_MEAN, self.off_policy_mean),
+            (names::OFF_POLICY_MAX, self.off_policy_max),
         ];
         if self.tokens > 0 {
-            all.push(("actor/entropy", self.entropy_sum / tokens));
+            all.push((names::ENTROPY, self.entropy_sum / tokens));
         }
         all.extend(self.mismatch.metrics());
         all

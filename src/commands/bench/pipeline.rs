@@ -18,6 +18,7 @@ use super::{Subject, write_json};
 use crate::commands::train;
 use crate::config::resolve::Sharing;
 use crate::config::run::RunConfig;
+use crate::metric_names as names;
 use crate::pipeline::setup::Setup;
 use crate::table;
 
@@ -89,17 +90,17 @@ fn step(config: &RunConfig, subject: Subject, sharing: Sharing, line: &Value) ->
     Measured {
         subject,
         sync: sharing,
-        step: number("step") as u64,
+        step: number(names::STEP) as u64,
         sequences: config.batch_size * config.group_size,
         prompt_tokens: None,
         new_tokens: config.engine.max_new_tokens,
-        mean_new_tokens: number("completions/mean_length"),
-        seconds: number("time/step"),
-        generate_seconds: number("time/generate"),
-        train_seconds: number("time/train"),
-        publish_seconds: number("time/publish"),
-        tokens_per_s: number("perf/tokens_per_s"),
-        peak_rss_mb: number("perf/peak_memory"),
+        mean_new_tokens: number(names::MEAN_LENGTH),
+        seconds: number(names::TIME_STEP),
+        generate_seconds: number(names::TIME_GENERATE),
+        train_seconds: number(names::TIME_TRAIN),
+        publish_seconds: number(names::TIME_PUBLISH),
+        tokens_per_s: number(names::TOKENS_PER_S),
+        peak_rss_mb: number(names::PEAK_MEMORY),
         peak_device_mb: None,
     }
 }

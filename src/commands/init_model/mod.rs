@@ -56,7 +56,7 @@ fn check_space(out: &Path, bytes: u64) -> Result<(), InputError> {
     let there = std::path::absolute(out).ok();
     let there = there.as_deref().and_then(|out| out.ancestors().find(|folder| folder.exists()));
     // Where the system does not tell, writing will.
-    let Some(free) = there.and_then(|folder| fs2::available_space(folder).ok()) else { return Ok(()) };
+    let Some(free) = there.and_then(free_bytes) else { return Ok(()) };
     if free < bytes {
         let [free, bytes] = [free, bytes].map(|bytes| bytes as f64 / 1e9);
         let problem = format!(
@@ -65,6 +65,18 @@ fn check_space(out: &Path, bytes: u64) -> Result<(), InputError> {
         return Err(InputError::new(out.display(), problem));
     }
     Ok(())
+}
+
+/// Bytes that this process may still write to the disk of `folder`, where the system tells.
+#[cfg(unix)]
+fn free_bytes(folder: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(folder).ok()?;
+    Some(disk.f_bavail * disk.f_frsize)
+}
+
+#[cfg(not(unix))]
+fn free_bytes(_folder: &Path) -> Option<u64> {
+    None
 }
 
 /// Trains a tokenizer of at most `vocabulary` tokens on puzzles; returns the id that ends a turn.

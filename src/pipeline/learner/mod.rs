@@ -26,6 +26,7 @@ use super::inputs::Inputs;
 use super::shared::SharedScheduler;
 use crate::advantage::{AdvantageScale, divide_by_batch_std};
 use crate::config::resolve::Resolved;
+use crate::metric_names as names;
 use crate::run_dir::RunDir;
 use crate::run_dir::checkpoint::{Checkpoint, RunHistory};
 use crate::run_dir::metrics::Line;
@@ -193,7 +194,7 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
         };
         line.values(record::batch(batch));
         line.values(stats.metrics());
-        line.values(canary.map(|difference| ("rollout_corr/canary_max_diff", difference)));
+        line.values(canary.map(|difference| (names::MISMATCH_CANARY_MAX_DIFF, difference)));
         line.values(times.metrics(self.shared.engine_clock.take(), self.shared.take_waited(), batch));
         log::say(&progress::step_line(config.max_steps, &line, &sources));
         self.run.rollouts(step, record::rollout_lines(step, batch, &sources))?;

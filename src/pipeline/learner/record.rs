@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::memory::process::memory_mb;
+use crate::metric_names::{self as names, ArmMetric};
 use crate::pipeline::group::ScoredGroup;
 use crate::scheduler::{DropReason, Ended, Observed, Scheduler};
 use crate::train::sample::Sample;
@@ -32,18 +33,18 @@ impl StepTimes {
         let completions = batch.iter().flat_map(|g| &g.completions);
         let tokens: usize = completions.clone().map(|c| c.tokens.len()).sum();
         [
-            ("time/step", step),
-            ("time/generate", engine_busy.as_secs_f64()),
-            ("time/train", train),
-            ("time/publish", self.publish.as_secs_f64()),
-            ("time/wait_for_batch", self.wait_for_batch.as_secs_f64()),
-            ("time/wait_for_policy", wait_for_policy),
-            ("perf/tokens_per_s", tokens as f64 / step),
-            ("perf/completions_per_s", completions.count() as f64 / step),
-            ("perf/trainer_idle", (1.0 - train / step).max(0.0)),
-            ("perf/engine_idle", (1.0 - engine_busy.as_secs_f64() / step).max(0.0)),
-            ("perf/memory", memory_mb("VmRSS")),
-            ("perf/peak_memory", memory_mb("VmHWM")),
+            (names::TIME_STEP, step),
+            (names::TIME_GENERATE, engine_busy.as_secs_f64()),
+            (names::TIME_TRAIN, train),
+            (names::TIME_PUBLISH, self.publish.as_secs_f64()),
+            (names::TIME_WAIT_FOR_BATCH, self.wait_for_batch.as_secs_f64()),
+            (names::TIME_WAIT_FOR_POLICY, wait_for_policy),
+            (names::TOKENS_PER_S, tokens as f64 / step),
+            (names::COMPLETIONS_PER_S, completions.count() as f64 / step),
+            (names::TRAINER_IDLE, (1.0 - train / step).max(0.0)),
+            (names::ENGINE_IDLE, (1.0 - engine_busy.as_secs_f64() / step).max(0.0)),
+            (names::MEMORY, memory_mb("VmRSS")),
+            (names::PEAK_MEMORY, memory_mb("VmHWM")),
         ]
     }
 }
@@ -59,15 +60,15 @@ pub fn batch(batch: &[ScoredGroup]) -> [(&'static str, f64); 9] {
     let solved_none = share(|g| !g.grades.iter().any(|grade| grade.is_right()));
     let truncated = completions().filter(|c| c.finish == Finish::Length).count() as f64;
     [
-        ("reward", batch.iter().flat_map(|g| &g.rewards).map(|r| f64::from(*r)).sum::<f64>() / n),
-        ("rewards/format/mean", grades().map(|g| f64::from(g.format_score)).sum::<f64>() / n),
-        ("rewards/answer/mean", grades().map(|g| f64::from(g.answer_score)).sum::<f64>() / n),
-        ("frac_reward_zero_std", share(|g| g.advantages.iter().all(|a| *a == 0.0))),
-        ("completions/mean_length", completions().map(|c| c.tokens.len() as f64).sum::<f64>() / n),
-        ("completions/clipped_ratio", truncated / n),
-        ("groups/solved_all", solved_all),
-        ("groups/solved_none", solved_none),
-        ("groups/solved_some", 1.0 - solved_all - solved_none),
+        (names::REWARD, batch.iter().flat_map(|g| &g.rewards).map(|r| f64::from(*r)).sum::<f64>() / n),
+        (names::FORMAT_REWARD, grades().map(|g| f64::from(g.format_score)).sum::<f64>() / n),
+        (names::ANSWER_REWARD, grades().map(|g| f64::from(g.answer_score)).sum::<f64>() / n),
+        (names::ZERO_STD, share(|g| g.advantages.iter().all(|a| *a == 0.0))),
+        (names::MEAN_LENGTH, completions().map(|c| c.tokens.len() as f64).sum::<f64>() / n),
+        (names::CLIPPED_RATIO, truncated / n),
+        (names::SOLVED_ALL, solved_all),
+        (names::SOLVED_NONE, solved_none),
+        (names::SOLVED_SOME, 1.0 - solved_all - solved_none),
     ]
 }
 
@@ -75,26 +76,25 @@ pub fn batch(batch: &[ScoredGroup]) -> [(&'static str, f64); 9] {
 pub fn curriculum(scheduler: &Scheduler) -> Vec<(String, f64)> {
     let ledger = scheduler.ledger();
     let mut values: Vec<(String, f64)> = [
-        ("off_policy/dropped", ledger.dropped_for(DropReason::Stale) as f64),
-        ("off_policy/in_flight", scheduler.in_flight() as f64),
-        ("groups/dropped", ledger.dropped.values().sum::<u64>() as f64),
-        ("groups/failed", ledger.dropped_for(DropReason::Failed) as f64),
-        ("groups/filtered_solved_all", ledger.dropped_for(DropReason::SolvedAll) as f64),
-        ("groups/filtered_solved_none", ledger.dropped_for(DropReason::SolvedNone) as f64),
-        ("perf/total_tokens", ledger.tokens as f64),
+        (names::OFF_POLICY_DROPPED, ledger.dropped_for(DropReason::Stale) as f64),
+        (names::OFF_POLICY_IN_FLIGHT, scheduler.in_flight() as f64),
+        (names::GROUPS_DROPPED, ledger.dropped.values().sum::<u64>() as f64),
+        (names::GROUPS_FAILED, ledger.dropped_for(DropReason::Failed) as f64),
+        (names::FILTERED_SOLVED_ALL, ledger.dropped_for(DropReason::SolvedAll) as f64),
+        (names::FILTERED_SOLVED_NONE, ledger.dropped_for(DropReason::SolvedNone) as f64),
+        (names::TOTAL_TOKENS, ledger.tokens as f64),
     ]
     .map(|(name, value)| (name.to_string(), value))
     .to_vec();
     let (scores, counts) = (scheduler.scores(), scheduler.counts());
     for (arm, source) in scheduler.sources().iter().enumerate() {
-        let name = |what: &str| format!("curriculum/{source}/{what}");
         values.extend([
-            (name("weight"), scheduler.weights()[arm]),
-            (name("learnability"), scores[arm].value),
-            (name("bonus"), scores[arm].bonus),
-            (name("n"), counts[arm] as f64),
-            (name("dispatched"), ledger.dispatched[arm] as f64),
-            (name("trained"), ledger.trained[arm] as f64),
+            (ArmMetric::Weight.of(source), scheduler.weights()[arm]),
+            (ArmMetric::Learnability.of(source), scores[arm].value),
+            (ArmMetric::Bonus.of(source), scores[arm].bonus),
+            (ArmMetric::Count.of(source), counts[arm] as f64),
+            (ArmMetric::Dispatched.of(source), ledger.dispatched[arm] as f64),
+            (ArmMetric::Trained.of(source), ledger.trained[arm] as f64),
         ]);
     }
     values

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::Report;
+use crate::metric_names as names;
 use crate::report::html;
 use crate::report::load::Run;
 use crate::report::rollouts::{Drawn, MOST_FILES};
@@ -33,7 +34,7 @@ fn stacks(curves: &[Vec<Point>]) -> Vec<Stack> {
 fn solved(report: &Report) -> String {
     let parts =
         [("all right", Colour::Part(2)), ("some right, some wrong", Colour::Part(0)), ("none right", Colour::Part(3))];
-    let metrics = ["groups/solved_all", "groups/solved_some", "groups/solved_none"];
+    let metrics = [names::SOLVED_ALL, names::SOLVED_SOME, names::SOLVED_NONE];
     let caption = "Groups trained on, in percent. Where all completions are right, or all are equally wrong, there is nothing to \
         learn.";
     let stacks = |cohort: &Cohort| stacks(&metrics.map(|metric| percentages(cohort.curve(metric))));
@@ -52,7 +53,8 @@ fn filtered(report: &Report) -> String {
         ("too old", Colour::Part(1)),
         ("failed", Colour::Part(4)),
     ];
-    let metrics = ["groups/filtered_solved_all", "groups/filtered_solved_none", "off_policy/dropped", "groups/failed"];
+    let metrics =
+        [names::FILTERED_SOLVED_ALL, names::FILTERED_SOLVED_NONE, names::OFF_POLICY_DROPPED, names::GROUPS_FAILED];
     let gained = |cohort: &Cohort, metric: &str| {
         cohort.curve_of(|run| {
             gains(run.metrics.get(metric)).into_iter().map(|(step, n)| (step, step as f64, n)).collect()
@@ -130,12 +132,12 @@ fn histograms(report: &Report) -> String {
 /// Curves of what each batch was like.
 fn completions(report: &Report) -> String {
     let panels = [
-        ("reward", "reward"),
-        ("answer part of the reward", "rewards/answer/mean"),
-        ("format part of the reward", "rewards/format/mean"),
-        ("tokens of a completion", "completions/mean_length"),
-        ("share cut off at the longest length", "completions/clipped_ratio"),
-        ("share of groups with one reward", "frac_reward_zero_std"),
+        ("reward", names::REWARD),
+        ("answer part of the reward", names::ANSWER_REWARD),
+        ("format part of the reward", names::FORMAT_REWARD),
+        ("tokens of a completion", names::MEAN_LENGTH),
+        ("share cut off at the longest length", names::CLIPPED_RATIO),
+        ("share of groups with one reward", names::ZERO_STD),
     ];
     let panels = panels.map(|(title, metric)| report.panel(title, metric)).to_vec();
     let caption = format!("Means over the batch of each step.{}", report.band_note());

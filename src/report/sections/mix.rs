@@ -1,6 +1,7 @@
 //! What the curriculum chose (Figure 2 of the paper), and what it thought of each distribution.
 
 use super::Report;
+use crate::metric_names::ArmMetric;
 use crate::report::html;
 use crate::report::series::{Mix, Point, thin};
 use crate::report::settings::Cohort;
@@ -16,12 +17,12 @@ const WINDOW_PART: usize = 20;
 pub fn body(report: &Report) -> String {
     let figures = [
         curves(report),
-        map_of(report, "trained", "Figure 2b. The same as a map", "Share of the groups trained on"),
+        map_of(report, ArmMetric::Trained, "Figure 2b. The same as a map", "Share of the groups trained on"),
         dispatched(report),
-        scores(report, "learnability", "What each distribution is worth to the curriculum", LEARNABILITY),
+        scores(report, ArmMetric::Learnability, "What each distribution is worth to the curriculum", LEARNABILITY),
         scores(
             report,
-            "bonus",
+            ArmMetric::Bonus,
             "Exploration bonus of each distribution",
             "Added to the worth; it shrinks with what was seen.",
         ),
@@ -42,7 +43,7 @@ fn window(report: &Report) -> usize {
 fn curves(report: &Report) -> String {
     let window = window(report);
     let points = |cohort: &Cohort, arm: usize| {
-        let Some(mix) = Mix::of(&cohort.runs, &report.sources, "trained") else { return Vec::new() };
+        let Some(mix) = Mix::of(&cohort.runs, &report.sources, ArmMetric::Trained) else { return Vec::new() };
         let shares = mix.shares(window);
         let shares = mix.steps.iter().zip(&shares).filter_map(|(step, shares)| Some((*step, shares.as_ref()?[arm])));
         thin(shares.map(|(step, share)| Point::new(step as f64, 100.0 * share)).collect())
@@ -52,7 +53,7 @@ fn curves(report: &Report) -> String {
     super::arms_figure(report, "Figure 2a. Samples of each distribution over time", &caption, points)
 }
 
-fn map_of(report: &Report, what: &str, title: &str, caption: &str) -> String {
+fn map_of(report: &Report, what: ArmMetric, title: &str, caption: &str) -> String {
     let columns = |cohort: &Cohort| -> Vec<Column> {
         let binned = Mix::of(&cohort.runs, &report.sources, what).map(|mix| mix.binned(COLUMNS)).unwrap_or_default();
         let one = |(first, last, shares): (u64, u64, Option<Vec<f64>>)| Column {
@@ -86,7 +87,7 @@ fn maps(
 
 /// What was drawn, where that is not what was trained on.
 fn dispatched(report: &Report) -> String {
-    let total = |what: &str| {
+    let total = |what: ArmMetric| {
         report
             .cohorts
             .iter()
@@ -94,17 +95,16 @@ fn dispatched(report: &Report) -> String {
             .map(|mix| mix.total())
             .sum::<f64>()
     };
-    if total("dispatched") <= 1.02 * total("trained") {
+    if total(ArmMetric::Dispatched) <= 1.02 * total(ArmMetric::Trained) {
         return String::new();
     }
     let caption = "Share of the groups drawn, also those that were left out later: what was paid for.";
-    map_of(report, "dispatched", "Groups drawn of each distribution", caption)
+    map_of(report, ArmMetric::Dispatched, "Groups drawn of each distribution", caption)
 }
 
 /// `curriculum/<source>/<what>` of every distribution; nothing where it is 0 throughout.
-fn scores(report: &Report, what: &str, title: &str, caption: &str) -> String {
-    let points =
-        |cohort: &Cohort, arm: usize| middle(cohort.curve(&format!("curriculum/{}/{what}", report.sources[arm])));
+fn scores(report: &Report, what: ArmMetric, title: &str, caption: &str) -> String {
+    let points = |cohort: &Cohort, arm: usize| middle(cohort.curve(&what.of(&report.sources[arm])));
     super::arms_figure(report, title, caption, points)
 }
 

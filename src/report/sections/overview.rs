@@ -1,6 +1,7 @@
 //! Which runs these are, what they cost, and how they differ.
 
 use super::Report;
+use crate::metric_names::{self as names, EvalMetric};
 use crate::report::advice::duration;
 use crate::report::html;
 use crate::report::load::Run;
@@ -16,7 +17,7 @@ pub fn title(report: &Report) -> String {
 
 /// One line below the title.
 pub fn summary(report: &Report) -> String {
-    let tokens: f64 = report.runs.iter().filter_map(|run| run.metrics.last("perf/total_tokens")).sum();
+    let tokens: f64 = report.runs.iter().filter_map(|run| run.metrics.last(names::TOTAL_TOKENS)).sum();
     let seconds: f64 = report.runs.iter().map(wall).sum();
     let mut policies: Vec<&str> = report.runs.iter().map(|run| run.settings.get("curriculum.policy")).collect();
     policies.sort_unstable();
@@ -32,13 +33,13 @@ pub fn summary(report: &Report) -> String {
 
 /// Seconds of all steps and evaluations.
 fn wall(run: &Run) -> f64 {
-    run.metrics.sum("time/step") + run.metrics.sum("time/eval")
+    run.metrics.sum(names::TIME_STEP) + run.metrics.sum(names::TIME_EVAL)
 }
 
 /// Tokens a second over the steps, without evaluations.
 fn speed(run: &Run) -> Option<f64> {
-    let seconds = run.metrics.sum("time/step");
-    let tokens = run.metrics.last("perf/total_tokens")?;
+    let seconds = run.metrics.sum(names::TIME_STEP);
+    let tokens = run.metrics.last(names::TOTAL_TOKENS)?;
     (seconds > 0.0).then(|| tokens / seconds)
 }
 
@@ -84,13 +85,13 @@ fn row(run: &Run) -> Vec<String> {
         text("pipeline.max_off_policy_steps"),
         if filtered { "same reward".into() } else { "none".into() },
         format!("{steps} <small>of {}</small>", text("max_steps")),
-        last("perf/total_tokens", number),
+        last(names::TOTAL_TOKENS, number),
         duration(wall),
-        if wall > 0.0 { percent(metrics.sum("time/eval") / wall) } else { "–".into() },
+        if wall > 0.0 { percent(metrics.sum(names::TIME_EVAL) / wall) } else { "–".into() },
         speed(run).map_or("–".into(), number),
-        last("perf/peak_memory", |mb| format!("{} GB", number(mb / 1000.0))),
-        last("eval/mean/answer_reward", number),
-        metrics.at_k("mean", "avg").and_then(|name| metrics.last(name)).map_or("–".into(), percent),
+        last(names::PEAK_MEMORY, |mb| format!("{} GB", number(mb / 1000.0))),
+        last(&EvalMetric::AnswerReward.of(names::MEAN), number),
+        metrics.avg_name(names::MEAN).and_then(|name| metrics.last(name)).map_or("–".into(), percent),
     ]
 }
 

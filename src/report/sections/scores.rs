@@ -1,6 +1,7 @@
 //! Held-out scores: tables of the first and the last evaluation, and the curves between them (Figure 1 of the paper).
 
 use super::Report;
+use crate::metric_names::{self as names, EvalMetric};
 use crate::report::html;
 use crate::report::load::Run;
 use crate::report::settings::Cohort;
@@ -26,8 +27,8 @@ enum Kind {
 impl Kind {
     fn values<'a>(self, run: &'a Run, source: &str) -> &'a [(u64, f64)] {
         match self {
-            Self::AnswerReward => run.metrics.get(&format!("eval/{source}/answer_reward")),
-            Self::Right => run.metrics.at_k(source, "avg").map_or(&[], |name| run.metrics.get(name)),
+            Self::AnswerReward => run.metrics.get(&EvalMetric::AnswerReward.of(source)),
+            Self::Right => run.metrics.avg_name(source).map_or(&[], |name| run.metrics.get(name)),
         }
     }
 
@@ -83,7 +84,7 @@ fn table(report: &Report, kind: Kind) -> String {
     if rows.is_empty() {
         return String::new();
     }
-    rows.extend(row(report, kind, "mean", "mean"));
+    rows.extend(row(report, kind, "mean", names::MEAN));
     let labels = report.cohorts.iter().map(|cohort| escape(&cohort.label));
     let head: Vec<String> = std::iter::once("distribution".to_string()).chain(labels).collect();
     html::table(&head, &rows)
@@ -108,7 +109,7 @@ fn row(report: &Report, kind: Kind, label: &str, source: &str) -> Option<Vec<Str
 }
 
 fn by_source(report: &Report) -> String {
-    let panels = report.sources.iter().map(|source| report.panel(source, &format!("eval/{source}/answer_reward")));
+    let panels = report.sources.iter().map(|source| report.panel(source, &EvalMetric::AnswerReward.of(source)));
     let caption = format!(
         "The mean answer part of the reward on held-out prompts. Each panel has a scale of its own.{}",
         report.band_note()
@@ -123,9 +124,9 @@ fn by_source(report: &Report) -> String {
 
 /// The mean over the distributions, against steps and against tokens.
 fn means(report: &Report) -> String {
-    let reward = |run: &Run| Kind::AnswerReward.values(run, "mean").to_vec();
+    let reward = |run: &Run| Kind::AnswerReward.values(run, names::MEAN).to_vec();
     let right =
-        |run: &Run| Kind::Right.values(run, "mean").iter().map(|&(step, share)| (step, 100.0 * share)).collect();
+        |run: &Run| Kind::Right.values(run, names::MEAN).iter().map(|&(step, share)| (step, 100.0 * share)).collect();
     let panels = [
         against_steps(report, "answer reward against steps", &reward),
         against_tokens(report, "answer reward against generated tokens", &reward),
@@ -152,7 +153,7 @@ fn against_steps(report: &Report, title: &str, values: Values) -> (String, Strin
 /// Against the tokens that were generated until the evaluation.
 fn against_tokens(report: &Report, title: &str, values: Values) -> (String, String) {
     let points = |run: &Run| {
-        let tokens = run.metrics.get("perf/total_tokens");
+        let tokens = run.metrics.get(names::TOTAL_TOKENS);
         let until = |step: u64| match tokens.partition_point(|(at, _)| *at <= step) {
             0 => 0.0,
             n => tokens[n - 1].1,

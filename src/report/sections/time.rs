@@ -1,6 +1,7 @@
 //! Where the time went, and which stage limits the run.
 
 use super::Report;
+use crate::metric_names as names;
 use crate::report::advice::{self, Times, duration};
 use crate::report::html;
 use crate::report::load::Run;
@@ -27,10 +28,10 @@ pub fn body(report: &Report) -> String {
 
 fn times(cohort: &Cohort) -> Times {
     Times {
-        steps: cohort.sum("time/step"),
-        generate: cohort.sum("time/generate"),
-        train: cohort.sum("time/train"),
-        eval: cohort.sum("time/eval"),
+        steps: cohort.sum(names::TIME_STEP),
+        generate: cohort.sum(names::TIME_GENERATE),
+        train: cohort.sum(names::TIME_TRAIN),
+        eval: cohort.sum(names::TIME_EVAL),
         max_off_policy_steps: cohort.runs[0].settings.number("pipeline.max_off_policy_steps"),
     }
 }
@@ -38,7 +39,7 @@ fn times(cohort: &Cohort) -> Times {
 /// What limits the runs of a cohort, in words.
 fn sentence(report: &Report, cohort: &Cohort) -> String {
     let Some(sentence) = times(cohort).sentence() else { return String::new() };
-    let values = cohort.runs.iter().flat_map(|run| run.metrics.get("frac_reward_zero_std"));
+    let values = cohort.runs.iter().flat_map(|run| run.metrics.get(names::ZERO_STD));
     let (sum, n) = values.fold((0.0, 0.0), |(sum, n), (_, share)| (sum + share, n + 1.0));
     let filtered = cohort.runs[0].settings.get("filter.zero_variance") == "true";
     let wasted = advice::wasted(sum / f64::max(n, 1.0), filtered).map_or(String::new(), |s| format!(" {s}"));
@@ -55,7 +56,7 @@ fn totals(report: &Report) -> String {
 
 fn total_row(cohort: &Cohort) -> Option<Vec<String>> {
     let times = times(cohort);
-    let seconds = [times.steps, times.generate, times.train, cohort.sum("time/publish"), times.eval].map(duration);
+    let seconds = [times.steps, times.generate, times.train, cohort.sum(names::TIME_PUBLISH), times.eval].map(duration);
     let idle = [times.trainer_idle(), times.engine_idle()].map(percent);
     (times.steps > 0.0).then(|| std::iter::once(escape(&cohort.label)).chain(seconds).chain(idle).collect())
 }
@@ -66,14 +67,14 @@ fn parts(run: &Run, step: u64) -> [f64; 5] {
         let values = run.metrics.get(metric);
         values.binary_search_by_key(&step, |(step, _)| *step).map_or(0.0, |index| values[index].1)
     };
-    let [wait, train, publish] = ["time/wait_for_batch", "time/train", "time/publish"].map(at);
-    [wait, train, publish, (at("time/step") - wait - train - publish).max(0.0), at("time/eval")]
+    let [wait, train, publish] = [names::TIME_WAIT_FOR_BATCH, names::TIME_TRAIN, names::TIME_PUBLISH].map(at);
+    [wait, train, publish, (at(names::TIME_STEP) - wait - train - publish).max(0.0), at(names::TIME_EVAL)]
 }
 
 fn stages(report: &Report) -> String {
     let stacks = |cohort: &Cohort| {
         // Of a cohort, the run that is least far.
-        let steps = cohort.runs.iter().map(|run| run.metrics.get("time/step")).min_by_key(|steps| steps.len());
+        let steps = cohort.runs.iter().map(|run| run.metrics.get(names::TIME_STEP)).min_by_key(|steps| steps.len());
         let steps: Vec<u64> = steps.unwrap_or(&[]).iter().map(|(step, _)| *step).collect();
         bins(steps.len(), bars(steps.len(), cohort)).map(|range| stack(cohort, &steps[range])).collect()
     };
@@ -101,12 +102,12 @@ fn stack(cohort: &Cohort, steps: &[u64]) -> Stack {
 
 fn shares(report: &Report) -> String {
     let panels = [
-        ("trainer idle, share of the step", "perf/trainer_idle"),
-        ("engine idle, share of the step", "perf/engine_idle"),
-        ("engine busy, s", "time/generate"),
-        ("requests waiting for a new policy, s", "time/wait_for_policy"),
-        ("tokens trained on a second", "perf/tokens_per_s"),
-        ("memory, MB", "perf/memory"),
+        ("trainer idle, share of the step", names::TRAINER_IDLE),
+        ("engine idle, share of the step", names::ENGINE_IDLE),
+        ("engine busy, s", names::TIME_GENERATE),
+        ("requests waiting for a new policy, s", names::TIME_WAIT_FOR_POLICY),
+        ("tokens trained on a second", names::TOKENS_PER_S),
+        ("memory, MB", names::MEMORY),
     ];
     let panels = panels.map(|(title, metric)| report.panel(title, metric)).to_vec();
     super::panels_figure(report, "Idle shares and speed", "Evaluations are left out of the shares.", panels)

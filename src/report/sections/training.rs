@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use super::Report;
+use crate::metric_names as names;
 
 pub fn body(report: &Report) -> String {
     let figures = [
-        figure(report, "Policy updates", UPDATES, "actor/"),
-        figure(report, "Off-policy steps", OFF_POLICY, "off_policy/"),
-        figure(report, "Engine against trainer", MISMATCH, "rollout_corr/"),
+        figure(report, "Policy updates", UPDATES, names::ACTOR),
+        figure(report, "Off-policy steps", OFF_POLICY, names::OFF_POLICY),
+        figure(report, "Engine against trainer", MISMATCH, names::ROLLOUT_CORR),
     ];
     figures.concat()
 }

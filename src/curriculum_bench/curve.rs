@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::error::InputError;
+use crate::metric_names::{self as names, EvalMetric};
 use crate::simulator::Evaluation;
 
 /// One evaluation.
@@ -56,9 +57,11 @@ impl Curve {
             let place = || format!("{}:{}", metrics.display(), at + 1);
             let line: Value = serde_json::from_str(line).map_err(|e| InputError::new(place(), e))?;
             let number = |name: &str| line[name].as_f64();
-            tokens = number("perf/total_tokens").unwrap_or(tokens);
-            seconds += number("time/step").unwrap_or(0.0);
-            if let (Some(step), Some(reward)) = (line["step"].as_u64(), number("eval/mean/answer_reward")) {
+            tokens = number(names::TOTAL_TOKENS).unwrap_or(tokens);
+            seconds += number(names::TIME_STEP).unwrap_or(0.0);
+            if let (Some(step), Some(reward)) =
+                (line[names::STEP].as_u64(), number(&EvalMetric::AnswerReward.of(names::MEAN)))
+            {
                 points.push(Point { step, tokens, seconds, reward });
             }
         }

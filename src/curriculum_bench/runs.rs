@@ -14,8 +14,8 @@ use super::curve::Curve;
 use super::variant::Variant;
 use super::{Bench, Measured};
 use crate::config::run::RunConfig;
-use crate::files;
 use crate::run_dir::RunDir;
+use crate::{files, metric_names};
 
 /// How often a run is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -122,7 +122,7 @@ impl Run {
     fn is_finished(&self) -> bool {
         let last = || {
             let text = std::fs::read_to_string(self.folder.join("metrics.jsonl")).ok()?;
-            serde_json::from_str::<serde_json::Value>(text.lines().last()?).ok()?["step"].as_u64()
+            serde_json::from_str::<serde_json::Value>(text.lines().last()?).ok()?[metric_names::STEP].as_u64()
         };
         last() == Some(self.config.max_steps)
     }
@@ -183,9 +183,8 @@ fn wait(mut child: Child, stop: &watch::Receiver<bool>) -> Result<std::process::
 
 #[cfg(unix)]
 fn terminate(child: &mut Child) -> Result<()> {
-    // SAFETY: sends a signal to a process that has not been waited for, so its number is still its own.
-    unsafe { libc::kill(child.id().cast_signed(), libc::SIGTERM) };
-    Ok(())
+    use rustix::process::{Pid, Signal, kill_process};
+    Ok(kill_process(Pid::from_child(child), Signal::TERM)?)
 }
 
 #[cfg(not(unix))]
