@@ -165,7 +165,8 @@ pub fn run(simulation: &Simulation, mixture: &Mixture, seed: u64) -> Result<Vec<
         let advantages = group_advantages(&rewards, AdvantageScale::GroupStd);
         let signal = advantages.iter().map(|a| f64::from(a.abs())).sum::<f64>() / advantages.len() as f64;
         let right = rewards.iter().all(|reward| *reward == RIGHT);
-        let outcome = scheduler.judge(&FinishedGroup { job: &job, policy_step, rewards: &rewards, right }, scheduler.step());
+        let outcome =
+            scheduler.judge(&FinishedGroup { job: &job, policy_step, rewards: &rewards, right }, scheduler.step());
         scheduler.observe(id, rewards, advantages, *group_size as u64 * learner.tokens(job.arm));
         scheduler.settle(id, outcome);
         if outcome == Outcome::Accepted {

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use candle_core::{DType, Device, Tensor};
-use dump_rl::run_dir::checkpoint::Checkpoint;
+use dump_rl::config::resolve::HAS_CUDA;
 use dump_rl::config::{self, run::RunConfig, sft::SftConfig};
-use dump_rl::model::device;
 use dump_rl::model::presets;
-use dump_rl::run_dir::RunDir;
-use dump_rl::scheduler::{Scheduler, SchedulerConfig};
 use dump_rl::pipeline::setup::Setup;
+use dump_rl::run_dir::RunDir;
+use dump_rl::run_dir::checkpoint::{Checkpoint, RunHistory};
+use dump_rl::scheduler::Scheduler;
 use dump_rl::task::rows;
 use engine::decoder::{DecoderConfig, Weights};
 use serde_json::{Value, json};
@@ -132,11 +132,11 @@ impl Bench {
         let out = self.path("run");
         let config: RunConfig = config::load(Path::new(&self.good_config()), &[]).expect("a good configuration");
         RunDir::create(&out, &config).expect("a folder");
-        let setup = Setup::load(config).expect("a good configuration");
-        let scheduler =
-            Scheduler::new(SchedulerConfig::of(&setup.config), setup.mixture()).expect("settings that fit").state();
-        let trainer = setup.trainer().and_then(|trainer| Ok(trainer.state()?)).expect("a trainer");
-        Checkpoint { trainer, scheduler, first_eval: None, skipped_in_a_row: 0 }.save(&out, 2).expect("a checkpoint")
+        let Setup { inputs, base } = Setup::for_training(config).expect("a good configuration");
+        let scheduler = Scheduler::new(inputs.config.scheduler(), inputs.mixture()).expect("settings that fit").state();
+        let trainer = base.trainer().and_then(|trainer| Ok(trainer.state()?)).expect("a trainer");
+        let history = RunHistory::default();
+        Checkpoint { trainer, scheduler, history }.save(&out, 2).expect("a checkpoint")
     }
 }
 
@@ -292,7 +292,7 @@ fn a_device_that_cannot_work_is_refused() {
         &["--set", "engine.dtype=bf16", "--set", "engine.kind=mistralrs"],
         &["engine.dtype", "bf16", "\"f32\""],
     );
-    if gpu::HAS_CUDA {
+    if HAS_CUDA {
         let words = ["engine.kind", "does not compute on a CPU", "\"native\""];
         bench.train_refused(&good, &["--set", "engine.kind=mistralrs"], &words);
     } else {
@@ -341,7 +341,7 @@ fn a_dry_run_predicts_without_weights_tokenizer_or_gpu() {
         words.for_each(|word| assert!(said.contains(word), "{word:?} is not in {said}"));
     };
     predicts(&["--set", "engine.device=cuda"], &["time     not predicted"]);
-    if !gpu::HAS_CUDA {
+    if !HAS_CUDA {
         predicts(&["--set", "engine.device=cuda"], &["--features cuda"]);
     }
     fs::remove_file(bench.model.path().join("model.safetensors")).expect("weights");

@@ -13,22 +13,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use dump_rl::advantage::AdvantageScale;
-use dump_rl::run_dir::checkpoint::Checkpoint;
-use dump_rl::config::optim::OptimConfig;
 use dump_rl::config::ckpt::CkptConfig;
 use dump_rl::config::data::DataConfig;
 use dump_rl::config::engine::{EngineCheck, EngineConfig};
 use dump_rl::config::eval::EvalConfig;
 use dump_rl::config::lora::LoraSettings;
+use dump_rl::config::optim::OptimConfig;
 use dump_rl::config::pipeline::PipelineConfig;
 use dump_rl::config::run::RunConfig;
-use dump_rl::pipeline::learner::{End, Learner};
-use dump_rl::pipeline::{self, Shared, Stages};
-use dump_rl::run_dir::RunDir;
-use dump_rl::scheduler::{Scheduler, SchedulerConfig};
+use dump_rl::pipeline::Run;
+use dump_rl::pipeline::inputs::Inputs;
+use dump_rl::pipeline::learner::End;
 use dump_rl::pipeline::setup::Setup;
+use dump_rl::run_dir::checkpoint::Checkpoint;
 use dump_rl::task::Row;
-use dump_rl::train::worker::TrainerHandle;
 use engine::scripted::Scripted;
 use engine::seed::mix_seed;
 use engine::{Adapter, AdapterHash, Completion, Engine, EngineError, PolicyVersion, Request};
@@ -58,8 +56,8 @@ struct World {
 impl World {
     fn new() -> Self {
         let model = TinyModel::new();
-        let setup = Setup::load(config(&model)).expect("a good configuration");
-        Self { answers: Arc::new(answers(&setup)), model, folder: TempDir::new().expect("a folder") }
+        let inputs = Inputs::load(config(&model)).expect("a good configuration");
+        Self { answers: Arc::new(answers(&inputs)), model, folder: TempDir::new().expect("a folder") }
     }
 
     fn config(&self) -> RunConfig {
@@ -122,10 +120,10 @@ fn config(model: &TinyModel) -> RunConfig {
     }
 }
 
-fn answers(setup: &Setup) -> Answers {
+fn answers(inputs: &Inputs) -> Answers {
     let tokens =
-        |text: String| [setup.tokenizer.encode(&text).expect("ids"), vec![setup.tokenizer.stop_tokens[0]]].concat();
-    let items = setup.train.sources.iter().chain(&setup.test.sources).flat_map(|source| &source.items);
+        |text: String| [inputs.tokenizer.encode(&text).expect("ids"), vec![inputs.tokenizer.stop_tokens[0]]].concat();
+    let items = inputs.train.sources.iter().chain(&inputs.test.sources).flat_map(|source| &source.items);
     items.map(|item| (item.prompt.clone(), texts(&item.row).map(tokens))).collect()
 }
 
@@ -141,61 +139,14 @@ fn texts(row: &Row) -> [String; 3] {
     [complete(right), complete(wrong), "nobody knows".into()]
 }
 
-/// Trains in `out` as `dump-rl train` does, going on from the newest checkpoint where `out` holds a run.
+/// Trains in `out` as `dump-rl train` does. Resumes from the newest checkpoint if `out` holds a run.
 async fn train<E: Engine>(config: &RunConfig, out: &Path, engine: Arc<E>, stop: watch::Receiver<bool>) -> Result<End> {
-    let setup = Setup::load(config.clone())?;
+    let setup = Setup::for_training(config.clone())?;
     let checkpoint = out.join("config.toml").exists().then(|| Checkpoint::load_latest(out)).transpose()?;
-    let (mut trainer, mut scheduler) = (
-        setup.trainer()?,
-        Scheduler::new(SchedulerConfig::of(&setup.config), setup.mixture()).expect("settings that fit"),
-    );
-    let run = match &checkpoint {
-        Some(checkpoint) => {
-            trainer = trainer.restore(&checkpoint.trainer)?;
-            scheduler.restore(checkpoint.scheduler.clone()).map_err(anyhow::Error::msg)?;
-            RunDir::resume(out, config, checkpoint.step())?
-        }
-        None => RunDir::create(out, config)?,
-    };
-    let (step, adapter) = (scheduler.step(), trainer.adapter()?);
-    let published = BTreeMap::from([(step, adapter.hash.clone())]);
-    engine.publish(step, adapter).await?;
-    let shared = Arc::new(Shared::new(scheduler));
-    let stages = Stages {
-        engine: engine.clone(),
-        data: setup.train.clone(),
-        tokenizer: setup.tokenizer.clone(),
-        sampling: setup.sampling(),
-        reward: setup.reward_settings(),
-        batch_size: config.batch_size,
-        group_size: config.group_size,
-        workers: engine.concurrency(config.group_size),
-    };
-    let learner = Learner {
-        engine,
-        trainer: TrainerHandle::spawn(trainer)?,
-        shared: shared.clone(),
-        run,
-        tokenizer: setup.tokenizer.clone(),
-        train_data: setup.train.clone(),
-        test_data: setup.test.clone(),
-        sampling: setup.sampling(),
-        eval: config.eval.clone(),
-        eval_settings: setup.eval_settings(),
-        ckpt: config.ckpt.clone(),
-        max_steps: config.max_steps,
-        scale: config.advantage.scale,
-        precision: config.engine.dtype,
-        quantization: config.engine.quantization,
-        sync: setup.share.sync,
-        max_off_policy_steps: config.pipeline.max_off_policy_steps,
-        checks_engine: config.engine.is_checked(),
-        skipped_in_a_row: checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.skipped_in_a_row),
-        first_eval: checkpoint.and_then(|checkpoint| checkpoint.first_eval),
-        seed: config.seed,
-        published,
-    };
-    pipeline::run(stages, shared, learner, stop).await
+    let run = Run::prepare(&setup, out, checkpoint)?;
+    // An engine loads the policy of step 0 when it starts.
+    engine.publish(0, run.adapter().clone()).await?;
+    run.start(engine, stop).await
 }
 
 /// Runs `future` on threads of its own, all of which have ended when this returns.
@@ -398,8 +349,8 @@ fn a_run_trains_and_its_rewards_vary() {
     let (config, out) = (world.config(), world.out("a"));
     finish(&config, &out, world.engine());
     assert_eq!(check_ledger(&out), 0);
-    let start =
-        Setup::load(config).and_then(|setup| setup.trainer()).expect("a trainer").adapter().expect("an adapter");
+    let setup = Setup::for_training(config).expect("a good configuration");
+    let start = setup.base.trainer().expect("a trainer").adapter().expect("an adapter");
     assert_ne!(last(&out).trainer.adapter.hash, start.hash);
     assert_eq!(last(&out).trainer.updates, STEPS);
     for line in metrics(&out) {
@@ -728,7 +679,7 @@ fn spoilt_steps_are_counted_across_a_resume() {
     let (config, out) = (world.config(), world.out("spoilt"));
     let engine = || world.engine().with_log_prob(f32::NAN);
     finish(&RunConfig { max_steps: 2, ..config.clone() }, &out, engine());
-    assert_eq!(Checkpoint::load_latest(&out).expect("a checkpoint").skipped_in_a_row, 2);
+    assert_eq!(Checkpoint::load_latest(&out).expect("a checkpoint").history.skipped_in_a_row, 2);
     let error = fail(&config, &out, engine());
     assert!(error.contains("failed_step_3.jsonl"), "{error}");
 }

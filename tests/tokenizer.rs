@@ -3,8 +3,8 @@
 use std::fs;
 
 use dump_rl::error::InputError;
-use dump_rl::task::Message;
 use dump_rl::model::tokenizer::ChatTokenizer;
+use dump_rl::task::Message;
 use engine::decoder::DecoderConfig;
 use serde_json::{Value, json};
 

@@ -8,8 +8,8 @@ use std::process::{Command, Output};
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
-use dump_rl::task::Message;
 use dump_rl::model::tokenizer::ChatTokenizer;
+use dump_rl::task::Message;
 use engine::decoder::{DecoderConfig, Weights};
 
 use crate::fixtures::{ENGINES, TinyModel, decoder_config, root};

@@ -78,7 +78,11 @@ fn without_tokenizer(config: &RunConfig, model: &DecoderConfig) -> Result<()> {
 }
 
 /// A card may be missing here.
-fn workload<'a>(config: &'a RunConfig, model: &'a DecoderConfig, prompt_tokens: usize) -> Result<Workload<'a>, InputError> {
+fn workload<'a>(
+    config: &'a RunConfig,
+    model: &'a DecoderConfig,
+    prompt_tokens: usize,
+) -> Result<Workload<'a>, InputError> {
     let device = device::open(&config.engine).ok();
     Workload::new(config, model, device::machine(&config.engine, device.as_ref()), prompt_tokens)
 }

@@ -7,12 +7,12 @@ use candle_core::{DType, Device, Tensor};
 use engine::Adapter;
 use engine::decoder::{DecoderConfig, Module, Weights, weight_files};
 
-use crate::run_dir::checkpoint::Checkpoint;
 use crate::config;
 use crate::config::run::RunConfig;
 use crate::error::InputError;
-use crate::model::hub;
 use crate::model::folder::{check_empty, copy, copy_beside, write_folder, write_tensors};
+use crate::model::hub;
+use crate::run_dir::checkpoint::Checkpoint;
 use crate::train::lora::{Lora, save_adapter};
 
 /// Writes the newest policy of the run in `run` to `out`: PEFT's two files, or with `merge` a model folder.

@@ -18,11 +18,7 @@ fn check_error(text: &str, sets: &[&str], expected: &str) {
 
 #[test]
 fn a_mistyped_key_is_named_with_its_line_and_the_nearest_right_one() {
-    check_error(
-        "seed = 1\nbach_size = 3\n",
-        &[],
-        "c.toml:2: unknown key \"bach_size\"; did you mean \"batch_size\"?",
-    );
+    check_error("seed = 1\nbach_size = 3\n", &[], "c.toml:2: unknown key \"bach_size\"; did you mean \"batch_size\"?");
     check_error("[optim]\nqqq = 1\n", &[], "c.toml:2: unknown key \"optim.qqq\"; known here: optim.beta1");
     check_error("", &["optim.ler=1"], "--set optim.ler=1: unknown key \"optim.ler\"; did you mean \"optim.lr\"?");
 }
@@ -48,8 +44,7 @@ fn wrong_types_and_values_out_of_range_are_refused() {
 #[test]
 fn later_settings_win_and_paths_become_absolute() {
     let config =
-        load_text("model = \"../m\"\nmax_steps = 3", &["max_steps=4", "max_steps=5", "engine.kind=mistralrs"])
-            .unwrap();
+        load_text("model = \"../m\"\nmax_steps = 3", &["max_steps=4", "max_steps=5", "engine.kind=mistralrs"]).unwrap();
     assert_eq!(config.max_steps, 5);
     assert!(config.model.is_absolute() && config.model.ends_with("m"));
     assert_eq!(load_text("", &["data.people=3"]).unwrap().data.people, "3");

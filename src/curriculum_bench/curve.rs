@@ -73,8 +73,11 @@ impl Curve {
 
     /// A simulated run.
     pub fn simulated(seed: u64, evaluations: &[Evaluation]) -> Self {
-        let point = |&Evaluation { step, tokens, reward }: &Evaluation| {
-            Point { step, tokens: tokens as f64, seconds: 0.0, reward }
+        let point = |&Evaluation { step, tokens, reward }: &Evaluation| Point {
+            step,
+            tokens: tokens as f64,
+            seconds: 0.0,
+            reward,
         };
         Self { seed, points: evaluations.iter().map(point).collect() }
     }

@@ -17,9 +17,9 @@ use tokio::sync::watch;
 
 use crate::config;
 use crate::config::run::RunConfig;
-use crate::pipeline::dataset;
 use crate::error::InputError;
 use crate::files;
+use crate::pipeline::dataset;
 use crate::simulator;
 use curve::Curve;
 use summary::Summary;

@@ -6,9 +6,9 @@ use crate::config::data::{DataConfig, DataKind};
 use crate::config::run::RunConfig;
 use crate::curriculum::{Curriculum, Mixture};
 use crate::error::InputError;
+use crate::model::tokenizer::ChatTokenizer;
 use crate::task::kk::parse_people;
 use crate::task::{Grader, Row, kk, rows};
-use crate::model::tokenizer::ChatTokenizer;
 
 /// One row, ready to be sampled and graded.
 pub struct Item {

@@ -23,11 +23,7 @@ pub struct ReservedJob {
 ///
 /// # Errors
 /// None in practice: the semaphore is never closed.
-pub async fn dispatch(
-    shared: Arc<SharedScheduler>,
-    slots: Arc<Semaphore>,
-    jobs: Sender<ReservedJob>,
-) -> Result<()> {
+pub async fn dispatch(shared: Arc<SharedScheduler>, slots: Arc<Semaphore>, jobs: Sender<ReservedJob>) -> Result<()> {
     loop {
         let slot = slots.clone().acquire_owned().await?;
         let next = shared.lock().next_job();

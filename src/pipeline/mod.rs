@@ -32,7 +32,11 @@ use tokio::task::JoinSet;
 
 use crate::config::resolve::Resolved;
 use crate::error::InputError;
-use crate::run_dir::{RunDir, checkpoint::{Checkpoint, RunHistory}, log};
+use crate::run_dir::{
+    RunDir,
+    checkpoint::{Checkpoint, RunHistory},
+    log,
+};
 use crate::scheduler::Scheduler;
 use crate::train::worker::TrainerHandle;
 use inputs::Inputs;

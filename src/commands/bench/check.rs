@@ -15,16 +15,16 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
 use super::{Case, Subject, cases, random_adapter, trainer_of, write_json};
-use crate::pipeline::learner::logprob_check::{Agreement, Bound, sample_together};
 use crate::config::engine::{DeviceKind, EngineKind};
 use crate::config::run::RunConfig;
 use crate::memory::process::memory_mb;
-use crate::table;
 use crate::model::base::Base;
 use crate::pipeline::engine::{WithEngine, with_engine};
+use crate::pipeline::learner::logprob_check::{Agreement, Bound, sample_together};
 use crate::pipeline::setup::bench_base;
-use crate::train::sample::Sample;
 use crate::seed::mix_seed;
+use crate::table;
+use crate::train::sample::Sample;
 
 /// Completions that are scored on the CPU as well.
 const ON_CPU: usize = 4;

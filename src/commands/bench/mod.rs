@@ -23,11 +23,11 @@ use crate::config::engine::DeviceKind;
 use crate::config::resolve::EngineChoice;
 use crate::error::InputError;
 use crate::model::base::Base;
+use crate::seed::mix_seed;
 use crate::train::memory::Batch;
 use crate::train::tensors_to_bytes;
 use crate::train::trainer::Trainer;
 use crate::train::trainer::state::TrainerState;
-use crate::seed::mix_seed;
 
 /// One combination of the grid.
 #[derive(Debug, Clone, Copy)]

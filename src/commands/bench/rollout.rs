@@ -21,11 +21,11 @@ use crate::config::resolve::check_engine;
 use crate::config::run::RunConfig;
 use crate::error::InputError;
 use crate::memory::process::memory_mb;
-use crate::table;
 use crate::model::base::Base;
 use crate::pipeline::engine::{WithEngine, with_engine};
 use crate::pipeline::setup::bench_base;
 use crate::seed::mix_seed;
+use crate::table;
 
 use super::{Case, Subject, cases, quantile, write_json};
 

@@ -14,14 +14,14 @@ use serde::Serialize;
 use super::card::{MemoryWatch, shown_mb};
 use super::rollout::requests;
 use super::{Case, Subject, cases, quantile, random_adapter, write_json};
-use crate::pipeline::learner::logprob_check::sample_together;
 use crate::config::resolve::Sharing;
 use crate::config::run::RunConfig;
+use crate::memory::predict;
 use crate::memory::process::memory_mb;
 use crate::model::base::Base;
 use crate::pipeline::engine::{WithEngine, with_engine};
+use crate::pipeline::learner::logprob_check::sample_together;
 use crate::pipeline::setup::bench_base;
-use crate::memory::predict;
 use crate::table;
 
 /// The engine on the first combination of the grid.

@@ -17,14 +17,14 @@ use crate::config::run::RunConfig;
 use crate::config::trainer::Recompute;
 use crate::error::InputError;
 use crate::memory::process::memory_mb;
+use crate::memory::{Workload, predict};
 use crate::model::base::Base;
+use crate::model::device;
 use crate::pipeline::setup::bench_base;
+use crate::table;
 use crate::train::flops::{self, Passes};
 use crate::train::sample::Sample;
 use crate::train::trainer::Trainer;
-use crate::memory::{Workload, predict};
-use crate::model::device;
-use crate::table;
 
 /// One combination of the grid.
 #[derive(Debug, Clone, Serialize)]

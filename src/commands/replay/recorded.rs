@@ -9,7 +9,6 @@ use crate::curriculum::{CurriculumConfig, Mixture};
 use crate::pipeline::learner::record;
 use crate::scheduler::{FilterConfig, FinishedGroup, Job, Next, Outcome, Scheduler, SchedulerConfig};
 
-
 /// A record of `steps` steps of `dump_plus` (whose weights depend on what is in flight), its groups ending in any order.
 fn record(max_off_policy_steps: u64, zero_variance: bool, steps: u64) -> (CurriculumConfig, String) {
     let curriculum = CurriculumConfig { policy: "dump_plus".into(), ..CurriculumConfig::default() };
@@ -33,7 +32,7 @@ fn record(max_off_policy_steps: u64, zero_variance: bool, steps: u64) -> (Curric
         }
         let job: Job = running.swap_remove(rng.random_range(0..running.len()));
         let rewards: Vec<f32> = (0..4).map(|_| f32::from(u8::from(rng.random_range(0..3) < job.arm))).collect();
-        let group = Finished { job: &job, policy_step: scheduler.step(), rewards: &rewards, right: false };
+        let group = FinishedGroup { job: &job, policy_step: scheduler.step(), rewards: &rewards, right: false };
         let outcome = scheduler.judge(&group, scheduler.step());
         scheduler.observe(job.id, rewards.clone(), rewards, 1);
         scheduler.settle(job.id, outcome);

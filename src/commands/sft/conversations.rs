@@ -13,10 +13,10 @@ use serde::Deserialize;
 use super::Examples;
 use crate::config::sft::SftConfig;
 use crate::error::InputError;
-use crate::task::Message;
 use crate::model::tokenizer::ChatTokenizer;
-use crate::train::sft::Example;
 use crate::seed::mix_seed;
+use crate::task::Message;
+use crate::train::sft::Example;
 
 /// One line of a file.
 #[derive(Deserialize)]

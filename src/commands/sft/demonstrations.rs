@@ -10,14 +10,14 @@ use rand_chacha::ChaCha8Rng;
 
 use super::Examples;
 use crate::config::sft::SftConfig;
+use crate::model::tokenizer::ChatTokenizer;
+use crate::seed::mix_seed;
 use crate::task::Message;
 use crate::task::kk::demo::{self, CarefulShare, Style};
 use crate::task::kk::generate::{Generator, Puzzle};
 use crate::task::kk::statement::Statement;
 use crate::task::kk::{prompt, text};
-use crate::model::tokenizer::ChatTokenizer;
 use crate::train::sft::Example;
-use crate::seed::mix_seed;
 
 /// Puzzles of each size that a run may train or test on, and that are therefore never shown here.
 const HELD_OUT: usize = 1000;

@@ -15,10 +15,10 @@ use engine::decoder::DecoderConfig;
 
 use crate::config::sft::SftConfig;
 use crate::error::InputError;
-use crate::model::hub;
 use crate::model::folder::copy_beside;
-use crate::task::kk::parse_people;
+use crate::model::hub;
 use crate::model::tokenizer::ChatTokenizer;
+use crate::task::kk::parse_people;
 use crate::train::lora::ADAPTER;
 use crate::train::sft::{Example, SftStats, SftTrainer};
 use crate::train::{MAX_SKIPPED, bpe};

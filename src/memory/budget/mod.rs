@@ -101,7 +101,12 @@ impl Sizes {
             }
             (_, true) => (both, both + activations, both + engine_weights),
         };
-        Need { sharing, generating: trainer + generating, training: trainer + training, publishing: trainer + publishing }
+        Need {
+            sharing,
+            generating: trainer + generating,
+            training: trainer + training,
+            publishing: trainer + publishing,
+        }
     }
 }
 

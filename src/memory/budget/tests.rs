@@ -71,7 +71,8 @@ fn the_native_engine_samples_with_the_trainers_weights() {
     let mistral =
         RunConfig { engine: EngineConfig { kind: EngineKind::Mistralrs, ..config.engine.clone() }, ..config.clone() };
     assert_eq!(sharing(&mistral, 40), Sharing::Alternate);
-    let nowhere = Workload { machine: Machine { card: None, ..on(&config, &model, 40).machine }, ..on(&config, &model, 40) };
+    let nowhere =
+        Workload { machine: Machine { card: None, ..on(&config, &model, 40).machine }, ..on(&config, &model, 40) };
     let text = describe(&nowhere);
     assert!(text.contains("side_by_side") && !text.contains("reload"), "{text}");
     assert_eq!(sharing(&config, 24), Sharing::Alternate);

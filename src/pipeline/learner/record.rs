@@ -27,7 +27,12 @@ impl StepTimes {
     }
 
     /// Seconds of each part, and what follows from them. `wait_for_policy`: seconds that the dispatcher waited.
-    pub fn metrics(&self, engine_busy: Duration, wait_for_policy: f64, batch: &[ScoredGroup]) -> [(&'static str, f64); 12] {
+    pub fn metrics(
+        &self,
+        engine_busy: Duration,
+        wait_for_policy: f64,
+        batch: &[ScoredGroup],
+    ) -> [(&'static str, f64); 12] {
         let step = self.since.elapsed().as_secs_f64();
         let train = self.train.as_secs_f64();
         let completions = batch.iter().flat_map(|g| &g.completions);
