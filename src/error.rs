@@ -58,6 +58,35 @@ impl KeyError {
     pub fn under(self, prefix: &str) -> Self {
         Self { key: format!("{prefix}.{}", self.key), ..self }
     }
+
+    /// # Errors
+    /// The first key whose value is 0.
+    pub fn if_zero(values: &[(&str, usize)]) -> Result<(), Self> {
+        match values.iter().find(|(_, value)| *value == 0) {
+            Some((key, _)) => Err(Self::new(*key, "must be at least 1")),
+            None => Ok(()),
+        }
+    }
+
+    /// # Errors
+    /// The first key whose value is above its limit.
+    pub fn if_above(values: &[(&str, u64, u64)]) -> Result<(), Self> {
+        match values.iter().find(|(_, value, most)| value > most) {
+            Some((key, value, most)) => Err(Self::new(*key, format!("must be at most {most}, got {value}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Each value must be from its lower to its upper limit. NaN is outside every range.
+    ///
+    /// # Errors
+    /// The first key whose value is outside.
+    pub fn if_outside(values: &[(&str, f64, f64, f64)]) -> Result<(), Self> {
+        match values.iter().find(|(_, value, low, high)| !(low..=high).contains(&value)) {
+            Some((key, value, low, high)) => Err(Self::new(*key, format!("must be from {low} to {high}, got {value}"))),
+            None => Ok(()),
+        }
+    }
 }
 
 impl fmt::Display for KeyError {
@@ -71,6 +100,17 @@ impl std::error::Error for KeyError {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn values_outside_their_limits_are_named() {
+        assert_eq!(KeyError::if_zero(&[("a", 1), ("b", 0)]), Err(KeyError::new("b", "must be at least 1")));
+        assert_eq!(
+            KeyError::if_above(&[("a", 3, 3), ("b", 4, 3)]),
+            Err(KeyError::new("b", "must be at most 3, got 4"))
+        );
+        assert_eq!(KeyError::if_outside(&[("a", 0.0, 0.0, 1.0), ("b", 1.0, 0.0, 1.0)]), Ok(()));
+        assert!(KeyError::if_outside(&[("a", f64::NAN, 0.0, 1.0)]).is_err(), "NaN is in no range");
+    }
 
     #[test]
     fn a_key_error_names_its_table_and_its_place() {

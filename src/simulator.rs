@@ -63,7 +63,7 @@ impl SimulateConfig {
     /// # Errors
     /// A key inside `[simulate]` whose value is outside its range.
     pub fn check(&self) -> Result<(), KeyError> {
-        let ranges = [
+        KeyError::if_outside(&[
             ("skill_easiest", self.skill_easiest, -1e3, 1e3),
             ("skill_slope", self.skill_slope, -1e3, 1e3),
             ("transfer", self.transfer, 0.0, 1.0),
@@ -72,13 +72,7 @@ impl SimulateConfig {
             ("spread", self.spread, 0.0, 1e3),
             ("tokens_easiest", self.tokens_easiest, 1.0, 1e9),
             ("tokens_slope", self.tokens_slope, 0.0, 1e9),
-        ];
-        match ranges.iter().find(|(_, value, low, high)| !(low..=high).contains(&value)) {
-            Some((key, value, low, high)) => {
-                Err(KeyError::new(*key, format!("must be from {low} to {high}, got {value}")))
-            }
-            None => Ok(()),
-        }
+        ])
     }
 }
 

@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::check;
 use super::engine::EngineKind;
 use crate::error::KeyError;
 
@@ -69,7 +68,7 @@ impl BenchConfig {
             let problem = format!("must list numbers of at least 2, a prompt and a completion, got {tokens}");
             return Err(KeyError::new("train_tokens", problem));
         }
-        check::at_least_one(&[("repeats", self.repeats)])?;
-        check::ranges(&[("peak_tflops", self.peak_tflops, 0.0, 1e9)])
+        KeyError::if_zero(&[("repeats", self.repeats)])?;
+        KeyError::if_outside(&[("peak_tflops", self.peak_tflops, 0.0, 1e9)])
     }
 }

@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::check;
 use crate::error::KeyError;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,6 +23,6 @@ impl CkptConfig {
     /// # Errors
     /// A key whose value cannot work.
     pub fn check(&self) -> Result<(), KeyError> {
-        check::at_least_one(&[("keep_last", self.keep_last)])
+        KeyError::if_zero(&[("keep_last", self.keep_last)])
     }
 }

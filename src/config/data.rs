@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::check;
 use crate::error::KeyError;
 use crate::task::kk::parse_people;
 
@@ -45,7 +44,7 @@ impl DataConfig {
     /// # Errors
     /// A key whose value cannot work.
     pub fn check(&self) -> Result<(), KeyError> {
-        check::at_least_one(&[("train", self.train)])?;
+        KeyError::if_zero(&[("train", self.train)])?;
         match self.kind {
             DataKind::Kk => parse_people(&self.people).map(drop).map_err(|problem| KeyError::new("people", problem)),
             DataKind::Files if self.train_files.is_empty() => {

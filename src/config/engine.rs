@@ -3,7 +3,6 @@
 use engine::{CacheFormat, Precision, Quantization};
 use serde::{Deserialize, Serialize};
 
-use super::check;
 use crate::error::KeyError;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -142,8 +141,8 @@ impl EngineConfig {
     /// # Errors
     /// A key whose value cannot work.
     pub fn check(&self) -> Result<(), KeyError> {
-        check::at_least_one(&[("max_new_tokens", self.max_new_tokens), ("max_sequences", self.max_sequences)])?;
-        check::ranges(&[
+        KeyError::if_zero(&[("max_new_tokens", self.max_new_tokens), ("max_sequences", self.max_sequences)])?;
+        KeyError::if_outside(&[
             ("temperature", f64::from(self.temperature), 1e-3, 100.0),
             ("top_p", f64::from(self.top_p), 1e-6, 1.0),
             ("gpu_memory_utilization", f64::from(self.gpu_memory_utilization), 0.0, 1.0),

@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::check;
 use crate::error::KeyError;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,7 +27,7 @@ impl EvalConfig {
     /// # Errors
     /// A key whose value cannot work.
     pub fn check(&self) -> Result<(), KeyError> {
-        check::at_least_one(&[("prompts", self.prompts), ("samples", self.samples)])?;
-        check::ranges(&[("temperature", f64::from(self.temperature), 0.0, 100.0)])
+        KeyError::if_zero(&[("prompts", self.prompts), ("samples", self.samples)])?;
+        KeyError::if_outside(&[("temperature", f64::from(self.temperature), 0.0, 100.0)])
     }
 }

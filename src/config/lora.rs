@@ -3,7 +3,6 @@
 use engine::decoder::Module;
 use serde::{Deserialize, Serialize};
 
-use super::check;
 use crate::error::KeyError;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,7 +26,7 @@ impl LoraSettings {
     /// # Errors
     /// A key whose value cannot work.
     pub fn check(&self) -> Result<(), KeyError> {
-        check::ranges(&[("alpha", self.alpha, f64::MIN_POSITIVE, 1e6)])?;
+        KeyError::if_outside(&[("alpha", self.alpha, f64::MIN_POSITIVE, 1e6)])?;
         if self.target_modules.is_empty() {
             return Err(KeyError::new("target_modules", "must name at least one linear layer"));
         }

@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::check;
 use crate::advantage::AdvantageScale;
 use crate::error::KeyError;
 
@@ -137,7 +136,7 @@ impl LossConfig {
             let problem = format!("must be at least 1 to mask, got {}: no token would stay", self.rollout_is_threshold);
             return Err(KeyError::new("rollout_is_threshold", problem));
         }
-        check::ranges(&[
+        KeyError::if_outside(&[
             ("clip_ratio_low", self.clip_ratio_low, 0.0, 1.0),
             ("clip_ratio_high", self.clip_ratio_high, 0.0, 1e6),
             ("clip_ratio_c", self.clip_ratio_c, 0.0, 1e6),

@@ -7,7 +7,6 @@
 //! paths in `--set` are relative to the current folder; a resolved configuration holds absolute paths.
 
 pub mod bench;
-mod check;
 pub mod ckpt;
 pub mod data;
 pub mod engine;

@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::check;
 use crate::error::KeyError;
 
 /// Settings of the optimiser.
@@ -59,7 +58,7 @@ impl OptimConfig {
     /// # Errors
     /// A key whose value cannot work.
     pub fn check(&self) -> Result<(), KeyError> {
-        check::ranges(&[
+        KeyError::if_outside(&[
             ("lr", self.lr, 0.0, 10.0),
             ("beta1", self.beta1, 0.0, 1.0 - 1e-12),
             ("beta2", self.beta2, 0.0, 1.0 - 1e-12),

@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::check;
 use crate::error::KeyError;
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -18,6 +17,6 @@ impl PipelineConfig {
     /// # Errors
     /// A key whose value cannot work.
     pub fn check(&self) -> Result<(), KeyError> {
-        check::at_most(&[("max_off_policy_steps", self.max_off_policy_steps, 1_000_000)])
+        KeyError::if_above(&[("max_off_policy_steps", self.max_off_policy_steps, 1_000_000)])
     }
 }

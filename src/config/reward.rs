@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::check;
 use crate::advantage::AdvantageScale;
 use crate::error::KeyError;
 
@@ -45,6 +44,6 @@ impl RewardConfig {
             let problem = format!("must be at most engine.max_new_tokens, which is {max_new_tokens}, got {buffer}");
             return Err(KeyError::new("overlong_buffer", problem));
         }
-        check::ranges(&[("overlong_penalty", f64::from(self.overlong_penalty), 0.0, 1e6)])
+        KeyError::if_outside(&[("overlong_penalty", f64::from(self.overlong_penalty), 0.0, 1e6)])
     }
 }

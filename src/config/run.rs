@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
+use super::Config;
 use super::bench::BenchConfig;
 use super::ckpt::CkptConfig;
 use super::data::DataConfig;
@@ -16,7 +17,6 @@ use super::optim::OptimConfig;
 use super::pipeline::PipelineConfig;
 use super::reward::{AdvantageConfig, RewardConfig};
 use super::trainer::TrainerConfig;
-use super::{Config, check};
 use crate::curriculum::CurriculumConfig;
 use crate::error::KeyError;
 use crate::scheduler::{FilterConfig, SchedulerConfig};
@@ -103,7 +103,7 @@ impl Config for RunConfig {
         self.pipeline.check().map_err(|e| e.under("pipeline"))?;
         self.eval.check().map_err(|e| e.under("eval"))?;
         self.ckpt.check().map_err(|e| e.under("ckpt"))?;
-        check::at_least_one(&[("lora.rank", self.lora.rank)])?;
+        KeyError::if_zero(&[("lora.rank", self.lora.rank)])?;
         self.lora.check().map_err(|e| e.under("lora"))?;
         self.optim.check().map_err(|e| e.under("optim"))?;
         self.loss.check().map_err(|e| e.under("loss"))?;
@@ -149,14 +149,14 @@ impl RunConfig {
     }
 
     fn check_top_level(&self) -> Result<(), KeyError> {
-        check::at_least_one(&[("batch_size", self.batch_size)])?;
+        KeyError::if_zero(&[("batch_size", self.batch_size)])?;
         if self.group_size < 2 {
             let problem =
                 format!("must be at least 2, got {}: a group of one has no advantage to learn from", self.group_size);
             return Err(KeyError::new("group_size", problem));
         }
         // Larger values are typos. Without these limits they would be noticed only when memory runs out.
-        check::at_most(&[
+        KeyError::if_above(&[
             ("max_steps", self.max_steps, 1_000_000_000),
             ("batch_size", self.batch_size as u64, 1_000_000),
             ("group_size", self.group_size as u64, 100_000),

@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::check;
 use crate::error::KeyError;
 
 /// How a batch is divided into updates and micro-batches.
@@ -38,6 +37,6 @@ impl TrainerConfig {
     /// # Errors
     /// A key whose value cannot work.
     pub fn check(&self) -> Result<(), KeyError> {
-        check::at_least_one(&[("ppo_epochs", self.ppo_epochs), ("micro_batch_tokens", self.micro_batch_tokens)])
+        KeyError::if_zero(&[("ppo_epochs", self.ppo_epochs), ("micro_batch_tokens", self.micro_batch_tokens)])
     }
 }

@@ -8,14 +8,11 @@ use engine::Sampling;
 use engine::decoder::DecoderConfig;
 
 use super::dataset::{self, Dataset};
-use super::learner::eval::EvalSettings;
-use super::reward::RewardSettings;
 use crate::config::run::RunConfig;
 use crate::curriculum::Mixture;
 use crate::error::InputError;
 use crate::model::hub;
 use crate::model::tokenizer::ChatTokenizer;
-use crate::seed::mix_seed;
 
 /// See the module. Nothing of it changes during a run.
 pub struct Inputs {
@@ -65,22 +62,6 @@ impl Inputs {
             max_new_tokens: engine.max_new_tokens,
             stop_tokens: self.tokenizer.stop_tokens.clone(),
             stop_strings: ChatTokenizer::stop_strings(&self.tokenizer, engine.stop.clone()),
-        }
-    }
-
-    pub fn eval_settings(&self) -> EvalSettings {
-        let eval = &self.config.eval;
-        let sampling = Sampling { temperature: eval.temperature, ..self.sampling() };
-        EvalSettings { sampling, samples: eval.samples, seed: mix_seed(self.config.data.seed, 0xE7A1) }
-    }
-
-    pub fn reward_settings(&self) -> RewardSettings {
-        RewardSettings {
-            scale: self.config.advantage.scale,
-            max_new_tokens: self.config.engine.max_new_tokens,
-            overlong_buffer: self.config.reward.overlong_buffer,
-            overlong_penalty: self.config.reward.overlong_penalty,
-            context: self.decoder.max_position_embeddings,
         }
     }
 

@@ -32,7 +32,7 @@ pub async fn score_groups(
     groups: Receiver<RolledOut>,
     scored: Sender<Scored>,
 ) -> Result<()> {
-    let settings = inputs.reward_settings();
+    let settings = RewardSettings::of(&inputs);
     while let Ok(rolled_out) = groups.recv().await {
         let (group, slot) = match rolled_out {
             RolledOut::Group { group, slot } => (group, slot),
@@ -67,6 +67,17 @@ pub struct RewardSettings {
 }
 
 impl RewardSettings {
+    fn of(inputs: &Inputs) -> Self {
+        let config = &inputs.config;
+        Self {
+            scale: config.advantage.scale,
+            max_new_tokens: config.engine.max_new_tokens,
+            overlong_buffer: config.reward.overlong_buffer,
+            overlong_penalty: config.reward.overlong_penalty,
+            context: inputs.decoder.max_position_embeddings,
+        }
+    }
+
     /// What a completion of `tokens` tokens loses after a prompt of `prompt_tokens`: 0 up to the buffer, from there on
     /// linearly up to the whole penalty (DAPO's soft overlong punishment, arXiv 2503.14476, equation 13). Where the context
     /// ends before `max_new_tokens`, the buffer ends with it.

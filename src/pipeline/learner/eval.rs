@@ -13,11 +13,19 @@ use crate::task::Grade;
 
 /// How to evaluate.
 #[derive(Clone)]
-pub struct EvalSettings {
-    pub sampling: Sampling,
+struct EvalSettings {
+    sampling: Sampling,
     /// k: completions of each prompt.
-    pub samples: usize,
-    pub seed: u64,
+    samples: usize,
+    seed: u64,
+}
+
+impl EvalSettings {
+    fn of(inputs: &Inputs) -> Self {
+        let eval = &inputs.config.eval;
+        let sampling = Sampling { temperature: eval.temperature, ..inputs.sampling() };
+        Self { sampling, samples: eval.samples, seed: mix_seed(inputs.config.data.seed, 0xE7A1) }
+    }
 }
 
 /// Samples every test prompt and grades it. Never touches the curriculum.
@@ -25,7 +33,7 @@ pub struct EvalSettings {
 /// # Errors
 /// The engine's first failure.
 pub async fn evaluate<E: Engine>(engine: &Arc<E>, inputs: &Arc<Inputs>) -> Result<Vec<SourceScore>> {
-    let (data, settings) = (&inputs.test, inputs.eval_settings());
+    let (data, settings) = (&inputs.test, EvalSettings::of(inputs));
     let prompts = data.sources.iter().enumerate().flat_map(|(s, source)| (0..source.items.len()).map(move |i| (s, i)));
     let (send, receive) = async_channel::unbounded();
     for prompt in prompts {
