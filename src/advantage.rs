@@ -1,11 +1,11 @@
-//! Rewards of one group → advantages. Pure; owns the scale and nothing else.
+//! From the rewards of one group to its advantages. Pure.
 //!
 //! Invariant: the mean of a group of two or more is subtracted, so its advantages sum to 0 (up to rounding), and a
 //! group whose rewards are all the same gives exactly 0: it carries no signal.
 
 use serde::{Deserialize, Serialize};
 
-/// Added to the standard deviation, so that a group of equal rewards divides by something.
+/// Added to the standard deviation, so that a group of equal rewards does not divide by zero.
 const EPSILON: f64 = 1e-6;
 
 /// What a centred reward is divided by.
@@ -18,13 +18,13 @@ pub enum AdvantageScale {
     GroupStd,
     /// Nothing: advantages keep the reward's unit, so the curriculum's temperature must scale with the reward.
     None,
-    /// Nothing, and the mean is that of the other completions: RLOO (arXiv 2402.14740), G/(G − 1) times `none`.
+    /// Nothing, but the mean is that of the other completions: RLOO (arXiv 2402.14740). This is G/(G − 1) times `none`.
     LeaveOneOut,
-    /// Nothing here; the trainer divides by the standard deviation over its batch ([`divide_by_batch_std`]).
+    /// Nothing here. The learner divides by the standard deviation over the batch ([`divide_by_batch_std`]).
     BatchStd,
 }
 
-/// The advantages of one group: Âᵢ = (rᵢ − mean(r)) / s, one a completion, in the rewards' order.
+/// The advantages of one group: Âᵢ = (rᵢ − mean(r)) / s, one per completion, in the order of the rewards.
 ///
 /// `rewards`, of the G completions of one prompt, must be finite (graders give nothing else). s is std(r) + 1e-6 with
 /// Bessel's correction (G − 1), 1 for [`AdvantageScale::None`] and [`AdvantageScale::BatchStd`], or (G − 1)/G for

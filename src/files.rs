@@ -1,4 +1,4 @@
-//! Writing files so that a crash leaves the old one or the new one, never half of it.
+//! Writing files so that a crash leaves the old one or the new one, never a part.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -24,10 +24,10 @@ pub fn sync_parent(path: &Path) -> io::Result<()> {
     File::open(parent).and_then(|folder| folder.sync_all()).map_err(|e| at(parent, e))
 }
 
-/// Keeps every other process of this program out of `folder` until the file that is returned is closed.
+/// Locks `folder` against other processes of this program, until the returned file is closed.
 ///
 /// # Errors
-/// If another process is in it, or it cannot be written to.
+/// If another process has locked it, or it cannot be written to.
 pub fn lock(folder: &Path) -> Result<File, InputError> {
     let path = folder.join(".lock");
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
@@ -37,7 +37,7 @@ pub fn lock(folder: &Path) -> Result<File, InputError> {
             let problem = "another dump-rl is writing here; wait for it, or choose another folder with --out DIR";
             Err(InputError::new(folder.display(), problem))
         }
-        // A file system without locks is no reason not to run.
+        // On a file system without locks the run goes ahead without one.
         Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
     }
 }

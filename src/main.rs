@@ -34,8 +34,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// A training step frees and takes the same memory again and again; handing it back to the system after mimalloc's 10 ms
-/// costs up to a third of the step in page faults.
+/// A training step frees and allocates the same memory again and again. If mimalloc returned it to the system after its default of
+/// 10 ms, page faults would take up to a third of the step.
 fn keep_freed_memory_for_a_while() {
     const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15; // mi_option_purge_delay in mimalloc.h
     // SAFETY: sets an integer option that mimalloc reads at run time.
@@ -136,7 +136,7 @@ fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
         .block_on(future)
 }
 
-/// Turns true at the first Ctrl-C (or SIGTERM); the second ends the program at once.
+/// Turns true at the first Ctrl-C (or SIGTERM). The second one ends the program at once.
 fn stop_signal() -> watch::Receiver<bool> {
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(async move {

@@ -1,13 +1,13 @@
-//! A model of a learner in place of a language model: the pipeline's own scheduler, thousands of runs a minute.
+//! The pipeline's scheduler with a formula in place of a language model: thousands of runs per minute.
 //!
-//! **A simulation, not training.** What it shows is how a policy behaves when success follows from practice in the way
-//! below; whether a language model learns like that is another question (`docs/curriculum.md`).
+//! **This is a simulation, not training.** It shows how a curriculum behaves if practice leads to success by the rules below.
+//! Whether a language model learns like that is another question (`docs/curriculum.md`).
 //!
 //! - Distribution d (0 is the easiest) has a skill s_d; prompt x of d is solved with probability σ(s_d + spread·ℓ_x), where
 //!   ℓ_x is drawn once from the standard logistic distribution. At the start s_d = `skill_easiest` − `skill_slope`·d.
-//! - A completion that is right earns 3, another −0.5: Knights and Knaves with every format right.
+//! - A right completion earns 3, a wrong one −0.5, as in Knights and Knaves with the right format.
 //! - A policy step over B groups raises each skill: s_j += `rate` · Σ_groups mean|Â| · `transfer`^|j − d| / B. So practice
-//!   helps as much as it has advantage, and helps neighbours a share of it.
+//!   helps in proportion to its advantages, and neighbours get a share of that.
 //! - After each step skills fall back: s_j −= `drift` · (s_j − s_j at the start).
 //! - A completion of d takes `tokens_easiest` + `tokens_slope`·d tokens, and a group as long as its completions.
 
@@ -33,18 +33,18 @@ pub struct SimulateConfig {
     pub skill_slope: f64,
     /// How much prompts of one distribution differ, in log-odds.
     pub spread: f64,
-    /// Log-odds that a step of groups with mean |Â| = 1 on one distribution gives it.
+    /// Log-odds that one step on one distribution adds to it, if all groups have mean |Â| = 1.
     pub rate: f64,
     /// The share of it that a neighbour gets; 0 to 1.
     pub transfer: f64,
-    /// The share of what was learnt that is lost a step; 0 to 1.
+    /// The share of what was learned that is lost per step; 0 to 1.
     pub drift: f64,
     pub tokens_easiest: f64,
     pub tokens_slope: f64,
 }
 
 impl Default for SimulateConfig {
-    /// Set by hand so that success rates at the start, and after 60 steps of uniform sampling, are about kk-tiny's.
+    /// Chosen so that success rates at the start, and after 60 steps of uniform sampling, are close to those of kk-tiny.
     fn default() -> Self {
         Self {
             skill_easiest: -0.8,
@@ -79,12 +79,12 @@ impl SimulateConfig {
 /// What a simulated run depends on.
 #[derive(Debug, Clone)]
 pub struct Simulation {
-    /// As of a real run.
+    /// The same as in a real run.
     pub scheduler: SchedulerConfig,
     pub learner: SimulateConfig,
     /// G: completions of a prompt.
     pub group_size: usize,
-    /// Steps from one evaluation to the next; 0: as many as give some fifty evaluations.
+    /// Steps between two evaluations. 0: as many as give about fifty evaluations.
     pub eval_interval: u64,
 }
 
@@ -114,7 +114,7 @@ struct Learner<'a> {
     skills: Vec<f64>,
 }
 
-/// A job under way; the earliest end comes first.
+/// A job that is running. The one that ends first is first in the order.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Running {
     /// When it ends, in tokens of its longest completion.
@@ -152,7 +152,7 @@ pub fn run(simulation: &Simulation, mixture: &Mixture, seed: u64) -> Result<Vec<
             let rewards = learner.answer(&job, *group_size, &mut rng);
             answers.insert(job.id, Answered { policy_step: scheduler.step(), job, rewards });
         }
-        // Nothing runs and nothing can be dispatched: the last step is made.
+        // If nothing runs and nothing can be dispatched, the last step was made.
         let Some(Reverse(Running { end, id })) = running.pop() else { break };
         now = end;
         let Some(Answered { job, policy_step, rewards }) = answers.remove(&id) else { continue };
@@ -191,13 +191,13 @@ impl<'a> Learner<'a> {
 
     /// The rewards of a group.
     fn answer(&self, job: &Job, group_size: usize, rng: &mut ChaCha8Rng) -> Vec<f32> {
-        // The prompt's own difficulty: the same whenever the row is drawn, and in every run.
+        // A prompt has the same difficulty whenever it is drawn, in every run.
         let row = mix_seed(job.arm as u64, job.row as u64);
         let success = self.success(job.arm, (row >> 11) as f64 / (1_u64 << 53) as f64);
         (0..group_size).map(|_| if rng.random::<f64>() < success { RIGHT } else { WRONG }).collect()
     }
 
-    /// The success rate of the prompt that a share `quantile` of its distribution's prompts is harder than.
+    /// The success rate of the prompt at this quantile of its distribution; at 1 is the easiest prompt.
     fn success(&self, arm: usize, quantile: f64) -> f64 {
         let quantile = quantile.clamp(1e-9, 1.0 - 1e-9);
         let logit = self.skills[arm] + self.config.spread * (quantile / (1.0 - quantile)).ln();
@@ -214,7 +214,7 @@ impl<'a> Learner<'a> {
         }
     }
 
-    /// The expected answer reward, exactly up to the grid of prompts.
+    /// The expected answer reward. Exact, except that the prompts are taken from a grid of quantiles.
     fn evaluation(&self, scheduler: &Scheduler) -> Evaluation {
         const GRID: usize = 64;
         let quantile = |i: usize| (i as f64 + 0.5) / GRID as f64;

@@ -5,23 +5,23 @@ use serde::{Deserialize, Serialize};
 use super::engine::EngineKind;
 use crate::error::KeyError;
 
-/// What the benches measure: every combination of the lists.
+/// What the benches measure: every combination of the lists below.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BenchConfig {
-    /// Engines to compare; empty: every one that is built in for the device.
+    /// Engines to compare. Empty: all that are built in for the device.
     pub engines: Vec<EngineKind>,
     pub prompts: Vec<usize>,
     pub group_sizes: Vec<usize>,
     pub prompt_tokens: Vec<usize>,
     pub new_tokens: Vec<usize>,
     pub lengths: Lengths,
-    /// For `bench train`, instead of `prompt_tokens` and `new_tokens`: tokens of a sequence, of which the prompt takes the
-    /// first of `prompt_tokens`, at most half.
+    /// For `bench train`, instead of `prompt_tokens` and `new_tokens`: tokens of a whole sequence. The first value of
+    /// `prompt_tokens`, but at most half of the sequence, is the prompt.
     pub train_tokens: Vec<usize>,
-    /// What the device can do at most, in 10^12 floating-point operations a second; 0: what is known of the card.
+    /// The device's peak rate, in 10^12 floating-point operations per second. 0: the known rate of the card.
     pub peak_tflops: f64,
-    /// Timed runs of each combination; the median is reported.
+    /// Timed runs of each combination. The median is reported.
     pub repeats: usize,
 }
 
@@ -31,7 +31,7 @@ pub struct BenchConfig {
 pub enum Lengths {
     /// All have `new_tokens`.
     Fixed,
-    /// Drawn evenly from 1 to `new_tokens`, one length a prompt.
+    /// Drawn uniformly from 1 to `new_tokens`, one length per prompt.
     Drawn,
 }
 

@@ -1,4 +1,4 @@
-//! The `[ckpt]` table: when checkpoints are saved, and how many stay.
+//! The `[ckpt]` table: when checkpoints are saved, and how many are kept.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,9 +7,9 @@ use crate::error::KeyError;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CkptConfig {
-    /// Save every so many steps; 0: only at the end.
+    /// Steps between two checkpoints. 0: only one, at the end.
     pub interval: u64,
-    /// How many checkpoints stay.
+    /// How many of the newest checkpoints are kept.
     pub keep_last: usize,
 }
 

@@ -21,14 +21,14 @@ pub enum DataKind {
 #[serde(default)]
 pub struct DataConfig {
     pub kind: DataKind,
-    /// For `kk`: numbers of people, one distribution each.
+    /// For `kk`: numbers of people, such as "3-14". Each is one distribution.
     pub people: String,
-    /// For `kk`: training and test puzzles of each size.
+    /// For `kk`: training and test puzzles per number of people.
     pub train: usize,
     pub test: usize,
-    /// For `kk`: seed of the generator, apart from the run's.
+    /// For `kk`: seed of the generator. It is independent of the run's seed.
     pub seed: u64,
-    /// For `files`.
+    /// For `files`: JSON Lines files of training and test rows.
     pub train_files: Vec<PathBuf>,
     pub test_files: Vec<PathBuf>,
 }

@@ -10,45 +10,45 @@ use crate::error::KeyError;
 pub struct EngineConfig {
     pub kind: EngineKind,
     pub device: DeviceKind,
-    /// How a policy gets into the engine, and what is in memory at a time.
+    /// How a policy gets into the engine, and what is in memory at the same time.
     pub sync: SyncMode,
     /// Which CUDA device, from 0.
     pub device_index: usize,
-    /// On a GPU: its memory in MiB, to count with; 0: ask the card.
+    /// Memory of the GPU that the budget assumes, in MiB. 0: ask the card.
     pub device_memory_mb: usize,
-    /// The engine's number format (on a GPU also the trainer's). On a CPU `bf16` takes AVX-512 BF16.
+    /// The engine's number format, and on a GPU also the trainer's. On a CPU `bf16` needs AVX-512 BF16.
     pub dtype: Precision,
-    /// Whether a few completions are sampled together and scored by the trainer before the first step; where the two
-    /// disagree the run ends.
+    /// Whether the engine is compared with the trainer before the first step: a few completions are sampled together and
+    /// scored by the trainer. If the two disagree, the run ends.
     pub check: EngineCheck,
-    /// Sampling temperature; the trainer's log-probabilities use the same.
+    /// Sampling temperature. The trainer's log-probabilities use the same.
     pub temperature: f32,
-    /// Only so many of the likeliest tokens are drawn; 0: all. This and the next two cut the distribution that is
-    /// sampled but not the one that is trained: leave them off in training unless you want that bias.
+    /// Only this many of the likeliest tokens can be drawn. 0: all. This and the next two cut the distribution that is
+    /// sampled, but not the one that is trained, which biases training. Leave them off unless you want that.
     pub top_k: usize,
-    /// Only the fewest likeliest tokens whose probabilities reach this sum are drawn; 1: all.
+    /// Only the likeliest tokens whose probabilities add up to this can be drawn. 1: all.
     pub top_p: f32,
-    /// Only tokens at least this share as likely as the likeliest are drawn; 0: all.
+    /// Only tokens with at least this share of the likeliest token's probability can be drawn. 0: all.
     pub min_p: f32,
-    /// Strings that end a completion, beside the model's own stop tokens. They stay in the completion.
+    /// Strings that end a completion, in addition to the model's stop tokens. They stay in the completion.
     pub stop: Vec<String>,
     /// Longest completion, in tokens.
     pub max_new_tokens: usize,
-    /// Most sequences in one batch of the engine (on a CPU mistral.rs runs one at a time).
+    /// The most sequences in one batch of the engine. On a CPU mistral.rs runs one at a time.
     pub max_sequences: usize,
-    /// Copies of the model that mistral.rs runs side by side on a CPU; 0: one a core for a small model, else one.
+    /// Copies of the model that mistral.rs runs side by side on a CPU. 0: one per core for a small model, else one.
     pub replicas: usize,
-    /// Memory that the paged KV cache may take, in MiB. On a CPU it is taken as it is needed, and more of it where the
-    /// longest request does not fit; on a GPU all of it when a model is loaded.
+    /// Memory of the paged KV cache, in MiB. On a CPU it is a limit: memory is taken when it is needed, and more than the limit
+    /// if the longest request does not fit. On a GPU all of it is taken when a model is loaded.
     pub cache_mb: usize,
-    /// On a GPU instead of `cache_mb`: the part of the card's memory that weights, cache and activations of the engine
-    /// take together, as in vLLM; 0: `cache_mb` says. The trainer needs the rest.
+    /// On a GPU, instead of `cache_mb`: the part of the card's memory that weights, cache and activations of the engine
+    /// take together, as in vLLM. The trainer needs the rest. 0: use `cache_mb`.
     pub gpu_memory_utilization: f32,
-    /// On a GPU: tokens in a block of mistral.rs's cache: 8, 16 or 32. The native engine's have 16.
+    /// On a GPU: tokens per block of mistral.rs's cache: 8, 16 or 32. The native engine's blocks have 16.
     pub block_size: usize,
     /// On a GPU: the number format of mistral.rs's cache.
     pub cache_dtype: CacheFormat,
-    /// How mistral.rs packs its matrices. The trainer's stay whole: `loss.rollout_is` corrects for the difference.
+    /// How mistral.rs quantizes its matrices. The trainer's are not quantized; `loss.rollout_is` corrects for the difference.
     pub quantization: Quantization,
 }
 
@@ -56,18 +56,18 @@ pub struct EngineConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EngineKind {
-    /// `native` on a CPU if it can run the model, and where mistral.rs is not built in; else `mistralrs`.
+    /// On a CPU `native` if it can run the model, else `mistralrs`. On a GPU `mistralrs` if it is built in, else `native`.
     Auto,
-    /// Our own: continuous batching, with the trainer's weights.
+    /// Our own engine: continuous batching, with the trainer's weights.
     Native,
     Mistralrs,
 }
 
-/// Whether the engine is held against the trainer before the first step.
+/// Whether the engine is compared with the trainer before the first step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EngineCheck {
-    /// Where nobody has seen an engine pass it: on a GPU.
+    /// On a GPU, where no engine has passed the comparison yet.
     Auto,
     Always,
     Never,
@@ -85,14 +85,14 @@ pub enum DeviceKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SyncMode {
-    /// The first of the others whose budget fits.
+    /// The first of the others that fits the memory.
     Auto,
     /// A publish builds the new model while the old one answers.
     SideBySide,
-    /// A publish lets the old model answer what runs, frees it, and builds the new one.
+    /// A publish lets the old model finish its requests, frees it, and builds the new one.
     Reload,
-    /// The engine is unloaded while the trainer computes, and the trainer's base weights are in main memory while it
-    /// does not. The native engine gives back its cache only.
+    /// The engine is unloaded while the trainer computes. The trainer's base weights are in main memory while it does not.
+    /// The native engine frees only its cache.
     Alternate,
 }
 
@@ -136,7 +136,7 @@ impl SyncMode {
 }
 
 impl EngineConfig {
-    /// Checks each value alone. What an engine does not have on a device is checked by [`super::resolve::check_engine`].
+    /// Checks each value by itself. [`super::resolve::check_engine`] checks what an engine can do on a device.
     ///
     /// # Errors
     /// A key whose value cannot work.

@@ -7,13 +7,13 @@ use crate::error::KeyError;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EvalConfig {
-    /// Evaluate at step 0, every so many steps, and at the end; 0: never.
+    /// Steps between two evaluations; there is also one at step 0 and one at the end. 0: never.
     pub interval: u64,
     /// Test prompts of each distribution.
     pub prompts: usize,
     /// Completions of each prompt (k of avg@k and pass@k).
     pub samples: usize,
-    /// 0 is greedy.
+    /// Sampling temperature. 0: greedy.
     pub temperature: f32,
 }
 

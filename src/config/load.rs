@@ -7,10 +7,10 @@ use toml::{Table, Value};
 use super::{Config, is_hub_id};
 use crate::error::InputError;
 
-/// Reads `path`, applies `sets` (`key.path=value`, later wins) and checks the result.
+/// Reads `path`, applies `sets` (`key.path=value`; later ones win) and checks the result.
 ///
 /// # Errors
-/// An unreadable file, broken TOML, an unknown key, a value of the wrong type or out of range; names file, line and key.
+/// An unreadable file, broken TOML, an unknown key, or a value of the wrong type or out of range. Names file, line and key.
 pub fn load<C: Config>(path: &Path, sets: &[String]) -> Result<C, InputError> {
     let text = std::fs::read_to_string(path)
         .map_err(|e| InputError::new(path.display(), format!("cannot read the configuration: {e}")))?;
@@ -88,7 +88,7 @@ fn check_keys<C: Config>(
     Ok(())
 }
 
-/// What to say of `key`, which is none of the keys of `known` under `prefix`.
+/// The error message for `key`, which is not among the keys of `known` under `prefix`.
 fn unknown_key(key: &str, known: &Value, prefix: &str) -> String {
     let name = key.rsplit('.').next().unwrap_or(key);
     let names: Vec<&String> = known.as_table().into_iter().flat_map(|table| table.keys()).collect();
@@ -128,7 +128,7 @@ fn absolute_paths<C: Config>(table: &mut Table, base: &Path) {
     }
 }
 
-/// `path` from `base`, absolute, with `.` and `..` taken out; an empty path stays empty.
+/// `path` relative to `base`, as an absolute path without `.` and `..`. An empty path stays empty.
 fn absolute(base: &Path, path: &str) -> String {
     if path.is_empty() {
         return String::new();
@@ -145,7 +145,7 @@ fn absolute(base: &Path, path: &str) -> String {
     clean.to_string_lossy().into_owned()
 }
 
-/// Applies one `--set key.path=value`; the value is read as TOML, or else as plain text.
+/// Applies one `--set key.path=value`. The value is read as TOML, and as plain text if it is not TOML.
 fn apply_set<C: Config>(table: &mut Table, set: &str, known: &Value) -> Result<(), InputError> {
     let place = format!("--set {set}");
     let (key, text) = set.split_once('=').ok_or_else(|| InputError::new(&place, "expected KEY=VALUE"))?;

@@ -3,8 +3,8 @@
 //! - [`run`]: what `train`, `eval` and `bench` read · [`sft`]: what `sft` reads · a file for each table, with its checks
 //! - [`load()`]: from a file to a checked value · [`resolve`]: what a value leaves open is decided once
 //!
-//! A key that does not exist is an error that names the nearest one that does. Paths in a file are relative to that file;
-//! paths in `--set` are relative to the current folder; a resolved configuration holds absolute paths.
+//! An unknown key is an error that names the most similar known one. Paths in a file are relative to that file. Paths in
+//! `--set` are relative to the current folder. A loaded configuration holds absolute paths.
 
 pub mod bench;
 pub mod ckpt;
@@ -35,15 +35,16 @@ pub trait Config: Default + Serialize + DeserializeOwned {
     const PATHS: &'static [&'static str];
     /// Those of them that may also hold the name of a model on the hub.
     const MODELS: &'static [&'static str];
-    /// Dotted keys of tables whose keys are names out of the data.
+    /// Dotted keys of tables whose keys are names from the data.
     const BY_NAME: &'static [&'static str];
 
-    /// What the keys are that `given` leaves out.
+    /// The values of keys that `given` does not have.
     fn defaults(_given: &Table) -> Self {
         Self::default()
     }
 
-    /// Refuses values that cannot work: the key, and what would be right.
+    /// # Errors
+    /// A key whose value cannot work, and what would be right.
     fn check(&self) -> Result<(), KeyError>;
 }
 

@@ -7,9 +7,9 @@ use crate::error::KeyError;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PipelineConfig {
-    /// η: how many steps old the policy that made a group may be when the group is trained on; 0 is synchronous.
+    /// η: how many steps old a group's policy may be when the group is trained on. 0: synchronous and deterministic.
     pub max_off_policy_steps: u64,
-    /// Requests in flight; 0 takes what the engine advises.
+    /// Requests in flight. 0: as many as the engine advises.
     pub rollout_workers: usize,
 }
 

@@ -14,7 +14,7 @@ use crate::error::InputError;
 /// Whether this program can use a GPU.
 pub const HAS_CUDA: bool = cfg!(feature = "cuda");
 
-/// What the decisions depend on beside the configuration and the model.
+/// What the decisions depend on, apart from the configuration and the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Machine {
     pub cores: usize,
@@ -28,7 +28,7 @@ pub struct Machine {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Card {
     pub total: usize,
-    /// What no program has taken yet.
+    /// What no program has allocated.
     pub free: usize,
 }
 
@@ -126,7 +126,7 @@ pub fn configured_sharing(sync: SyncMode) -> Option<Sharing> {
     }
 }
 
-/// What `engine.kind` says, or what `auto` comes to for this model. On a CPU the native engine was faster on every model that
+/// What `engine.kind` says, or what `auto` means for this model. On a CPU the native engine was faster on every model that
 /// was measured (docs/benchmarks.md), so `auto` takes it where it can run the model. On a GPU neither was measured yet.
 fn engine_choice(settings: &EngineConfig, model: &DecoderConfig) -> EngineChoice {
     let native_can = settings.quantization == Quantization::None && Native::supports(model);
@@ -177,7 +177,7 @@ pub fn check_engine(engine: &EngineConfig) -> Result<(), InputError> {
             let problem = "in a program with CUDA mistral.rs does not compute on a CPU; use \"native\" or engine.device = \"cuda\", or build it without";
             Err(InputError::new("engine.kind", problem))
         }
-        // mistral.rs 0.8.1 then leaves the causal mask to kernels that it does not call for f32.
+        // With flash-attn mistral.rs 0.8.1 leaves the causal mask to kernels that it does not call for f32.
         (DeviceKind::Cuda, Precision::F32, _) if cfg!(feature = "flash-attn") => {
             let problem =
                 "a program with flash-attn has no f32 on a GPU; use \"bf16\", or build it with --features cuda";

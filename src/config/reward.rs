@@ -1,17 +1,17 @@
-//! The `[reward]` and `[advantage]` tables: from a grade to what a completion is trained with.
+//! The `[reward]` and `[advantage]` tables: from a completion's grade to its advantage.
 
 use serde::{Deserialize, Serialize};
 
 use crate::advantage::AdvantageScale;
 use crate::error::KeyError;
 
-/// What is taken off a completion's grade.
+/// What is subtracted from a completion's grade.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RewardConfig {
-    /// Completions lose reward from this many tokens before `engine.max_new_tokens` (or the context's end) on; 0: never.
+    /// The penalty begins this many tokens before `engine.max_new_tokens`, or before the end of the context. 0: no penalty.
     pub overlong_buffer: usize,
-    /// What a completion of the longest length loses.
+    /// The penalty of a completion of the greatest length.
     pub overlong_penalty: f32,
 }
 

@@ -1,4 +1,4 @@
-//! The configuration of a training run: its top level, and what concerns several tables.
+//! The configuration of a training run: its top level, and checks that concern several tables.
 
 use std::path::PathBuf;
 
@@ -28,13 +28,13 @@ use crate::simulator::{SimulateConfig, Simulation};
 pub struct RunConfig {
     /// Folder of the base model in Hugging Face layout, or its name on the hub (`owner/name`).
     pub model: PathBuf,
-    /// Everything random follows from it.
+    /// Seed of everything random in the run.
     pub seed: u64,
     /// Policy steps.
     pub max_steps: u64,
-    /// B: groups (prompts) a step.
+    /// B: prompts (groups) per step.
     pub batch_size: usize,
-    /// G: completions a prompt.
+    /// G: completions per prompt.
     pub group_size: usize,
     pub data: DataConfig,
     pub engine: EngineConfig,
@@ -85,7 +85,7 @@ impl Config for RunConfig {
     const MODELS: &'static [&'static str] = &["model"];
     const BY_NAME: &'static [&'static str] = &["curriculum.fixed_mix.weights"];
 
-    /// GRPO's, or those of the loss that is named.
+    /// The defaults of GRPO, or those of the loss that `given` names.
     fn defaults(given: &Table) -> Self {
         let mut config = Self::default();
         let kind = given.get("loss").and_then(|loss| loss.get("kind")).cloned();

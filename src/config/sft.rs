@@ -1,4 +1,5 @@
-//! The configuration of supervised training: of a small model from nothing (how the one in data/ is made), or of one that is there.
+//! The configuration of supervised training: of a small model from random weights (as the one in data/ is made), or of an existing
+//! model.
 
 use std::path::PathBuf;
 
@@ -11,30 +12,30 @@ use super::optim::{LrSchedule, OptimConfig};
 use crate::error::KeyError;
 use crate::task::kk::parse_people;
 
-/// A tokenizer, a small Llama model, and the Knights-and-Knaves demonstrations that it is trained on.
+/// A model, its tokenizer, and what it is trained on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SftConfig {
     /// Folder that receives the model, in Hugging Face layout.
     pub out: PathBuf,
-    /// Folder of a model to go on from, with its tokenizer; empty: random weights and a new tokenizer.
+    /// Folder of a model to start from, with its tokenizer. Empty: random weights and a new tokenizer.
     pub init: PathBuf,
     pub seed: u64,
-    /// Optimiser updates that the schedules (rate, sizes, styles) are laid out over.
+    /// Optimiser updates of the whole run. The schedules (learning rate, puzzle sizes, styles) span all of them.
     pub max_steps: u64,
-    /// End after so many of them; 0: after all.
+    /// Stop after this many updates. 0: make all.
     pub stop_after: u64,
-    /// Tokens a batch.
+    /// Tokens per batch.
     pub batch_tokens: usize,
     /// A micro-batch holds at most this many tokens.
     pub micro_batch_tokens: usize,
-    /// Weight of a prompt token in the loss; completion tokens weigh 1. With `data.files` the default is 0.
+    /// Weight of a prompt token in the loss. Completion tokens have weight 1. With `data.files` the default is 0.
     pub prompt_loss_weight: f32,
-    /// The model is saved every so many steps, and at the end.
+    /// Steps between two saves of the model. It is also saved at the end.
     pub save_interval: u64,
-    /// A line is printed every so many steps, and at the end.
+    /// Steps between two lines of progress. There is also one at the end.
     pub log_interval: u64,
-    /// Rank 0 trains all weights; above, an adapter is trained beside the model in `init`.
+    /// With rank 0 all weights are trained. With a higher rank an adapter of the model in `init` is trained.
     pub lora: LoraSettings,
     pub data: SftData,
     pub model: SftModel,
@@ -45,22 +46,22 @@ pub struct SftConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SftData {
-    /// JSON Lines of conversations to learn from in place of generated puzzles; they need a model in `init`.
+    /// JSON Lines of conversations to learn from, instead of generated puzzles. They need a model in `init`.
     pub files: Vec<PathBuf>,
-    /// Sizes of the puzzles.
+    /// Numbers of people in the puzzles, such as "3-14".
     pub people: String,
-    /// Share of the run over which the largest size grows from the smallest to all.
+    /// The largest puzzles of a batch grow from the smallest size to all sizes over this share of the run.
     pub easy_first: f64,
-    /// Up to this share of the run every other text is an exercise in quoting.
+    /// Until this share of the run every other text is an exercise in quoting statements.
     pub exercises_until: f64,
-    /// Before this share of the run every completion is careful.
+    /// Until this share of the run every completion reasons carefully.
     pub hasty_from: f64,
-    /// After it, the share of careful completions at 3 and at 14 people; the others are hasty guesses.
+    /// After `hasty_from`: the share of careful completions at 3 and at 14 people. The others are hasty guesses.
     pub careful_at_3: f64,
     pub careful_at_14: f64,
-    /// How often a hasty guess of one role is right, in percent.
+    /// How often a hasty guess about one person is right, in percent.
     pub hasty_percent_right: u32,
-    /// Seed of the puzzles that are trained on, and of the run's puzzles that must never be.
+    /// Seed of the puzzles to train on, and seed of the puzzles of a later run, which must never be trained on.
     pub seed: u64,
     pub held_out_seed: u64,
 }
@@ -80,7 +81,7 @@ pub struct SftModel {
 #[serde(default)]
 pub struct SftTokenizer {
     pub vocab_size: usize,
-    /// Puzzles of each size that the merges are learned from.
+    /// Puzzles of each size that the tokenizer's merges are learned from.
     pub corpus_puzzles: usize,
 }
 
@@ -155,7 +156,7 @@ impl Config for SftConfig {
     const MODELS: &'static [&'static str] = &["init"];
     const BY_NAME: &'static [&'static str] = &[];
 
-    /// With conversations of one's own only what the assistant says counts.
+    /// With conversations from files only the assistant's text counts in the loss.
     fn defaults(given: &Table) -> Self {
         let has_files = given.get("data").and_then(|data| data.get("files")).is_some();
         let config = Self::default();

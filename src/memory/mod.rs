@@ -3,7 +3,7 @@
 //! - [`predict`]: a run on a CPU, and the trainer on any device · [`budget`]: trainer and engine on one GPU
 //! - [`process`]: what this process takes now
 //!
-//! Every formula reads a [`Workload`]. All are upper bounds: every completion is taken to be as long as it may be.
+//! Every formula reads a [`Workload`]. All are upper bounds: they assume that every completion has the greatest length.
 
 pub mod budget;
 pub mod predict;
@@ -15,7 +15,7 @@ use crate::config::resolve::{Machine, Resolved};
 use crate::config::run::RunConfig;
 use crate::error::InputError;
 
-/// A run as far as its memory goes.
+/// Everything about a run that its memory depends on.
 #[derive(Debug, Clone, Copy)]
 pub struct Workload<'a> {
     pub config: &'a RunConfig,
@@ -23,7 +23,7 @@ pub struct Workload<'a> {
     pub machine: Machine,
     /// Tokens of the longest prompt.
     pub prompt_tokens: usize,
-    /// What was decided so far: all but `sharing` and `cache_mb` on a GPU, which [`Workload::fit`] decides.
+    /// The decisions. On a GPU `sharing` and `cache_mb` are decided by [`Workload::fit`].
     pub resolved: Resolved,
 }
 
@@ -40,7 +40,7 @@ impl<'a> Workload<'a> {
         Ok(Self { config, model, machine, prompt_tokens, resolved })
     }
 
-    /// The same run with another configuration; `None` where the engine does not have its settings.
+    /// The same run with another configuration. `None` if the engine does not have its settings.
     fn with<'b>(&self, config: &'b RunConfig) -> Option<Workload<'b>>
     where
         'a: 'b,

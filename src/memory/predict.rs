@@ -13,18 +13,18 @@ use crate::config::resolve::{EngineChoice, Sharing};
 use crate::config::run::RunConfig;
 use crate::train::memory::{self, Batch};
 
-/// What the program itself takes, with a tokenizer and rows. Where NVIDIA's libraries are linked, they stand in memory
-/// whatever the device: measured as 145 to 160 MB.
+/// What the program itself takes, with a tokenizer and rows. NVIDIA's libraries, where they are linked, take 145 to 160 MB more
+/// (measured), on any device.
 const PROGRAM_BYTES: usize = if cfg!(feature = "cuda") { 240 << 20 } else { 90 << 20 };
 
-/// Something that takes memory.
+/// A line of the prediction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
     pub what: &'static str,
     pub bytes: usize,
 }
 
-/// The batch of a policy step, with prompts of `prompt_tokens` and completions as long as they may be.
+/// The batch of a policy step, with prompts and completions of the greatest length.
 pub fn longest_batch(workload: &Workload) -> Batch {
     Batch {
         prompts: workload.config.batch_size,
@@ -39,13 +39,13 @@ pub fn longest_batch(workload: &Workload) -> Batch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TrainerBytes {
     pub weights: usize,
-    /// With its gradients and the optimiser.
+    /// The adapter with its gradients and the optimiser.
     pub adapter: usize,
     pub activations: usize,
 }
 
 impl TrainerBytes {
-    /// What batches of other shapes leave behind that the allocator has not given back yet.
+    /// Memory of earlier batches of other shapes that the allocator has not returned yet.
     pub fn freed(&self) -> usize {
         self.activations / 6
     }
@@ -63,12 +63,12 @@ pub fn trainer(workload: &Workload, batch: Batch) -> TrainerBytes {
         number: weight_bytes(workload),
     };
     let activations = training.activation_bytes(model, batch);
-    // The values, two moments, what an update makes of them, and for each worker a sum of gradients and what is added.
+    // The values, two moments, two temporaries of an update, and for each worker a sum of gradients and one more to add.
     let copies = 5 + 2 * training.workers;
     TrainerBytes { weights: model.parameters() * weight_bytes(workload), adapter: 4 * copies * adapter, activations }
 }
 
-/// What a whole run takes on a CPU; [`super::budget`] says it for a device that has memory of its own.
+/// What a whole run takes on a CPU. For a GPU see [`super::budget`].
 pub fn run(workload: &Workload) -> Vec<Part> {
     let Workload { config, model, resolved, prompt_tokens, .. } = *workload;
     let trainer = trainer(workload, longest_batch(workload));
@@ -103,24 +103,24 @@ pub fn run(workload: &Workload) -> Vec<Part> {
     parts
 }
 
-/// Most tokens in the native engine's cache, in blocks: a group's prompt stands there once.
+/// The most tokens in the native engine's cache, in whole blocks. A group's prompt is stored once.
 fn cached_tokens(workload: &Workload) -> usize {
     let Workload { config, prompt_tokens, .. } = *workload;
     let sequences = config.engine.max_sequences;
     let groups = sequences.div_ceil(config.group_size) + 1;
-    // Each sequence has a block of its own where the prompt ends within one.
+    // Each sequence has its own copy of the block in which the prompt ends.
     let own = config.engine.max_new_tokens.next_multiple_of(BLOCK_TOKENS) + BLOCK_TOKENS;
     groups * prompt_tokens.next_multiple_of(BLOCK_TOKENS) + sequences * own
 }
 
-/// The trainer alone, with the program around it: what `bench train` takes.
+/// The trainer and the program itself: what `bench train` takes.
 pub fn bench(workload: &Workload, batch: Batch) -> usize {
     let TrainerBytes { weights, adapter, activations } = trainer(workload, batch);
     PROGRAM_BYTES + weights + adapter + activations
 }
 
-/// About how long a policy step takes on a CPU that makes `rate` floating-point operations a second in large products, if
-/// every completion is as long as it may be: generation and training, in seconds. Attention is left out.
+/// Estimated seconds of generation and of training in a policy step on a CPU, if every completion has the greatest length.
+/// `rate`: floating-point operations per second in large matrix products. Attention is not counted.
 ///
 /// The share of the rate that the engine and the trainer reach was measured on SmolLM2-135M (docs/benchmarks.md).
 pub fn seconds(workload: &Workload, rate: f64) -> (f64, f64) {
@@ -128,23 +128,23 @@ pub fn seconds(workload: &Workload, rate: f64) -> (f64, f64) {
     let batch = longest_batch(workload);
     let sampled = (batch.prompts * (batch.prompt_tokens + batch.group_size * batch.new_tokens)) as f64;
     let forward = 2.0 * sampled * workload.model.parameters() as f64 / (SHARE * rate);
-    // Forward and backward, without the gradients of frozen weights.
+    // Forward and backward. Frozen weights have no gradient.
     (forward, 2.0 * forward * workload.config.trainer.ppo_epochs as f64)
 }
 
-/// Numbers in the adapter.
+/// Parameters of the adapter.
 pub fn adapter_parameters(config: &RunConfig, model: &DecoderConfig) -> usize {
     let modules = config.lora.target_modules.iter().filter_map(|name| Module::from_name(name));
     let widths = modules.map(|module| model.linear_shape(module)).map(|(input, output)| input + output);
     config.lora.rank * model.num_hidden_layers * widths.sum::<usize>()
 }
 
-/// Numbers that a cache of keys and values holds for a token.
+/// Numbers in the key-value cache per token.
 pub fn cached_numbers(model: &DecoderConfig) -> usize {
     2 * model.num_hidden_layers * model.num_key_value_heads * model.head_dim
 }
 
-/// Bytes of a number of the trainer's weights, and of mistral.rs's: it computes in the same format.
+/// Bytes per weight of the trainer, and of mistral.rs, which computes in the same format.
 pub fn weight_bytes(workload: &Workload) -> usize {
     match workload.resolved.trainer_precision {
         Precision::F32 => 4,
@@ -159,7 +159,7 @@ mod tests {
     use crate::config::resolve::Machine;
     use crate::model::presets;
 
-    /// As the native engine does it: a cache has the size that is allowed, or that of the longest request.
+    /// As in the native engine: a cache has the size that is allowed, or the size of the longest request if that is larger.
     #[test]
     fn a_cache_is_as_large_as_allowed_but_holds_the_longest_request() {
         let model = presets::find("qwen2.5-7b").expect("a known model");

@@ -25,8 +25,8 @@ pub struct Base {
 }
 
 impl Base {
-    /// Reads the weights. With [`Sharing::Alternate`] as `sharing` they rest in main memory, unless the engine samples with
-    /// them too.
+    /// Reads the weights. With [`Sharing::Alternate`] they stay in main memory while nothing is computed, unless the engine
+    /// samples with them too.
     ///
     /// # Errors
     /// Weights that are missing or do not fit `decoder`.

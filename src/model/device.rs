@@ -9,7 +9,7 @@ use crate::error::InputError;
 /// What is wrong where the program cannot use a GPU.
 pub const NO_CUDA: &str = "this program was built without GPU support; build it with --features cuda";
 
-/// What the kernels were compiled for, as in "90". Absent where the build asked the card of its own machine.
+/// The compute capability that the kernels were compiled for, such as "90". Absent if the build took that of its own card.
 #[cfg(feature = "cuda")]
 const BUILT_FOR: Option<&str> = option_env!("CUDA_COMPUTE_CAP");
 
@@ -61,7 +61,7 @@ fn open_card(index: usize) -> Result<Device, InputError> {
 }
 
 fn no_card(error: &candle_core::Error) -> String {
-    // Only its first line: the rest may be a backtrace.
+    // Only the first line: the rest may be a backtrace.
     let why = error.to_string().lines().next().unwrap_or_default().to_owned();
     format!(
         "\"cuda\" needs an NVIDIA card and its driver, and there is none that works: {why}; see what nvidia-smi lists, or use \"cpu\""
@@ -93,7 +93,7 @@ fn card(device: &Device) -> candle_core::Result<(u32, u32)> {
     Ok((major.unsigned_abs(), minor.unsigned_abs()))
 }
 
-/// As the kernels' build reads it: 90, 9.0, 90a and sm_90 are the same; `None` if it is none of them.
+/// A compute capability as the kernels' build reads it: 90, 9.0, 90a and sm_90 are the same. `None` for other text.
 #[cfg(any(feature = "cuda", test))]
 fn capability(text: &str) -> Option<(u32, u32)> {
     let text = text.trim().trim_start_matches("sm_").trim_end_matches(['a', 'f']);
@@ -102,8 +102,8 @@ fn capability(text: &str) -> Option<(u32, u32)> {
     Some((number / 10, number % 10))
 }
 
-/// Whether kernels for one compute capability run on a card of another. Machine code runs on cards of the same
-/// generation that are not older; from 9.0 on the kernels are compiled for exactly one (sm_90a).
+/// Whether kernels for the compute capability `built` run on `card`. Machine code runs on cards of the same generation that are
+/// not older. From 9.0 on the kernels are compiled for exactly one capability (sm_90a).
 #[cfg(any(feature = "cuda", test))]
 fn runs_on(built: (u32, u32), card: (u32, u32)) -> bool {
     built == card || built.0 < 9 && built.0 == card.0 && built.1 <= card.1

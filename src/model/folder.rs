@@ -10,7 +10,7 @@ use candle_core::Tensor;
 use crate::error::InputError;
 use crate::files;
 
-/// What a model folder holds beside its configuration and weights, where it does.
+/// Files that a model folder may have in addition to its configuration and weights.
 const BESIDE: [&str; 8] = [
     "tokenizer.json",
     "tokenizer_config.json",
@@ -22,7 +22,7 @@ const BESIDE: [&str; 8] = [
     "added_tokens.json",
 ];
 
-/// Copies tokenizer, chat template and the like, as far as they are there.
+/// Copies tokenizer, chat template and similar files, those that exist.
 pub fn copy_beside(from: &Path, to: &Path) -> Result<()> {
     BESIDE.iter().filter(|name| from.join(name).is_file()).try_for_each(|name| copy(&from.join(name), &to.join(name)))
 }
@@ -31,7 +31,7 @@ pub fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::copy(from, to).with_context(|| format!("copying {}", from.display())).map(drop)
 }
 
-/// Writes a safetensors file, with the `format` that transformers looks for, whole or not at all.
+/// Writes a safetensors file with the `format` metadata that transformers expects, completely or not at all.
 pub fn write_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     let temporary = files::temporary_name(path);
@@ -44,7 +44,7 @@ pub fn write_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<
 }
 
 /// # Errors
-/// If there is something in the folder `path`.
+/// If the folder `path` is not empty.
 pub fn check_empty(path: &Path) -> Result<(), InputError> {
     match fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) {
         true => Err(InputError::new(path.display(), "is not empty; choose another folder with --out DIR")),
@@ -52,10 +52,11 @@ pub fn check_empty(path: &Path) -> Result<(), InputError> {
     }
 }
 
-/// Lets `write` fill a folder under another name, which becomes `path` once it is whole; `path` may be there, but empty.
+/// Lets `write` fill a folder under a temporary name, and renames it to `path` when it is complete. `path` may exist if it is
+/// empty.
 ///
 /// # Errors
-/// If the folder under the other name is there already; what `write` fails with, and then nothing is left.
+/// If the temporary folder exists already. Errors of `write`; then nothing is left behind.
 pub fn write_folder(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let path = &std::path::absolute(path)?;
     let temporary = files::temporary_name(path);

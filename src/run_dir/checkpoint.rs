@@ -1,7 +1,7 @@
-//! Checkpoints: all of a run's state at one step, whole or not there at all.
+//! Checkpoints: all of a run's state at one step, complete or absent.
 //!
 //! `checkpoints/step_N/` holds the PEFT adapter, the optimiser's moments and `state.json`. It is written under another
-//! name, synced, and renamed; `state.json` carries the hash of the other files, so that a damaged one is noticed.
+//! name, synced, and renamed. `state.json` has the hashes of the other files, so damage is noticed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,10 +23,10 @@ use crate::train::trainer::state::TrainerState;
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 
-/// Stands in `state.json` for the hash of the file itself while that is computed.
+/// The placeholder in `state.json` for the file's own hash while that is computed.
 const UNSEALED: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
-/// Everything that a run needs to go on.
+/// Everything that a run needs to continue.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
     pub trainer: TrainerState,
@@ -34,10 +34,10 @@ pub struct Checkpoint {
     pub history: RunHistory,
 }
 
-/// What of a run's past its learner needs.
+/// What the learner needs to know of the run's past.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct RunHistory {
-    /// The evaluation at step 0, if there was one: the final table compares with it.
+    /// The evaluation at step 0, if there was one. The final table compares with it.
     pub first_eval: Option<Vec<SourceScore>>,
     /// How many of the latest steps in a row had a gradient that was not finite.
     #[serde(default)]
@@ -102,7 +102,7 @@ impl Checkpoint {
     /// The newest checkpoint of a run.
     ///
     /// # Errors
-    /// If there is none, or a file of it is missing or damaged; names the file and an older checkpoint, if there is one.
+    /// No checkpoint, or one with a missing or damaged file. Names the file, and an older checkpoint if there is one.
     pub fn load_latest(run: &Path) -> Result<Self, InputError> {
         let all = list(run);
         let Some((_, newest)) = all.last() else {

@@ -1,13 +1,13 @@
-//! What a run says to the person who started it: on the screen, and in the run's `run.log`.
+//! What a run prints: on the screen, and in the run's `run.log`.
 //!
-//! One run a process. What is said before the run has a folder is kept, and stands at the log's beginning.
+//! A process has one run. What is printed before the run has a folder is kept, and written to the log when it is opened.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// So much is kept while there is no file.
+/// At most this many bytes are kept while there is no file.
 const MOST_KEPT: usize = 1 << 16;
 
 enum Log {
@@ -35,7 +35,7 @@ pub fn open(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Prints a line. That a log cannot be written ends no run.
+/// Prints a line and logs it. A log that cannot be written does not end the run.
 pub fn say(line: &str) {
     println!("{line}");
     write(format!("{line}\n").as_bytes());

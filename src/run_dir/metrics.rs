@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::score::SourceScore;
 use crate::metric_names::{self as names, EvalMetric};
 
-/// One line of metrics.jsonl in the making.
+/// One line of metrics.jsonl, not written yet.
 pub struct Line {
     values: Map<String, Value>,
 }
@@ -15,7 +15,7 @@ impl Line {
         Self { values: Map::from_iter([(names::STEP.to_string(), step.into())]) }
     }
 
-    /// A value by name; 0 if it was not logged.
+    /// A value by name. 0 if it was not logged.
     pub fn get(&self, name: &str) -> f64 {
         self.values.get(name).and_then(Value::as_f64).unwrap_or(0.0)
     }
@@ -24,12 +24,12 @@ impl Line {
         self.values
     }
 
-    /// Adds values; one that is not finite becomes null.
+    /// Adds values. A value that is not finite becomes null.
     pub fn values<K: Into<String>>(&mut self, values: impl IntoIterator<Item = (K, f64)>) {
         self.values.extend(values.into_iter().map(|(name, value)| (name.into(), json!(value))));
     }
 
-    /// An evaluation with `k` completions a prompt.
+    /// Adds an evaluation with `k` completions per prompt.
     pub fn eval(&mut self, scores: &[SourceScore], k: usize, seconds: f64) {
         scores.iter().for_each(|score| self.values(score.metrics(k)));
         let mean = |f: fn(&SourceScore) -> f64| scores.iter().map(f).sum::<f64>() / scores.len().max(1) as f64;

@@ -1,4 +1,4 @@
-//! A run's folder: what is written, step by step, and how a resume goes on without losing or doubling a line.
+//! A run's folder: what is written at each step, and how a resume continues without losing or repeating a line.
 
 pub mod checkpoint;
 pub mod log;
@@ -28,7 +28,7 @@ const RUN_FILES: [&str; 4] = ["config.toml", "metrics.jsonl", "curriculum.jsonl"
 /// Settings that a resume may change.
 const MAY_CHANGE: [&str; 3] = ["max_steps", "eval", "ckpt"];
 
-/// A folder that belongs to one run, and to one process while this lives.
+/// A folder that belongs to one run, and to this process until the value is dropped.
 pub struct RunDir {
     path: PathBuf,
     _lock: File,
@@ -38,7 +38,7 @@ impl RunDir {
     /// Starts a run in `path`, writing the resolved configuration.
     ///
     /// # Errors
-    /// If a run is there already: nothing is overwritten.
+    /// If the folder holds a run already. Nothing is overwritten.
     pub fn create(path: &Path, config: &RunConfig) -> Result<Self> {
         fs::create_dir_all(path).map_err(|e| InputError::new(path.display(), e))?;
         let lock = files::lock(path)?;
@@ -48,7 +48,7 @@ impl RunDir {
         Ok(Self { path: path.to_path_buf(), _lock: lock })
     }
 
-    /// Goes on with the run in `path`: everything after `step` is taken out of its logs.
+    /// Continues the run in `path`. Everything after `step` is removed from its logs.
     ///
     /// # Errors
     /// If there is no run, or `config` differs from the run's in a setting that cannot change.
@@ -78,8 +78,8 @@ impl RunDir {
     }
 
     /// # Errors
-    /// If `path` holds no run, or `config` differs from the run's in anything but the settings `may_change`; `why` says why
-    /// that is wrong, and what to do.
+    /// If `path` holds no run, or `config` differs from the run's in a setting that is not in `may_change`. `why` is the end of
+    /// the message.
     pub fn check_same_but(may_change: &[&str], path: &Path, config: &RunConfig, why: &str) -> Result<()> {
         let old: RunConfig = config::load(&path.join("config.toml"), &[])?;
         match first_difference(&old, config, may_change)? {
@@ -161,11 +161,11 @@ fn show(value: Option<&toml::Value>) -> String {
     value.map_or_else(|| "unset".into(), ToString::to_string)
 }
 
-/// Keeps the lines whose "step" is at most `step`; a torn last line goes too.
+/// Keeps the lines whose "step" is at most `step`. An incomplete last line is removed too.
 fn truncate_after(path: &Path, step: u64) -> Result<()> {
     let Ok(bytes) = fs::read(path) else { return Ok(()) };
     let mut kept = Vec::new();
-    // In bytes: the last line may be torn within a character.
+    // In bytes, because the last line may end within a character.
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {
         let at = serde_json::from_slice::<Value>(line).ok().and_then(|v| v["step"].as_u64());
         if at.is_some_and(|at| at <= step) {

@@ -1,4 +1,4 @@
-//! What a person sees while a run goes on, and its final table.
+//! What a run prints at each step, and its final table.
 
 use super::metrics::Line;
 use super::score::SourceScore;
@@ -25,7 +25,7 @@ pub fn step_line(max_steps: u64, line: &Line, sources: &[String]) -> String {
     )
 }
 
-/// One line for an evaluation: the mean, and the share that is right for each distribution.
+/// One line for an evaluation: the mean, and the share of right answers for each distribution.
 pub fn eval_line(step: u64, scores: &[SourceScore]) -> String {
     let n = scores.len().max(1) as f64;
     let mean = |f: fn(&SourceScore) -> f64| scores.iter().map(f).sum::<f64>() / n;

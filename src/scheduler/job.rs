@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// One dispatched prompt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
-    /// Counts dispatches from 0; unique in a run, also across resumes.
+    /// Counts dispatches from 0. Unique in a run, also across resumes.
     pub id: u64,
     /// Index of the distribution.
     pub arm: usize,
@@ -13,15 +13,15 @@ pub struct Job {
     pub row: usize,
     /// Seed of the group's completions.
     pub seed: u64,
-    /// How often as many groups as a batch has had been left out for want of variance, since the last step, when it was drawn.
+    /// How many batches' worth of groups had been dropped for zero variance since the last step when this job was drawn.
     pub refills: u64,
 }
 
-/// A finished group, as far as its fate depends on it.
+/// What the outcome of a finished group depends on.
 #[derive(Debug, Clone, Copy)]
 pub struct FinishedGroup<'a> {
     pub job: &'a Job,
-    /// The oldest policy that any of its completions was made by.
+    /// The step of the oldest policy among its completions.
     pub policy_step: u64,
     pub rewards: &'a [f32],
     /// All completions are right.
@@ -46,9 +46,9 @@ pub enum DropReason {
     Stale,
     /// The engine could not answer.
     Failed,
-    /// All completions are right, so none has an advantage; another group is drawn in its place.
+    /// All completions are right, so none has an advantage. Another group is drawn instead.
     SolvedAll,
-    /// All completions have the same reward and are not right.
+    /// All completions have the same reward and not all are right. Another group is drawn instead.
     SolvedNone,
 }
 

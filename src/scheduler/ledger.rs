@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::job::{DropReason, Job, Outcome};
 use crate::curriculum::Observation;
 
-/// What a draw knew: with what was observed before, all that another curriculum needs to decide in its place.
+/// The state that a draw was made in. With the observations before it, another curriculum can make the same draw.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrawState {
     /// Policy steps that were made.
@@ -22,13 +22,13 @@ pub struct DrawState {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
     pub drawn: DrawState,
-    /// The probability, value and bonus of each arm, as the draw saw them; in f32, which survives JSON text exactly.
+    /// The probability, value and bonus of each arm at the draw, rounded to f32.
     pub weights: Vec<f32>,
     pub values: Vec<f32>,
     pub bonuses: Vec<f32>,
 }
 
-/// A job that has ended; none as the reason: it was trained on.
+/// A job that has ended. It was trained on if `dropped` is `None`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ended {
     pub job: Job,
@@ -59,18 +59,18 @@ pub(super) struct Flight {
     pub decision: Decision,
     /// The curriculum has seen its rewards.
     pub observed: bool,
-    /// It stands in a batch that is not trained yet, or is dropped when its round is over.
+    /// It is in a batch that is not trained yet, or it is dropped when its round is over.
     #[serde(skip)]
     pub settled: Option<Outcome>,
 }
 
-/// Counts since the start: of jobs, in all or by distribution, and of tokens.
+/// Counts since the start of the run. Lists have one entry per distribution.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
     pub dispatched: Vec<u64>,
     pub trained: Vec<u64>,
     pub dropped: BTreeMap<DropReason, u64>,
-    /// Groups that the curriculum observed, also those that were dropped later, and tokens of their completions.
+    /// Groups that the curriculum observed, including those dropped later, and the tokens of their completions.
     pub observed: u64,
     pub tokens: u64,
 }

@@ -1,11 +1,11 @@
-//! Decides what is dispatched next, and keeps the ledger of what became of it. Pure: no clock, no async.
+//! Decides what is dispatched next, and keeps the ledger of how each job ended. Pure: no clock, no async.
 //!
 //! Invariants:
 //! - Every dispatched job ends exactly once: trained on, dropped with a reason, or still in flight.
-//! - Staleness is bounded by admission: with B groups a step and at most η off-policy steps, a job is dispatched only while
+//! - Staleness is bounded by admission: with B groups per step and at most η off-policy steps, a job is dispatched only while
 //!   accepted + running < (η + step + 1)·B, and never more than the run will train on.
-//! - η = 0 is deterministic: jobs are drawn in rounds when nothing runs, and a round's observations are applied in the order
-//!   of dispatch once all of them are in. Otherwise an observation counts at once.
+//! - η = 0 is deterministic: jobs are drawn in rounds when nothing runs. A round's observations are applied in the order of
+//!   dispatch when all of them are there. With η ≥ 1 an observation is applied at once.
 
 mod config;
 mod job;
@@ -35,12 +35,12 @@ pub struct Scheduler {
     step: u64,
     next_id: u64,
     closed: bool,
-    /// Those of the flights that are still to be handed out.
+    /// Flights that were drawn and not dispatched yet.
     queue: VecDeque<u64>,
     flights: BTreeMap<u64, Flight>,
-    /// Flights of each arm that are not observed.
+    /// Flights of each arm that the curriculum has not observed.
     in_flight: Vec<u64>,
-    /// Observations of the present round, by dispatch order (η = 0).
+    /// Observations of the current round, in dispatch order (η = 0).
     pending: BTreeMap<u64, Observation>,
     ledger: Ledger,
     /// The weights of the latest draw.
@@ -51,7 +51,7 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// Over a mixture none of whose distributions is empty.
+    /// A scheduler over `mixture`, none of whose distributions may be empty.
     ///
     /// # Errors
     /// The key inside `[curriculum]` that does not fit the mixture, and what would.
@@ -92,7 +92,7 @@ impl Scheduler {
         }
     }
 
-    /// Fills the queue as far as admission allows.
+    /// Draws as many jobs as admission allows.
     fn draw_jobs(&mut self) {
         let batch = self.config.batch_size as u64;
         let steps = (self.config.max_off_policy_steps + self.step + 1).min(self.config.max_steps);
@@ -131,12 +131,12 @@ impl Scheduler {
         self.config.max_off_policy_steps == 0
     }
 
-    /// Jobs dispatched or about to be, and not settled.
+    /// Jobs that are drawn and not settled.
     fn running(&self) -> usize {
         self.flights.values().filter(|flight| flight.settled.is_none()).count()
     }
 
-    /// Tells the curriculum of a finished group with so many tokens, whatever becomes of it later.
+    /// Lets the curriculum observe a finished group, even if it is dropped later. `tokens`: of all its completions.
     pub fn observe(&mut self, id: u64, rewards: Vec<f32>, advantages: Vec<f32>, tokens: u64) {
         let Some(flight) = self.flights.get(&id).filter(|flight| !flight.observed) else { return };
         let arm = flight.job.arm;
@@ -162,7 +162,7 @@ impl Scheduler {
         self.history.observed.push(Observed { drawn, group });
     }
 
-    /// What is to become of a group in a batch that will train the policy of `step`: too old, nothing to learn from, or good.
+    /// Whether a group can stand in a batch that trains the policy of `step`: it may be too old, or have nothing to learn from.
     pub fn judge(&self, group: &FinishedGroup, step: u64) -> Outcome {
         let FilterConfig { zero_variance, max_refills } = self.config.filter;
         let all_same = || group.rewards.windows(2).all(|pair| pair[0] == pair[1]);
@@ -175,7 +175,8 @@ impl Scheduler {
         }
     }
 
-    /// Enters what became of a finished group. A round (η = 0) ends as a whole: stopped before, all of it is done again.
+    /// Records what became of a finished group. With η = 0 a round ends as a whole: a run that is stopped before does all of
+    /// it again.
     pub fn settle(&mut self, id: u64, outcome: Outcome) {
         if let Some(flight) = self.flights.get_mut(&id) {
             flight.settled = Some(outcome);
@@ -199,7 +200,7 @@ impl Scheduler {
         }
     }
 
-    /// Takes a job out of the flights. One that the engine failed to answer was never observed.
+    /// Removes a job from the flights. A job that the engine failed to answer was never observed.
     fn end(&mut self, id: u64, dropped: Option<DropReason>) {
         if let Some(Flight { job, decision, observed, .. }) = self.flights.remove(&id) {
             self.in_flight[job.arm] -= u64::from(!observed);
@@ -234,7 +235,7 @@ impl Scheduler {
         self.step
     }
 
-    /// The weights that the latest jobs were drawn with, one a distribution.
+    /// The probability of each distribution at the latest draw.
     pub fn weights(&self) -> &[f64] {
         &self.weights
     }

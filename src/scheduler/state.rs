@@ -10,7 +10,7 @@ use crate::curriculum::{CurriculumState, Mixture};
 /// What a checkpoint keeps.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SchedulerState {
-    /// Names of the distributions, in the order of the arms, and how many rows each has.
+    /// Name and number of rows of each distribution, in the order of the arms.
     sources: Vec<String>,
     sizes: Vec<usize>,
     pub step: u64,
@@ -25,7 +25,7 @@ pub struct SchedulerState {
 }
 
 impl Scheduler {
-    /// What a checkpoint keeps. Jobs in flight are kept as jobs: they are dispatched again.
+    /// What a checkpoint keeps. Jobs in flight are kept too and dispatched again after a resume.
     pub fn state(&self) -> SchedulerState {
         SchedulerState {
             sources: self.mixture.sources.clone(),
@@ -42,7 +42,7 @@ impl Scheduler {
         }
     }
 
-    /// Goes on from a checkpoint.
+    /// Continues from a checkpoint.
     ///
     /// # Errors
     /// If the data differ or the curriculum's state does not fit its settings.

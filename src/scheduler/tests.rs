@@ -70,7 +70,7 @@ fn synchronous_draws_do_not_depend_on_the_order_of_completion() {
     assert_eq!(run(false), run(true));
 }
 
-/// A checkpoint in the middle of a round, as text, and the run goes on as if it had never stopped.
+/// A checkpoint within a round is written as text and read back. The run continues as if it had never stopped.
 #[test]
 fn a_resumed_run_draws_the_same_jobs() {
     let run = |stop_at: Option<usize>| {

@@ -16,12 +16,12 @@ use crate::config::resolve::{Card, EngineChoice, Resolved, Sharing, configured_s
 use crate::error::InputError;
 pub use table::describe;
 
-/// In the order in which `auto` tries them: the one that waits least comes first.
+/// In the order in which `auto` tries them. The one with the least waiting is first.
 const ALL: [Sharing; 3] = [Sharing::SideBySide, Sharing::Reload, Sharing::Alternate];
 
 const MIB: usize = 1 << 20;
 
-/// Tokens of prompts that mistral.rs computes together, at most (`engine/src/mistral/wave.rs`).
+/// The most prompt tokens that mistral.rs computes together (`engine/src/mistral/wave`).
 const PREFILL_TOKENS: usize = 8192;
 
 /// Context, kernels and workspaces of CUDA and cuBLAS.
@@ -33,15 +33,15 @@ pub struct Sizes {
     pub trainer_weights: usize,
     pub adapter: usize,
     pub activations: usize,
-    /// Whether the engine samples with the trainer's base weights; then `engine_weights` are its adapter.
+    /// Whether the engine samples with the trainer's base weights. Then `engine_weights` is its adapter only.
     pub shares_weights: bool,
     pub engine_weights: usize,
     pub cache: usize,
     /// Activations, attention scores and logits of the engine.
     pub sampling: usize,
-    /// What is needed beside a model while an adapter is merged into it.
+    /// Temporary memory while an adapter is merged into a model.
     pub merging: usize,
-    /// What neither of the two asked for.
+    /// What CUDA takes for itself.
     pub own: usize,
 }
 
@@ -95,7 +95,7 @@ impl Sizes {
             (Sharing::Alternate, false) => (engine + sampling, trainer_weights + activations, engine + merging),
             (Sharing::Reload, false) => (both, both + activations, both + merging),
             (_, false) => (both, both + activations, both + engine + sampling + merging),
-            // A second adapter is all that is loaded.
+            // Only a second adapter is loaded.
             (Sharing::Alternate, true) => {
                 (both, trainer_weights + engine_weights + activations, trainer_weights + engine + engine_weights)
             }
@@ -121,29 +121,30 @@ fn mistral_sampling(workload: &Workload) -> usize {
     let numbers = weight_bytes(workload);
     let rows = PREFILL_TOKENS.max(prompt_tokens);
     let stream = numbers * rows * (attention_widths(model) + 3 * model.intermediate_size);
-    // Of a thousand queries of each prompt at a time; masked, and as weights.
+    // Of 1,024 queries of each prompt at a time: the scores, the masked scores, and their softmax.
     let scores = 3 * numbers * rows * model.num_attention_heads * prompt_tokens.min(1024);
     let logits = 2 * numbers * config.engine.max_sequences * model.vocab_size;
     stream + scores + logits
 }
 
-/// The same of the native engine: no scores, and some logits at a time, once as they come and six times in f32.
+/// Activations and logits of the native engine. It stores no scores. Part of the logits is in memory at a time: once in the
+/// weights' format and six times in f32.
 fn native_sampling(workload: &Workload) -> usize {
     let (model, numbers) = (workload.model, weight_bytes(workload));
     let sequences = workload.config.engine.max_sequences;
     let rows = DEVICE_PREFILL_TOKENS + sequences;
-    // An adapter, and SwiGLU, take and give f32.
+    // The adapter and SwiGLU compute in f32.
     let wide = 4 * 2 * model.intermediate_size;
     let stream = rows * (numbers * (attention_widths(model) + 3 * model.intermediate_size) + wide);
     stream + (numbers + 6 * 4) * (sequences * model.vocab_size).min(DEVICE_LOGITS)
 }
 
-/// Numbers that a row has beside the MLP's: the residual stream as it comes and normed, and what attention takes and gives.
+/// Numbers per row outside of the MLP: the residual stream, its norm, and the inputs and outputs of attention.
 fn attention_widths(model: &DecoderConfig) -> usize {
     4 * model.hidden_size + (model.num_attention_heads + 2 * model.num_key_value_heads) * model.head_dim
 }
 
-/// Weights of one model of mistral.rs: packed matrices, and embeddings and norms as they are.
+/// Bytes of one model of mistral.rs: quantized matrices, and embeddings and norms that are not quantized.
 fn engine_weights(workload: &Workload) -> usize {
     let (model, number) = (workload.model, weight_bytes(workload));
     let all = model.parameters() * number;
@@ -155,7 +156,7 @@ fn engine_weights(workload: &Workload) -> usize {
     let head = model.vocab_size * model.hidden_size;
     let blocks: usize = model.num_hidden_layers * Module::ALL.into_iter().map(of).sum::<usize>();
     let packed = ((blocks + head) as f64 * bits / 8.0) as usize;
-    // A tied head is packed, beside the embedding, which is not.
+    // A tied head is stored twice: quantized, and as the embedding.
     let plain = model.parameters() - blocks - if model.tie_word_embeddings { 0 } else { head };
     packed + plain * number
 }
@@ -167,17 +168,17 @@ fn token_bytes(workload: &Workload) -> usize {
     number * cached_numbers(workload.model)
 }
 
-/// MiB of a cache that holds one completion of the greatest length.
+/// The smallest cache, in MiB, that holds one completion of the greatest length.
 fn least_cache_mb(workload: &Workload) -> usize {
     let Workload { config, model, prompt_tokens, .. } = *workload;
     let longest = (prompt_tokens + config.engine.max_new_tokens).min(model.max_position_embeddings);
     let block = if is_native(workload) { BLOCK_TOKENS } else { config.engine.block_size };
-    // It may run on into one more block; one is mistral.rs's own, or a copy of the prompt's last.
+    // One more block for the token after the last, and one that mistral.rs reserves (or the native engine's copy of the prompt's last).
     let tokens = longest.next_multiple_of(block) + 2 * block;
     (tokens * token_bytes(workload)).div_ceil(MIB)
 }
 
-/// How many completions of the greatest length a cache holds at a time.
+/// How many completions of the greatest length a cache holds at the same time.
 fn longest_completions(workload: &Workload, cache_mb: usize) -> usize {
     cache_mb / least_cache_mb(workload).max(1)
 }

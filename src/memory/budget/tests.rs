@@ -8,7 +8,7 @@ use crate::model::presets;
 
 const PROMPT: usize = 600;
 
-/// Qwen2.5-7B in bf16 with a cache of so many MiB.
+/// Qwen2.5-7B in bf16 with a cache of `cache_mb` MiB.
 fn config(cache_mb: usize) -> RunConfig {
     let mut config = RunConfig::default();
     (config.engine.device, config.engine.dtype, config.engine.cache_mb) = (DeviceKind::Cuda, Precision::Bf16, cache_mb);
@@ -26,7 +26,7 @@ fn card(gb: usize) -> Card {
     Card { total: bytes, free: bytes }
 }
 
-/// The run on a card of so many GB.
+/// The run on a card of `gb` GB.
 fn on<'a>(config: &'a RunConfig, model: &'a DecoderConfig, gb: usize) -> Workload<'a> {
     let machine = Machine { cores: 16, has_bf16: false, card: Some(card(gb)) };
     Workload::new(config, model, machine, PROMPT).expect("settings that the engine has")
@@ -57,7 +57,7 @@ fn each_mode_needs_what_is_in_memory_together() {
     check(&sizes, Sharing::Alternate, 80_651_204, 80_001_234, 80_051_208);
 }
 
-/// No second copy of the weights, at any time, and nothing to load again.
+/// There is never a second copy of the weights, and nothing is loaded again.
 #[test]
 fn the_native_engine_samples_with_the_trainers_weights() {
     let mut config = config(4000);
@@ -76,7 +76,7 @@ fn the_native_engine_samples_with_the_trainers_weights() {
     let text = describe(&nowhere);
     assert!(text.contains("side_by_side") && !text.contains("reload"), "{text}");
     assert_eq!(sharing(&config, 24), Sharing::Alternate);
-    // Where mistral.rs does not fit, this engine is advice.
+    // If mistral.rs does not fit, this engine is advised.
     let mut tight = mistral;
     tight.engine.sync = Sharing::SideBySide.into();
     let advice = advice::fitting_changes(&on(&tight, &model, 40), card(40)).join("\n");
@@ -99,7 +99,7 @@ fn auto_takes_the_first_mode_that_fits() {
     check(24, 0, None);
 }
 
-/// Every change that is advised does fit, and the first says how large the cache may be.
+/// Every advised change fits. The first one gives the largest cache.
 #[test]
 fn what_does_not_fit_is_refused_with_changes_that_do() {
     let (config, model) = (config(40_000), model());
@@ -129,7 +129,7 @@ fn a_cache_must_hold_one_completion() {
     assert_eq!(longest_completions(&on(&config(0), &model, 80), 8000), 8000 / 149);
 }
 
-/// In vLLM's sense: weights, cache and activations of the engine are that part of the card.
+/// As in vLLM: weights, cache and activations of the engine together take that part of the card.
 #[test]
 fn a_cache_can_be_what_is_left_of_a_part_of_the_card() {
     let mut config = config(4096);
