@@ -25,14 +25,14 @@ pub enum Command {
         /// The run's folder (default: runs/<name of the configuration>).
         #[arg(long)]
         out: Option<PathBuf>,
-        /// Go on from the newest checkpoint in the run's folder.
+        /// Continue from the newest checkpoint in the run's folder.
         #[arg(long)]
         resume: bool,
-        /// Resolve everything, say what would run, and exit.
+        /// Resolve everything, print what would run, and exit.
         #[arg(long)]
         dry_run: bool,
     },
-    /// Make a small base model from nothing by supervised training.
+    /// Supervised training: a small base model from random weights, or more training of an existing model.
     Sft {
         config: PathBuf,
         #[command(flatten)]
@@ -64,7 +64,7 @@ pub enum Command {
         #[arg(long)]
         completions: PathBuf,
     },
-    /// Draw one or several runs as one HTML file.
+    /// Show one or several runs as one HTML file.
     Report {
         /// The runs' folders.
         #[arg(required = true, value_name = "RUN_DIR")]
@@ -77,10 +77,10 @@ pub enum Command {
     Export {
         /// The run's folder.
         run: PathBuf,
-        /// The folder to write; it must be empty.
+        /// The folder to write. It must be empty.
         #[arg(long)]
         out: PathBuf,
-        /// A whole model for transformers, vLLM or mistral.rs, the adapter added to its weights.
+        /// Write a whole model for transformers, vLLM or mistral.rs, with the adapter added to its weights.
         #[arg(long)]
         merge: bool,
     },
@@ -96,13 +96,13 @@ pub enum Command {
         /// qwen2.5-0.5b, 1.5b, 3b or 7b (or the size alone), llama-3.1-8b, qwen3-4b, smollm2-135m, kk-tiny.
         #[arg(long)]
         arch: String,
-        /// The model's folder; it must be empty.
+        /// The model's folder. It must be empty.
         #[arg(long)]
         out: PathBuf,
         #[arg(long, default_value_t = 0)]
         seed: u64,
     },
-    /// Work with a curriculum apart from training.
+    /// Compare curricula, or replay a recorded one.
     #[command(subcommand)]
     Curriculum(Curriculum),
 }
@@ -111,37 +111,37 @@ pub enum Command {
 pub enum Bench {
     /// Compare the engines on the same prompts: `[bench]` in the configuration says which, how many and how long.
     ///
-    /// A line is an engine on one combination of prompts, group size and lengths; times are medians.
-    /// tok/s: generated tokens over the whole time, prefill included.
-    /// decode tok/s: tokens behind each completion's first, over the time by which the whole is longer than a run that ends
-    /// with the first tokens.
+    /// Each line is an engine on one combination of prompts, group size and lengths. Times are medians.
+    /// tok/s: generated tokens divided by the whole time, including prefill.
+    /// decode tok/s: the rate without prefill: tokens after each completion's first, divided by the time that the run takes
+    /// longer than one that ends with the first tokens.
     /// prefill tok/s: prompt tokens, of prompts that share nothing.
     /// first token: of one prompt alone.
     /// step: one forward pass, decoding and prefill together.
     /// publish: of an adapter, on an idle engine and while completions are generated.
-    /// tok/s publishing: the first rate once more, with a publish every 100 ms.
-    /// start MB: what starting the engine adds to the process; peak MB: of the process so far.
+    /// tok/s publishing: tok/s with a publish every 100 ms.
+    /// start MB: memory that starting the engine adds to the process; peak MB: peak of the process so far.
     #[command(verbatim_doc_comment)]
     Rollout(BenchArgs),
     /// Time policy steps of the trainer on random tokens, of the shapes in `[bench]`.
     ///
-    /// A line is a combination of prompts, group size and lengths, or a length of `bench.train_tokens`; times are medians.
-    /// GFLOP/s: what the mathematics of a step needs, in 10^9 operations, without what is computed again, over its time.
-    /// MFU: that as a part of `bench.peak_tflops`, or of what is known of the card.
-    /// peak MB, card MB: the most memory of the process, and in use on the card; predicted MB: as --dry-run says it.
+    /// Each line is a combination of prompts, group size and lengths, or a length of `bench.train_tokens`. Times are medians.
+    /// GFLOP/s: the arithmetic that a step needs, in 10^9 operations without recomputation, divided by its time.
+    /// MFU: GFLOP/s as a part of `bench.peak_tflops`, or of the card's known peak.
+    /// peak MB, card MB: peak memory of the process and of the card; predicted MB: as in --dry-run.
     #[command(verbatim_doc_comment)]
     Train(BenchArgs),
     /// Time publishes of a policy, each followed by completions of the first combination in `[bench]`.
     Sync(BenchArgs),
-    /// Make `max_steps` whole steps, without evaluations, and say where their time goes.
+    /// Make `max_steps` whole steps without evaluations, and show where their time goes.
     ///
-    /// A model of random weights earns the same with every completion: set loss.kl_loss_coef or loss.entropy_coef, or nothing
-    /// is trained on.
+    /// With random weights every completion earns the same reward, so nothing is trained on unless you set loss.kl_loss_coef or
+    /// loss.entropy_coef.
     Pipeline(BenchArgs),
-    /// Hold what the engine samples, many completions at a time, against the model's own forward.
+    /// Compare the log-probabilities of the engine, with many completions at a time, with the trainer's.
     ///
-    /// Exit status 1 where log-probabilities differ by more than the bound of the number format: do not train with that
-    /// engine on that device. The completions are those of the first combination in `[bench]`.
+    /// Exit status 1 if they differ by more than the bound of the number format. Then do not train with this engine on this
+    /// device. The completions have the shape of the first combination in `[bench]`.
     Check(BenchArgs),
 }
 
@@ -149,7 +149,7 @@ pub enum Bench {
 pub enum Data {
     /// Generate Knights-and-Knaves puzzles.
     Kk {
-        /// Numbers of people, as in 3-14 or 5.
+        /// Numbers of people, such as 3-14 or 5.
         #[arg(long, default_value = "3-14")]
         people: String,
         /// Training puzzles of each size.
@@ -164,7 +164,7 @@ pub enum Data {
         #[arg(long)]
         out: PathBuf,
     },
-    /// Say what a file of rows holds.
+    /// Show what a file of rows contains.
     Inspect { file: PathBuf },
 }
 
@@ -175,8 +175,8 @@ pub enum Curriculum {
         config: PathBuf,
         #[command(flatten)]
         sets: Sets,
-        /// Policies, separated by commas; settings in brackets: uniform,dump,dump_plus[floor=0,filter.zero_variance=true].
-        /// The others are compared with the first.
+        /// Policies, separated by commas. Settings go in brackets: uniform,dump,dump_plus[floor=0,filter.zero_variance=true].
+        /// All are compared with the first.
         #[arg(long, default_value = "uniform,dump,dump_plus")]
         policies: String,
         /// Runs of each policy, with seeds from 0.
@@ -185,13 +185,13 @@ pub enum Curriculum {
         /// Mean answer rewards to reach, separated by commas (default: half-way to, and at, the end of the first policy).
         #[arg(long, value_delimiter = ',', allow_negative_numbers = true)]
         targets: Vec<f64>,
-        /// Folder of the runs and of bench.json; what is finished there is not run again (default: runs/bench-<configuration>).
+        /// Folder of the runs and of bench.json. Finished runs are not repeated (default: runs/bench-<configuration>).
         #[arg(long)]
         out: Option<PathBuf>,
-        /// Runs at a time; 0: one a core.
+        /// Runs at a time. 0: one per core.
         #[arg(long, default_value_t = 0)]
         jobs: usize,
-        /// Train no model: a model of a learner stands for it (see docs/curriculum.md).
+        /// Simulate learning by a formula instead of training a model (see docs/curriculum.md).
         #[arg(long)]
         simulate: bool,
     },
@@ -209,12 +209,12 @@ pub enum Curriculum {
 
 #[derive(Args)]
 pub struct Sets {
-    /// Override a setting; may be given again, later ones win.
+    /// Override a setting. Can be repeated; later ones win.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,
 }
 
-/// What every bench takes.
+/// The arguments of every bench.
 #[derive(Args)]
 pub struct BenchArgs {
     pub config: PathBuf,

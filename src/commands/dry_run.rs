@@ -1,7 +1,7 @@
-//! `dump-rl train --dry-run`: resolves everything, says what would run, runs nothing.
+//! `dump-rl train --dry-run`: resolves everything and prints what would run.
 //!
-//! Weights are checked by the tables of contents of their files and never read, so a model that does not fit this
-//! machine can be planned on it. What only a run needs (weights, a GPU) may be missing: a line says so.
+//! Only the headers of weight files are read, so a model that does not fit this machine can be planned on it. Weights and a GPU
+//! may be missing; then a line says so.
 
 use std::path::Path;
 
@@ -21,14 +21,14 @@ use crate::pipeline::inputs::Inputs;
 use crate::task::{Row, rows};
 use crate::train::gemm;
 
-/// Where there is no tokenizer, a token is taken to be as many characters of a prompt: less than what tokenizers of
-/// large vocabularies make of English, so that the prediction stays a bound.
+/// Characters per token where there is no tokenizer. Tokenizers with large vocabularies have more characters per token in English
+/// text, so the prediction stays an upper bound.
 const CHARACTERS_A_TOKEN: usize = 3;
 
 /// Prints the configuration, the data, the sizes of the model and the memory that a run will take.
 ///
 /// # Errors
-/// What would be wrong with the run.
+/// Whatever would make the run fail at its start.
 pub fn run(config: RunConfig) -> Result<()> {
     print!("{}", config::to_toml(&config)?);
     hub::check_named(&config.model)?;
@@ -63,7 +63,7 @@ fn with_tokenizer(config: &RunConfig, folder: &Path) -> Result<()> {
     print_prediction(&workload)
 }
 
-/// For a model of which only the sizes are here.
+/// For a model of which only the sizes are known.
 fn without_tokenizer(config: &RunConfig, model: &DecoderConfig) -> Result<()> {
     let (train, _) = dataset::load_rows(config)?;
     let characters = |row: &Row| row.prompt.iter().map(|m| m.content.chars().count()).sum::<usize>();

@@ -24,7 +24,7 @@ pub async fn run(target: &Path, samples: Option<usize>) -> Result<()> {
     let file = if is_run { target.join("config.toml") } else { target.to_path_buf() };
     let sets: Vec<String> = samples.map(|k| format!("eval.samples={k}")).into_iter().collect();
     let mut config: RunConfig = config::load(&file, &sets)?;
-    // Nothing is trained: the trainer's base weights need not be on the device.
+    // Nothing is trained, so the trainer's base weights need not be on the device.
     config.engine.sync = SyncMode::Alternate;
     let setup = Setup::for_evaluation(config)?;
     let adapter = match is_run {

@@ -51,8 +51,8 @@ fn check_fits(adapter: &Adapter, base: &Path, decoder: &DecoderConfig) -> Result
     }
 }
 
-/// Writes the base's weight files again, W + (alpha / r)·B·A in place of W, in the number format they have: one file
-/// is in memory at a time.
+/// Writes the base's weight files with W + (alpha / r)·B·A in place of W, in their own number format. One file is in memory at a
+/// time.
 fn merge_weights(base: &Path, decoder: &DecoderConfig, adapter: &Adapter, out: &Path) -> Result<()> {
     let deltas = adapter.tensors()?;
     let paths = (0..decoder.num_hidden_layers)
@@ -78,7 +78,7 @@ fn merge_weights(base: &Path, decoder: &DecoderConfig, adapter: &Adapter, out: &
     Ok(())
 }
 
-/// W + scale·B·A in W's number format; the sum is taken in f32.
+/// W + scale·B·A in W's number format. The sum is computed in f32.
 fn merged(weight: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> candle_core::Result<Tensor> {
     let delta = (b.matmul(a)? * scale)?;
     (weight.to_dtype(DType::F32)? + delta)?.to_dtype(weight.dtype())

@@ -18,14 +18,14 @@ use tokenizers::{AddedToken, PreTokenizerWrapper, Tokenizer};
 
 use crate::error::InputError;
 
-/// `tokenizer.ggml.token_type`: what llama.cpp calls a control token, and one the user added.
+/// Values of `tokenizer.ggml.token_type`: a control token, and a token that the user added.
 const CONTROL: u64 = 3;
 const USER_DEFINED: u64 = 4;
 
-/// Writes the model in `file` into `out`; refuses to overwrite one.
+/// Writes the model in `file` into `out`. Never overwrites a model.
 ///
 /// # Errors
-/// If the file is no GGUF, holds another architecture than Llama's, or a tokenizer that is not known here.
+/// If the file is not GGUF, or its architecture or tokenizer is not supported.
 pub fn run(file: &Path, out: &Path) -> Result<()> {
     if out.join("config.json").exists() {
         let problem = "a model is already here; remove it, or choose another folder with --out";
@@ -45,7 +45,7 @@ pub fn run(file: &Path, out: &Path) -> Result<()> {
     let tokenizer = tokenizer.to_string(false).map_err(anyhow::Error::from_boxed)?;
     write("tokenizer.json", tokenizer.as_bytes())?;
     write("tokenizer_config.json", (serde_json::to_string_pretty(&settings)? + "\n").as_bytes())?;
-    // The last: a folder without it is no model.
+    // Written last, because a folder without it is not a model.
     write("config.json", (serde_json::to_string_pretty(&config)? + "\n").as_bytes())?;
     println!("{}: {:.1} M parameters, {} tokens", out.display(), config.parameters() as f64 / 1e6, config.vocab_size);
     Ok(())
@@ -226,14 +226,14 @@ fn number(value: &Value) -> Option<f64> {
         Value::I32(x) => Some(x.into()),
         Value::U64(x) => Some(x as f64),
         Value::I64(x) => Some(x as f64),
-        // 1e-5 shall not become 9.999999747378752e-6.
+        // Through text, so that 1e-5 does not become 9.999999747378752e-6.
         Value::F32(x) => x.to_string().parse().ok(),
         Value::F64(x) => Some(x),
         Value::Bool(_) | Value::String(_) | Value::Array(_) => None,
     }
 }
 
-/// What llama.cpp calls a tensor of a Hugging Face Llama.
+/// llama.cpp's name for a tensor of a Hugging Face Llama.
 fn gguf_name(name: &str) -> Option<String> {
     match name {
         "model.embed_tokens.weight" => return Some("token_embd.weight".into()),
@@ -257,8 +257,8 @@ fn gguf_name(name: &str) -> Option<String> {
     Some(format!("blk.{layer}.{part}.weight"))
 }
 
-/// llama.cpp stores the rows of q and k so that the two halves of a head alternate; Hugging Face has them one after the
-/// other. `weight` (heads · d × in).
+/// Reorders the rows of q or k. In llama.cpp the two halves of a head alternate; in Hugging Face models one follows the other.
+/// `weight`: (heads · d × in).
 fn unpermute(weight: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
     let (rows, width) = weight.dims2()?;
     weight.reshape((heads, rows / heads / 2, 2, width))?.transpose(1, 2)?.contiguous()?.reshape((rows, width))

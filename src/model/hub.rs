@@ -1,4 +1,4 @@
-//! Models by their name on the Hugging Face hub: found in its local cache, or downloaded into it.
+//! Models by their name on the Hugging Face hub, from its local cache or downloaded into it.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -26,10 +26,10 @@ pub fn check_named(model: &Path) -> Result<(), InputError> {
     Ok(())
 }
 
-/// The folder of a model: `model` itself where it is one, else that of the hub's model of this name.
+/// The folder of a model: `model` itself if it is a folder, else that of the hub's model of this name.
 ///
-/// `HF_HOME` says where the hub's cache is, `HF_HUB_OFFLINE=1` forbids downloads, and `HF_TOKEN` or the token that
-/// `hf auth login` left opens closed models.
+/// `HF_HOME` is the folder of the hub's cache. `HF_HUB_OFFLINE=1` forbids downloads. `HF_TOKEN`, or the token of
+/// `hf auth login`, gives access to gated models.
 ///
 /// # Errors
 /// If it is neither a folder nor a name, or cannot be downloaded.
@@ -54,7 +54,7 @@ pub fn folder(model: &Path) -> Result<PathBuf, InputError> {
     })
 }
 
-/// The folder of a model that the cache holds whole.
+/// The folder of a model that is complete in the cache.
 pub fn cached(id: &str) -> Option<PathBuf> {
     let repo = Cache::from_env().repo(Repo::model(id.to_string()));
     NEEDED.iter().all(|name| repo.get(name).is_some()).then_some(())?;
@@ -64,7 +64,7 @@ pub fn cached(id: &str) -> Option<PathBuf> {
     repo.get(NEEDED[0])?.parent().map(Path::to_path_buf)
 }
 
-/// Where a model's `config.json` is to be found without a download; `None` if it is not on this machine.
+/// The folder of a model's `config.json`, without a download. `None` if it is not on this machine.
 pub fn local(model: &Path) -> Option<PathBuf> {
     let id = model.to_string_lossy();
     if model.is_dir() || !is_hub_id(&id) {

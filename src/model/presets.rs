@@ -1,9 +1,9 @@
-//! Sizes of well-known models, for predictions about models that are not here and for random ones.
+//! Shapes of well-known models, for predictions without a download and for random models.
 
 use engine::decoder::DecoderConfig;
 use serde_json::{Value, json};
 
-/// A family of one size: part of its name on the hub, in lower case, and what its `config.json` says.
+/// A model family in one size: part of its name on the hub, in lower case, and the values of its `config.json`.
 struct Preset {
     name: &'static str,
     architecture: &'static str,
@@ -15,7 +15,7 @@ struct Preset {
     context: usize,
 }
 
-/// From their `config.json` on the hub. The first name that is part of the one asked for counts.
+/// From their `config.json` on the hub. The first name that is part of a model's name counts.
 const PRESETS: [Preset; 9] = [
     // The model in data/.
     preset("kk-tiny", "Llama", [128, 384, 6, 4, 4, 32], 847, true, 1e4, 1024),
@@ -23,7 +23,7 @@ const PRESETS: [Preset; 9] = [
     preset("qwen2.5-0.5b", "Qwen2", [896, 4864, 24, 14, 2, 64], 151_936, true, 1e6, 32768),
     preset("qwen2.5-1.5b", "Qwen2", [1536, 8960, 28, 12, 2, 128], 151_936, true, 1e6, 32768),
     preset("qwen2.5-3b", "Qwen2", [2048, 11008, 36, 16, 2, 128], 151_936, true, 1e6, 32768),
-    // With dual chunk attention behind its first 262,144 tokens.
+    // Uses dual chunk attention after its first 262,144 tokens.
     preset("qwen2.5-7b-instruct-1m", "Qwen2", [3584, 18944, 28, 28, 4, 128], 152_064, false, 1e7, 262_144),
     preset("qwen2.5-7b", "Qwen2", [3584, 18944, 28, 28, 4, 128], 152_064, false, 1e6, 32768),
     preset("llama-3.1-8b", "Llama", [4096, 14336, 32, 32, 8, 128], 128_256, false, 5e5, 131_072),
@@ -48,10 +48,10 @@ pub fn find(id: &str) -> Option<DecoderConfig> {
     PRESETS.iter().find(|preset| id.contains(preset.name))?.config()
 }
 
-/// Attention of another kind begins within its context.
+/// A model that uses another kind of attention within its context.
 const NOT_PLAIN: &str = "qwen2.5-7b-instruct-1m";
 
-/// The name and the sizes of an architecture; of Qwen2.5 the size alone is a name too.
+/// The name and shape of an architecture. For Qwen2.5 the size alone is a name too.
 pub fn architecture(name: &str) -> Option<(&'static str, DecoderConfig)> {
     let name = name.to_lowercase();
     let is_named = |preset: &&Preset| {

@@ -1,4 +1,4 @@
-//! A model's own tokenizer and chat template: prompts become ids once, here, and completions become text.
+//! A model's tokenizer and chat template. Prompts become ids here, once; completions become text.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,13 +17,13 @@ pub struct ChatTokenizer {
     path: PathBuf,
     bos: String,
     eos: String,
-    /// What the chat template ends the assistant's turn with; eos_token where that is no special token.
+    /// The token with which the chat template ends the assistant's turn, or eos_token if that is not a special token.
     pub end_of_turn: u32,
-    /// Ids that end a completion: eos_token, those that the model's configuration names, and `end_of_turn`.
+    /// Ids that end a completion: eos_token, those in the model's configuration, and `end_of_turn`.
     pub stop_tokens: Arc<[u32]>,
 }
 
-/// `tokenizer_config.json`, as far as it is needed.
+/// The parts of `tokenizer_config.json` that are needed.
 #[derive(Deserialize)]
 struct TokenizerConfig {
     chat_template: Option<Templates>,
@@ -75,10 +75,10 @@ impl TokenText {
 const TEMPLATE: &str = "chat";
 
 impl ChatTokenizer {
-    /// Reads `tokenizer.json`, `tokenizer_config.json` and, where it stands apart, `chat_template.jinja`.
+    /// Reads `tokenizer.json`, `tokenizer_config.json` and, if it exists, `chat_template.jinja`.
     ///
     /// # Errors
-    /// If a file is missing or broken, there is no chat template, or an id lies beyond the model's vocabulary.
+    /// If a file is missing or broken, there is no chat template, or an id is outside of the model's vocabulary.
     pub fn load(dir: &Path, config: &DecoderConfig) -> Result<Self, InputError> {
         let path = dir.join("tokenizer.json");
         let inner = tokenizers::Tokenizer::from_file(&path).map_err(|e| InputError::new(path.display(), e))?;
@@ -110,8 +110,8 @@ impl ChatTokenizer {
         Ok(tokenizer)
     }
 
-    /// The special token that stands last where the template writes an answer, white space aside. A template that refuses
-    /// this conversation may still take others.
+    /// The special token after an answer in the template's text, ignoring white space. `None` if the template refuses this
+    /// conversation; it may still accept others.
     fn find_end_of_turn(&self) -> Option<u32> {
         let messages = [Message::new("user", "?"), Message::new("assistant", "!")];
         let text = self.render(&messages, false).ok()?;
@@ -120,16 +120,16 @@ impl ChatTokenizer {
         last.max_by_key(|(_, token)| token.content.len()).map(|(id, _)| id)
     }
 
-    /// The ids of a conversation, up to where the assistant begins to speak.
+    /// The ids of a conversation, up to the start of the assistant's turn.
     ///
     /// # Errors
-    /// If the template refuses the messages (a role it does not know, say).
+    /// If the template refuses the messages, for example because of an unknown role.
     pub fn encode_prompt(&self, messages: &[Message]) -> Result<Vec<u32>, InputError> {
         self.encode(&self.render(messages, true)?)
     }
 
-    /// The ids of the last message, which is the assistant's, up to and with the end of its turn: what follows
-    /// `prompt`, which is [`encode_prompt`](Self::encode_prompt) of the messages before it.
+    /// The ids of the last message, which must be the assistant's, including the end of its turn. `prompt` must be
+    /// [`encode_prompt`](Self::encode_prompt) of the messages before it.
     ///
     /// # Errors
     /// If the template refuses the messages, or does not continue the prompt with the answer.
@@ -139,9 +139,9 @@ impl ChatTokenizer {
         let fail = |problem: &str| InputError::new(self.path.display(), problem);
         let answer = whole.strip_prefix(&start);
         let answer = answer.ok_or_else(|| fail("the chat template does not continue a prompt with its answer"))?;
-        // White space behind the end of the turn belongs to the next one.
+        // White space after the end of the turn belongs to the next turn.
         let end = answer.trim_end().len();
-        // Together, because some tokenizers write the first word of a text otherwise.
+        // Encoded together, because some tokenizers encode the first word of a text differently.
         let together = self.encode(&whole[..start.len() + end])?;
         match together.strip_prefix(prompt) {
             Some(answer) => Ok(answer.to_vec()),
@@ -166,11 +166,11 @@ impl ChatTokenizer {
     /// Strings that end a completion, found in this tokenizer's text.
     pub fn stop_strings(this: &Arc<Self>, strings: Vec<String>) -> StopStrings {
         let this = Arc::clone(this);
-        // Ids that cannot be decoded are found, and named, when the completion is read.
+        // Ids that cannot be decoded are reported when the whole completion is decoded.
         StopStrings::new(strings, move |tokens| this.inner.decode(tokens, false).unwrap_or_default())
     }
 
-    /// The text of a completion: a stop token at its end is left out, anything else stays.
+    /// The text of a completion, without a stop token at its end.
     pub fn decode_completion(&self, tokens: &[u32]) -> Result<String, InputError> {
         let spoken = match tokens.split_last() {
             Some((last, rest)) if self.stop_tokens.contains(last) => rest,
@@ -180,7 +180,7 @@ impl ChatTokenizer {
     }
 }
 
-/// `chat_template.jinja` where it is there, as in transformers; else what `tokenizer_config.json` has.
+/// `chat_template.jinja` if it exists, as in transformers, else the template in `tokenizer_config.json`.
 fn chat_template(dir: &Path, from_config: Option<Templates>) -> Result<minijinja::Environment<'static>, InputError> {
     let file = dir.join("chat_template.jinja");
     let source = match file.exists() {

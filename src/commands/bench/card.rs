@@ -1,6 +1,6 @@
-//! What the driver's `nvidia-smi` tells of the card: its name, and the memory that is in use on it.
+//! The card's name and the memory in use on it, from the driver's `nvidia-smi`.
 //!
-//! The program itself is asked nothing, so that this builds everywhere; where `nvidia-smi` is missing, nothing is told.
+//! This needs no CUDA in the program, so it builds everywhere. Without `nvidia-smi` there are no numbers.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -12,8 +12,8 @@ use engine::Precision;
 use crate::config::bench::BenchConfig;
 use crate::config::engine::{DeviceKind, EngineConfig};
 
-/// Dense bf16 products of cards, in 10^12 operations a second, from their data sheets. The first name that is part of the
-/// card's counts.
+/// Dense bf16 rates of cards, in 10^12 operations per second, from their data sheets. The first name that is part of the
+/// card's name counts.
 const PEAKS: [(&str, f64); 12] = [
     ("B200", 2250.0),
     ("H200", 989.0),
@@ -29,7 +29,7 @@ const PEAKS: [(&str, f64); 12] = [
     ("RTX 3090", 71.0),
 ];
 
-/// What the device can do at most, in 10^12 operations a second: what the configuration says, or what is known of the card.
+/// The device's peak rate, in 10^12 operations per second: the configured one, or the known one of the card.
 pub fn peak_tflops(bench: &BenchConfig, engine: &EngineConfig) -> Option<f64> {
     match (bench.peak_tflops, engine.device, engine.dtype) {
         (0.0, DeviceKind::Cuda, Precision::Bf16) => known_peak(&name(engine.device_index)?),
@@ -55,14 +55,14 @@ fn query(index: usize, what: &str) -> Command {
     command
 }
 
-/// Watches the memory in use on the card, by whomever, as long as it lives.
+/// Watches the memory in use on the card, by all programs, until it is dropped.
 pub struct MemoryWatch {
     mib: Arc<AtomicU64>,
     child: Option<Child>,
 }
 
 impl MemoryWatch {
-    /// Begins to watch where the device is a card.
+    /// Starts watching if the device is a card.
     pub fn start(engine: &EngineConfig) -> Self {
         let mib = Arc::new(AtomicU64::new(0));
         let is_card = engine.device == DeviceKind::Cuda;
@@ -80,14 +80,14 @@ impl MemoryWatch {
         watch
     }
 
-    /// The most that was in use so far, in MB (10^6 bytes); `None` where nobody tells.
+    /// The peak of the memory in use so far, in MB (10^6 bytes). `None` if it is not known.
     pub fn peak_mb(&self) -> Option<f64> {
         let mib = self.mib.load(Ordering::Relaxed);
         (mib > 0).then(|| (mib << 20) as f64 / 1e6)
     }
 }
 
-/// As tables show it.
+/// The peak as tables show it.
 pub fn shown_mb(peak: Option<f64>) -> String {
     peak.map_or("–".into(), |mb| format!("{mb:.0}"))
 }

@@ -1,7 +1,7 @@
-//! `dump-rl bench check`: does the engine, with many completions at a time, compute what the model says?
+//! `dump-rl bench check`: does the engine, with many completions at a time, compute what the trainer computes?
 //!
 //! The completions differ in prompt, length and tokens, under an adapter that changes every layer. Each is scored by the
-//! trainer's own forward on the engine's device; on a GPU a few also on the CPU in f32, where the trainer is known to be right.
+//! trainer's forward on the engine's device. On a GPU a few are also scored on the CPU in f32, where the trainer is tested.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -29,12 +29,12 @@ use crate::train::sample::Sample;
 /// Completions that are scored on the CPU as well.
 const ON_CPU: usize = 4;
 
-/// The engine against one forward.
+/// The engine compared with one forward.
 #[derive(Debug, Clone, Serialize)]
 struct Measured {
     #[serde(flatten)]
     subject: Subject,
-    /// What the engine is held against.
+    /// What the engine is compared with.
     reference: String,
     sequences: usize,
     /// Of the longest prompt and the longest completion.
@@ -56,7 +56,7 @@ struct Measured {
 /// Samples, compares, prints a table and writes `json`.
 ///
 /// # Errors
-/// If the engine is off by more than the bound of its number formats; and what loading or sampling fails with.
+/// If the engine differs by more than the bound of its number formats. Errors of loading and sampling.
 pub async fn run(config: RunConfig, json: Option<&Path>) -> Result<()> {
     let base = bench_base(config)?;
     let case = cases(&base.config.bench, base.decoder.max_position_embeddings)?[0];
@@ -87,7 +87,7 @@ fn verdict(measured: &[Measured]) -> Result<()> {
     }
 }
 
-/// Prompts of half to all of the case's tokens, completions too; no stop token ends one.
+/// Prompts and completions of half to all of the case's tokens. No stop token ends a completion.
 fn requests(base: &Base, case: Case) -> Vec<Request> {
     let (vocabulary, seed, temperature) =
         (base.decoder.vocab_size as u32, base.config.seed, base.config.engine.temperature);
@@ -117,7 +117,7 @@ impl WithEngine for Together {
     }
 }
 
-/// The engine is gone by now: its memory is the trainer's.
+/// Called after the engine was dropped, so that its memory is free.
 fn compare(base: &Base, adapter: &Adapter, case: Case, samples: &[Sample], seconds: f64) -> Result<Vec<Measured>> {
     let subject = Subject::new("check", base);
     let bound = Bound::of(subject.dtype, subject.quantization);
@@ -149,13 +149,13 @@ fn compare(base: &Base, adapter: &Adapter, case: Case, samples: &[Sample], secon
     }
     let mut on_cpu = config.clone();
     (on_cpu.engine.device, on_cpu.engine.dtype) = (DeviceKind::Cpu, Precision::F32);
-    // No engine is started there, and not every engine could be.
+    // No engine is started on the CPU, and not every engine could run there.
     (on_cpu.engine.kind, on_cpu.engine.quantization) = (EngineKind::Auto, Quantization::None);
     let known = against("the trainer on cpu in f32", &bench_base(on_cpu)?, &every(samples, ON_CPU))?;
     Ok(vec![own, known])
 }
 
-/// `count` samples from all over the list.
+/// About `count` samples, evenly spread over the list.
 fn every(samples: &[Sample], count: usize) -> Vec<Sample> {
     samples.iter().step_by(samples.len().div_ceil(count).max(1)).cloned().collect()
 }
@@ -195,9 +195,9 @@ mod tests {
     use super::*;
     use crate::config::bench::BenchConfig;
 
-    /// An engine that says of every token that it is as likely as not.
+    /// An engine that reports the same probability for every token.
     #[tokio::test]
-    async fn an_engine_that_makes_its_numbers_up_fails() -> Result<()> {
+    async fn an_engine_with_made_up_log_probabilities_fails() -> Result<()> {
         let bench =
             BenchConfig { prompts: vec![3], group_sizes: vec![2], new_tokens: vec![9], ..BenchConfig::default() };
         let config = RunConfig { model: "data/kk-tiny".into(), bench, ..RunConfig::default() };

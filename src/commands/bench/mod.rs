@@ -1,6 +1,6 @@
 //! `dump-rl bench`: how fast things are, on shapes that `[bench]` in the configuration names.
 //!
-//! Every bench prints a table and writes its results as a JSON list where it is asked to.
+//! Every bench prints a table and, with `--json`, writes its results as a JSON list.
 
 mod card;
 pub mod check;
@@ -39,15 +39,15 @@ struct Case {
     lengths: Lengths,
 }
 
-/// What was measured: the first fields of a result.
+/// What a result is about: its first fields.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Subject {
     pub bench: String,
     pub engine: EngineChoice,
     pub device: DeviceKind,
-    /// What the engine really computes in.
+    /// What the engine computes in.
     pub dtype: Precision,
-    /// How the engine's matrices are packed.
+    /// How the engine's matrices are quantized.
     pub quantization: Quantization,
     pub model: String,
 }
@@ -65,7 +65,7 @@ impl Subject {
         }
     }
 
-    /// The engine and the formats of its numbers, as tables show them.
+    /// The engine and its number formats, as tables show them.
     fn sampler(&self) -> String {
         match self.quantization {
             Quantization::None => format!("{:?} {:?}", self.engine, self.dtype),
@@ -93,7 +93,7 @@ impl Case {
 /// Every combination.
 ///
 /// # Errors
-/// If one does not fit a context of `context` tokens.
+/// If a combination does not fit a context of `context` tokens.
 fn cases(bench: &BenchConfig, context: usize) -> Result<Vec<Case>, InputError> {
     let mut cases = Vec::new();
     for &prompts in &bench.prompts {
@@ -115,9 +115,9 @@ fn cases(bench: &BenchConfig, context: usize) -> Result<Vec<Case>, InputError> {
     Ok(cases)
 }
 
-/// An adapter that changes every layer it covers, another one for each `seed`.
+/// An adapter that changes every layer it covers. Each `seed` gives another one.
 fn random_adapter(base: &Base, seed: u64) -> Result<Adapter> {
-    /// Of the entries of B, which a fresh adapter has at 0: what it adds is then some tenths of what the model gives.
+    /// The largest entry of B, which is 0 in a fresh adapter. With this value the adapter adds some tenths of a layer's output.
     const MOST: f32 = 0.03;
     let fresh = base.trainer()?.adapter()?;
     let mut rng = ChaCha8Rng::seed_from_u64(mix_seed(seed, 0xADA9));
@@ -144,7 +144,7 @@ fn write_json<T: Serialize>(path: Option<&Path>, measured: &[T]) -> Result<()> {
     Ok(())
 }
 
-/// The value below which a share `q` of `values` lies. There must be one.
+/// The `q`-quantile of `values`, which must not be empty.
 fn quantile(values: &mut [f64], q: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     values[((values.len() - 1) as f64 * q).round() as usize]

@@ -1,8 +1,8 @@
 //! `dump-rl bench pipeline`: whole steps of a run, and where their time goes.
 //!
-//! It is a run: what `dump-rl train` does, in a temporary folder, without evaluations, and its own metrics are read. A model of
-//! random weights earns the same with every completion, and what has no advantage is not trained on: only a KL term or an
-//! entropy bonus in the configuration makes its training steps whole.
+//! It makes a run as `dump-rl train` does, in a temporary folder and without evaluations, and reads the run's metrics. With random
+//! weights every completion earns the same reward, and completions without an advantage are not trained on. Then training steps
+//! are complete only with a KL term or an entropy bonus in the configuration.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,24 +27,24 @@ use crate::table;
 struct Measured {
     #[serde(flatten)]
     subject: Subject,
-    /// What `engine.sync` came to: how trainer and engine share the device.
+    /// What `engine.sync` was resolved to: how trainer and engine share the device.
     sync: Sharing,
     step: u64,
     sequences: usize,
-    /// Not the same for all prompts: `null`.
+    /// Always `null`: prompts differ in length.
     prompt_tokens: Option<usize>,
-    /// Of the longest completion allowed; `mean_new_tokens` were sampled.
+    /// The longest completion allowed. The mean of those sampled is `mean_new_tokens`.
     new_tokens: usize,
     mean_new_tokens: f64,
-    /// Of the whole step, from the end of the one before.
+    /// The whole step, from the end of the previous one.
     seconds: f64,
     generate_seconds: f64,
     train_seconds: f64,
     publish_seconds: f64,
-    /// Sampled tokens over the whole step.
+    /// Sampled tokens divided by `seconds`.
     tokens_per_s: f64,
     peak_rss_mb: f64,
-    /// The most in use on the card, by whomever, over all steps; `null` without a card.
+    /// Peak of the memory in use on the card over all steps. `null` without a card.
     peak_device_mb: Option<f64>,
 }
 

@@ -1,6 +1,6 @@
 //! `dump-rl bench rollout`: how fast each engine samples, on the same prompts.
 //!
-//! Every engine runs in a process of its own, so that peak memory is its own.
+//! Every engine runs in its own process, so that its peak memory can be measured.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -39,34 +39,34 @@ pub struct Measured {
     pub prompts: usize,
     pub group_size: usize,
     pub prompt_tokens: usize,
-    /// Of each completion; with drawn lengths the longest possible.
+    /// Per completion. With drawn lengths, the longest possible.
     pub new_tokens: usize,
     pub lengths: Lengths,
-    /// Tokens that were generated in `seconds`, prefill included in the time.
+    /// Tokens that were generated in `seconds`, which includes prefill.
     pub generated_tokens: usize,
     pub seconds: f64,
     pub tokens_per_s: f64,
-    /// Tokens behind each completion's first, a second of the time by which this run is longer than one that ends with the
-    /// first tokens: the prefill left out. `null` where completions have one token.
+    /// The rate without prefill: tokens after each completion's first, divided by the time that this run takes longer than one
+    /// that ends with the first tokens. `null` if completions have one token.
     pub decode_tokens_per_s: Option<f64>,
-    /// Prompt tokens a second, of distinct prompts that share nothing.
+    /// Prompt tokens per second, of distinct prompts that share nothing.
     pub prefill_tokens_per_s: f64,
-    /// One prompt alone.
+    /// Of one prompt alone.
     pub time_to_first_token_ms: f64,
-    /// `null` where the engine does not tell.
+    /// `null` if the engine does not report it.
     pub step_p50_ms: Option<f64>,
     pub step_p99_ms: Option<f64>,
     /// Of an idle engine.
     pub publish_ms: f64,
-    /// While it decodes; `null` where a run is over before the first publish.
+    /// Of an engine that decodes. `null` if the run ends before the first publish.
     pub publish_decoding_ms: Option<f64>,
-    /// `tokens_per_s` once more, while a policy is published every 100 ms.
+    /// `tokens_per_s` while a policy is published every 100 ms.
     pub publishing_tokens_per_s: f64,
-    /// The base weights, which the process holds for its trainer before the engine starts.
+    /// The base weights, which the trainer loads before the engine starts.
     pub weights_mb: f64,
-    /// By how much the process grew when the engine started: an engine that shares the weights needs next to nothing.
+    /// How much the process grew when the engine started. An engine that shares the weights needs almost nothing.
     pub start_mb: f64,
-    /// Of the process up to here: loading the model and the measurements before count too.
+    /// Of the process so far, including loading the model and earlier measurements.
     pub peak_rss_mb: f64,
 }
 
@@ -87,7 +87,7 @@ pub async fn run(file: &Path, sets: &[String], config: RunConfig, json: Option<&
     write_json(json, &measured)
 }
 
-/// Those that are asked for, or all that are built in and have the settings.
+/// The configured engines, or all that are built in and have the settings.
 fn engines(config: &RunConfig) -> Vec<EngineKind> {
     if !config.bench.engines.is_empty() {
         return config.bench.engines.clone();
@@ -99,7 +99,7 @@ fn engines(config: &RunConfig) -> Vec<EngineKind> {
     let mistral = cfg!(feature = "mistralrs").then_some(EngineKind::Mistralrs);
     let all = [EngineKind::Native].into_iter().chain(mistral);
     let engines: Vec<_> = all.filter(has_settings).collect();
-    // Where none has, the native one says what is wrong.
+    // If no engine has the settings, the native one reports what is wrong.
     if engines.is_empty() { vec![EngineKind::Native] } else { engines }
 }
 
@@ -156,7 +156,7 @@ impl Measure {
         let vocabulary = self.base.decoder.vocab_size as u32;
         let run = |case: Case, seed: u64| timed(engine, requests(case, vocabulary, seed));
         let repeats = self.base.config.bench.repeats as u64;
-        // To warm up: buffers, threads, the cache of a model that is read for the first time.
+        // A warm-up: buffers, threads, and the caches of a model that is used for the first time.
         run(Case { new_tokens: case.new_tokens.min(8), ..case }, 0).await?;
         engine.take_step_times();
         let (mut whole, mut start) = (Vec::new(), Vec::new());
@@ -206,7 +206,7 @@ impl Measure {
         })
     }
 
-    /// Publishes again and again until `run` is over; also how many seconds each publish took.
+    /// Publishes repeatedly until `run` ends. Also returns the seconds of each publish.
     async fn while_publishing<E: Engine>(
         &self,
         engine: &Arc<E>,
@@ -233,7 +233,7 @@ impl Measure {
     }
 }
 
-/// Random prompts: nothing is shared between two of them, and no stop token ends a completion.
+/// Random prompts. Two of them share nothing, and no stop token ends a completion.
 pub(super) fn requests(case: Case, vocabulary: u32, seed: u64) -> Vec<Request> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut request = |index: usize| {
@@ -271,7 +271,7 @@ async fn timed<E: Engine>(engine: &Arc<E>, requests: Vec<Request>) -> Result<Tim
     Ok(Timed { tokens, seconds: since.elapsed().as_secs_f64() })
 }
 
-/// Tokens a second; `None` where there is nothing to measure.
+/// Tokens per second. `None` if there is nothing to measure.
 fn decode_rate(tokens: usize, seconds: f64) -> Option<f64> {
     (tokens > 0 && seconds > 0.0).then(|| tokens as f64 / seconds)
 }

@@ -1,6 +1,6 @@
-//! `dump-rl bench sync`: how long it takes until the engine samples by a new policy.
+//! `dump-rl bench sync`: how long it takes until the engine samples from a new policy.
 //!
-//! As in a synchronous run: a publish, and then completions by the policy just published, again and again.
+//! As in a synchronous run, each round is a publish followed by completions from the new policy.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -29,26 +29,26 @@ use crate::table;
 struct Measured {
     #[serde(flatten)]
     subject: Subject,
-    /// What `engine.sync` came to: how trainer and engine share the device.
+    /// What `engine.sync` was resolved to: how trainer and engine share the device.
     sync: Sharing,
     /// Sampled after each publish.
     sequences: usize,
     prompt_tokens: usize,
     new_tokens: usize,
-    /// Numbers in the adapter, and the size of its file.
+    /// Parameters of the adapter, and the size of its file.
     adapter_parameters: usize,
     adapter_mb: f64,
     publishes: usize,
-    /// Of a publish: the median.
+    /// Of a publish (median).
     seconds: f64,
     seconds_min: f64,
     seconds_max: f64,
-    /// Of the completions after a publish: the median.
+    /// Of the completions after a publish (median).
     generate_seconds: f64,
-    /// Tokens of those completions over the time of publish and completions together.
+    /// Tokens of those completions, divided by the time of publish and completions together.
     tokens_per_s: f64,
     peak_rss_mb: f64,
-    /// The most in use on the card, by whomever; `null` without a card.
+    /// Peak of the memory in use on the card. `null` without a card.
     peak_device_mb: Option<f64>,
 }
 
@@ -72,7 +72,7 @@ struct Measure {
     memory: MemoryWatch,
 }
 
-/// Seconds of a publish, of what was sampled by it, and the tokens of that.
+/// Seconds of a publish, seconds of the completions after it, and their tokens.
 struct Round {
     publish: f64,
     generate: f64,
@@ -84,7 +84,7 @@ impl WithEngine for Measure {
 
     async fn call<E: Engine>(self, engine: Arc<E>) -> Result<Measured> {
         let Self { base, case, memory } = &self;
-        // The first round is not counted: buffers, threads, files that are read for the first time.
+        // The first round is a warm-up.
         let (mut rounds, mut size) = (Vec::new(), 0);
         for step in 0..=base.config.bench.repeats as u64 {
             let adapter = random_adapter(base, step + 1)?;

@@ -1,4 +1,4 @@
-//! `dump-rl bench train`: how long a policy step takes, how much memory, and what part of the device's arithmetic it uses.
+//! `dump-rl bench train`: the time and memory of a policy step, and what part of the device's peak rate it reaches.
 
 use std::path::Path;
 use std::time::Instant;
@@ -38,33 +38,33 @@ struct Measured {
     prompts: usize,
     group_size: usize,
     prompt_tokens: usize,
-    /// Of each completion; with drawn lengths the longest possible.
+    /// Per completion. With drawn lengths, the longest possible.
     new_tokens: usize,
     lengths: Lengths,
     micro_batch_tokens: usize,
     recompute: Recompute,
-    /// Prompt and completion of every sequence, though a group's prompt is computed once.
+    /// Prompt and completion of every sequence, although a group's prompt is computed once.
     tokens: usize,
-    /// The median over the repeats, of a whole policy step with its optimiser update.
+    /// Of a whole policy step with its optimiser update (median over the repeats).
     seconds: f64,
     tokens_per_s: f64,
-    /// What the mathematics of a step needs, without blocks that are computed again (`train::flops`), over `seconds`.
+    /// The arithmetic that a step needs, without recomputed blocks (`train::flops`), divided by `seconds`.
     gflops_per_s: f64,
-    /// The device's own, as far as it is known, and the part of it that `gflops_per_s` is; else `null`.
+    /// The device's peak rate, and the part of it that `gflops_per_s` is. `null` if the peak is not known.
     peak_tflops: Option<f64>,
     mfu: Option<f64>,
-    /// Of the process up to here, the model's weights included.
+    /// Of the process so far, including the model's weights.
     peak_rss_mb: f64,
-    /// The most in use on the card up to here, by whomever; `null` without a card.
+    /// Peak of the memory in use on the card so far. `null` without a card.
     peak_device_mb: Option<f64>,
-    /// What `predict` says of the trainer and the program around it: `--dry-run` without the engine.
+    /// The predicted memory of trainer and program: what `--dry-run` says, without the engine.
     predicted_mb: f64,
 }
 
 /// Measures every combination, prints a table and writes `json`.
 ///
 /// # Errors
-/// A model that cannot be loaded, lengths that do not fit its context; what a step fails with.
+/// A model that cannot be loaded, lengths that do not fit its context, or a step that fails.
 pub fn run(config: RunConfig, json: Option<&Path>) -> Result<()> {
     let memory = MemoryWatch::start(&config.engine);
     let base = bench_base(config)?;
@@ -73,7 +73,7 @@ pub fn run(config: RunConfig, json: Option<&Path>) -> Result<()> {
     let mut measured = Vec::new();
     for case in cases {
         measured.push(measure(&base, &mut trainer, case, &memory)?);
-        // Also when a longer one runs out of memory.
+        // Written after each, so that results stay if a longer case runs out of memory.
         write_json(json, &measured)?;
     }
     println!("{}", table(&measured));
@@ -93,7 +93,7 @@ fn shapes(bench: &BenchConfig, context: usize) -> Result<Vec<Case>, InputError> 
     }
 }
 
-/// How often a step goes over a batch of `prompts` prompts.
+/// How often a step computes a batch of `prompts` prompts.
 fn passes(config: &RunConfig, prompts: usize) -> Passes {
     let is_cut = (1..prompts).contains(&config.trainer.ppo_mini_batch_size);
     let forwards = usize::from(is_cut) + usize::from(config.loss.kl_loss_coef > 0.0);
@@ -103,7 +103,7 @@ fn passes(config: &RunConfig, prompts: usize) -> Passes {
 fn measure(base: &Base, trainer: &mut Trainer, case: Case, memory: &MemoryWatch) -> Result<Measured> {
     let batch = batch(case, base.decoder.vocab_size as u32);
     let (mut seconds, mut recomputed) = (Vec::new(), false);
-    // The first step is not counted: buffers, threads, a model that is read for the first time.
+    // The first step is a warm-up.
     for step in 0..=base.config.bench.repeats as u64 {
         let since = Instant::now();
         recomputed = trainer.step(step, &batch)?.stats.recomputed;
@@ -141,7 +141,7 @@ fn measure(base: &Base, trainer: &mut Trainer, case: Case, memory: &MemoryWatch)
     })
 }
 
-/// Random tokens; every completion has an advantage, so that all are trained on.
+/// Random tokens. Every completion has an advantage, so all are trained on.
 fn batch(case: Case, vocabulary: u32) -> Vec<Sample> {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let mut samples = Vec::new();

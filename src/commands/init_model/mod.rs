@@ -1,6 +1,6 @@
-//! `dump-rl init-model`: a model of a known architecture with random weights and a tokenizer of its own.
+//! `dump-rl init-model`: a model of a known architecture with random weights and a new tokenizer.
 //!
-//! Speed and memory depend on shapes alone, so that they can be measured where no model can be downloaded.
+//! Speed and memory depend on shapes only, so they can be measured without downloading a model.
 
 mod random;
 mod weights;
@@ -20,15 +20,15 @@ use crate::model::presets;
 use crate::task::kk;
 use crate::train::bpe::{self, END_OF_TURN};
 
-/// Tokens that the tokenizer may have, where the architecture has more.
+/// The most tokens of the tokenizer.
 const VOCABULARY: usize = 1024;
-/// Puzzles of each size that it learns from; every model gets the same tokenizer.
+/// Puzzles of each size that the tokenizer learns from. Every model gets the same tokenizer.
 const PUZZLES: usize = 50;
 
-/// Writes a model of the architecture `arch` into `out`, which must be empty or not there.
+/// Writes a model of the architecture `arch` into `out`, which must be empty or absent.
 ///
 /// # Errors
-/// If the architecture is not known, `out` is not empty, or the disk is too small: nothing is left.
+/// If the architecture is not known, `out` is not empty, or the disk is too small. Nothing is left behind.
 pub fn run(arch: &str, out: &Path, seed: u64) -> Result<()> {
     let Some((name, config)) = presets::architecture(arch) else {
         let known = presets::architectures().join(", ");
@@ -51,11 +51,11 @@ pub fn run(arch: &str, out: &Path, seed: u64) -> Result<()> {
 }
 
 /// # Errors
-/// If fewer than `bytes` bytes are free where `out` is to stand.
+/// If fewer than `bytes` bytes are free on the disk of `out`.
 fn check_space(out: &Path, bytes: u64) -> Result<(), InputError> {
     let there = std::path::absolute(out).ok();
     let there = there.as_deref().and_then(|out| out.ancestors().find(|folder| folder.exists()));
-    // Where the system does not tell, writing will.
+    // If the system does not report it, writing will fail when the disk is full.
     let Some(free) = there.and_then(free_bytes) else { return Ok(()) };
     if free < bytes {
         let [free, bytes] = [free, bytes].map(|bytes| bytes as f64 / 1e9);
@@ -67,7 +67,7 @@ fn check_space(out: &Path, bytes: u64) -> Result<(), InputError> {
     Ok(())
 }
 
-/// Bytes that this process may still write to the disk of `folder`, where the system tells.
+/// Bytes that this process can still write to the disk of `folder`, if the system reports it.
 #[cfg(unix)]
 fn free_bytes(folder: &Path) -> Option<u64> {
     let disk = rustix::fs::statvfs(folder).ok()?;
@@ -79,7 +79,7 @@ fn free_bytes(_folder: &Path) -> Option<u64> {
     None
 }
 
-/// Trains a tokenizer of at most `vocabulary` tokens on puzzles; returns the id that ends a turn.
+/// Trains a tokenizer of at most `vocabulary` tokens on puzzles. Returns the id that ends a turn.
 fn write_tokenizer(vocabulary: usize, dir: &Path) -> Result<u32> {
     let (rows, _) = kk::splits(3..=14, PUZZLES, 0, 0)?;
     let texts: Vec<String> = rows.into_iter().flat_map(|row| row.prompt).map(|message| message.content).collect();
@@ -88,7 +88,7 @@ fn write_tokenizer(vocabulary: usize, dir: &Path) -> Result<u32> {
     tokenizer.token_to_id(END_OF_TURN).ok_or_else(|| anyhow::anyhow!("the tokenizer lost {END_OF_TURN}: this is a bug"))
 }
 
-/// `config.json`, with what other programs ask for beside what a decoder needs.
+/// `config.json`, with the keys that other programs need too.
 fn settings(config: &DecoderConfig) -> Result<Value> {
     let mut settings = serde_json::to_value(config)?;
     let more = match config.architecture() {

@@ -1,18 +1,18 @@
-//! Normally distributed numbers in bf16, each known by its place: whatever the threads, the same numbers.
+//! Normally distributed numbers in bf16. Each depends on its position only, so the number of threads changes nothing.
 
 use crate::seed::mix_seed;
 use half::bf16;
 use rayon::prelude::*;
 use statrs::distribution::{ContinuousCDF, Normal};
 
-/// Values that one 64-bit word gives.
+/// Values per 64-bit word of random bits.
 const EACH: usize = 4;
-/// Bytes that a thread makes at a time; a whole number of words.
+/// Bytes that a thread fills at a time: a whole number of words.
 const CHUNK: usize = 1 << 18;
 
-/// The quantiles of a normal distribution of mean 0: 65,536 of them, which is finer than bf16 tells numbers apart.
+/// 65,536 quantiles of a normal distribution with mean 0, which is finer than the steps of bf16.
 ///
-/// A number is drawn by 16 random bits. The largest is 4.3 standard deviations.
+/// 16 random bits choose a quantile. The largest is 4.3 standard deviations.
 pub struct Quantiles(Vec<[u8; 2]>);
 
 impl Quantiles {
@@ -23,7 +23,7 @@ impl Quantiles {
         Self(all.into_par_iter().map(|index| bf16::from_f64(quantile(index)).to_le_bytes()).collect())
     }
 
-    /// Fills `bytes` with numbers number `first` and after of the stream `key`; `first` is a multiple of four.
+    /// Fills `bytes` with the numbers of the stream `key` from index `first` on, which must be a multiple of four.
     pub fn fill(&self, key: u64, first: u64, bytes: &mut [u8]) {
         let word = first / EACH as u64;
         bytes.par_chunks_mut(CHUNK).enumerate().for_each(|(index, chunk)| {

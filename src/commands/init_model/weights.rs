@@ -1,6 +1,6 @@
-//! The files of a model with random weights, written a block of some megabytes at a time.
+//! Writes the files of a model with random weights, some megabytes at a time.
 //!
-//! Never is a whole tensor in memory: a shard's header is known from shapes alone, and what follows is made as it is written.
+//! No whole tensor is ever in memory. A shard's header follows from shapes only, and numbers are generated while they are written.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
@@ -18,11 +18,11 @@ use crate::seed::mix_seed;
 
 /// Standard deviation of a weight.
 pub const STD: f64 = 0.02;
-/// Largest shard, as transformers cuts them.
+/// Largest shard, the same as in transformers.
 const SHARD_BYTES: usize = 5_000_000_000;
-/// Bytes that are made and written at a time; a whole number of words of random bits.
+/// Bytes that are generated and written at a time: a whole number of words of random bits.
 const BLOCK: usize = 16 << 20;
-/// Bytes of a number in bf16.
+/// Bytes per number in bf16.
 const WIDTH: usize = 2;
 
 /// What a tensor is filled with.
@@ -31,7 +31,7 @@ enum Fill {
     Zeros,
     Ones,
     Normal,
-    /// What a block adds to the residual stream: smaller by √(2·layers), as in GPT-2, so that the stream does not grow.
+    /// A projection into the residual stream: smaller by √(2·layers), as in GPT-2, so that the stream does not grow with depth.
     Residual,
 }
 
@@ -60,10 +60,10 @@ impl Planned {
     }
 }
 
-/// Writes all weights of `config` into `dir`; returns how many bytes they take.
+/// Writes all weights of `config` into `dir`. Returns their size in bytes.
 ///
 /// # Errors
-/// What the disk says.
+/// A disk that is full or cannot be written.
 pub fn write(config: &DecoderConfig, seed: u64, dir: &Path) -> Result<usize> {
     let shards = cut(plan(config, seed)?, SHARD_BYTES);
     let fills = Fills::new(config.num_hidden_layers);
@@ -86,7 +86,7 @@ pub fn write(config: &DecoderConfig, seed: u64, dir: &Path) -> Result<usize> {
     Ok(total)
 }
 
-/// Every tensor, in the order of transformers' own files.
+/// Every tensor, in the order of transformers' files.
 fn plan(config: &DecoderConfig, seed: u64) -> Result<Vec<Planned>> {
     let (mut planned, nothing) = (Vec::new(), Tensor::zeros((), DType::BF16, &Device::Cpu)?);
     Weights::from_named(config, |name, shape| {
@@ -97,7 +97,7 @@ fn plan(config: &DecoderConfig, seed: u64) -> Result<Vec<Planned>> {
     Ok(planned)
 }
 
-/// Shards of at most `most` bytes, as far as single tensors allow it.
+/// Shards of at most `most` bytes. A larger tensor gets a shard of its own.
 fn cut(tensors: Vec<Planned>, most: usize) -> Vec<Vec<Planned>> {
     let (mut shards, mut shard, mut filled) = (Vec::new(), Vec::new(), 0);
     for tensor in tensors {
@@ -112,7 +112,7 @@ fn cut(tensors: Vec<Planned>, most: usize) -> Vec<Vec<Planned>> {
     shards
 }
 
-/// What tensors are filled from.
+/// The sources of the numbers.
 struct Fills {
     normal: Quantiles,
     residual: Quantiles,
@@ -123,7 +123,7 @@ impl Fills {
         Self { normal: Quantiles::new(STD), residual: Quantiles::new(STD / (2.0 * layers as f64).sqrt()) }
     }
 
-    /// Fills `bytes` with numbers number `first` and after of `tensor`.
+    /// Fills `bytes` with the numbers of `tensor` from index `first` on.
     fn fill(&self, tensor: &Planned, first: u64, bytes: &mut [u8]) {
         match Fill::of(&tensor.name) {
             Fill::Zeros => bytes.fill(0),
@@ -143,7 +143,7 @@ fn write_shard(shard: &[Planned], fills: &Fills, path: &Path) -> io::Result<()> 
     file.sync_all()
 }
 
-/// Makes the next block while the last one is written.
+/// Generates the next block while the last one is written.
 fn write_tensors(shard: &[Planned], fills: &Fills, file: &mut (impl Write + Send)) -> io::Result<()> {
     let (full, blocks) = sync_channel::<Vec<u8>>(1);
     std::thread::scope(|scope| {
@@ -155,7 +155,7 @@ fn write_tensors(shard: &[Planned], fills: &Fills, file: &mut (impl Write + Send
         for (tensor, start, length) in made {
             let mut block = vec![0; length];
             fills.fill(tensor, (start / WIDTH) as u64, &mut block);
-            // The writer has failed, and says why below.
+            // The writer failed; its error is returned below.
             if full.send(block).is_err() {
                 break;
             }
@@ -165,7 +165,7 @@ fn write_tensors(shard: &[Planned], fills: &Fills, file: &mut (impl Write + Send
     })
 }
 
-/// The beginning of a safetensors file: the length of its table of contents, and that, in whole words.
+/// The start of a safetensors file: the length of its header, and the header, padded to whole words.
 fn header(shard: &[Planned]) -> Vec<u8> {
     let mut entries = Map::from_iter([("__metadata__".to_string(), json!({"format": "pt"}))]);
     let mut end = 0;
@@ -180,7 +180,7 @@ fn header(shard: &[Planned]) -> Vec<u8> {
     [&(text.len() as u64).to_le_bytes()[..], &text].concat()
 }
 
-/// The error, in words where the disk is full.
+/// The error; a full disk is named.
 fn named_full(error: io::Error) -> io::Error {
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
@@ -195,7 +195,7 @@ mod tests {
     use super::*;
     use crate::model::presets;
 
-    /// A disk with room for so many bytes.
+    /// A disk with room for this many bytes.
     struct Small(usize);
 
     impl Write for Small {
@@ -219,7 +219,7 @@ mod tests {
         assert!(full.to_string().contains("the disk is full"), "{full}");
     }
 
-    /// transformers' `save_pretrained` cuts the 7B model into four shards of at most 5 GB, and so do we.
+    /// As transformers' `save_pretrained`, which cuts the 7B model into four shards of at most 5 GB.
     #[test]
     fn shards_are_as_large_as_they_may_be() {
         let shards = |arch: &str| {

@@ -1,6 +1,5 @@
 //! Conversations from JSON Lines files: `{"messages": [{"role", "content"}, …]}`, or `{"prompt", "completion"}` where the prompt is
-//! a text or a list of messages. Every turn of the assistant is an example of its own; what stands before it weighs
-//! `prompt_loss_weight`.
+//! text or a list of messages. Every turn of the assistant is one example. The text before it has the weight `prompt_loss_weight`.
 
 use std::path::Path;
 
@@ -49,7 +48,7 @@ impl Line {
     }
 }
 
-/// All examples, in an order that is drawn anew for each time they are gone through.
+/// All examples. Each pass over them has a new random order.
 pub struct Conversations {
     examples: Vec<Example>,
     batch_tokens: usize,
@@ -58,10 +57,10 @@ pub struct Conversations {
 }
 
 impl Conversations {
-    /// Reads `data.files`; examples longer than `context` are left out, and counted.
+    /// Reads `data.files`. Examples longer than `context` are skipped and counted.
     ///
     /// # Errors
-    /// A file that is missing, a line that is no conversation, or nothing to learn from; names file and line.
+    /// A missing file, a line that is not a conversation, or no example at all. Names file and line.
     pub fn load(config: &SftConfig, tokenizer: &ChatTokenizer, context: usize) -> Result<Self> {
         let mut examples = Vec::new();
         for path in &config.data.files {

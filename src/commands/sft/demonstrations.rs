@@ -1,4 +1,4 @@
-//! Worked Knights-and-Knaves puzzles, generated as they are needed.
+//! Worked Knights-and-Knaves puzzles, generated when they are needed.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::RangeInclusive;
@@ -19,7 +19,7 @@ use crate::task::kk::statement::Statement;
 use crate::task::kk::{prompt, text};
 use crate::train::sft::Example;
 
-/// Puzzles of each size that a run may train or test on, and that are therefore never shown here.
+/// Puzzles of each size that a later run may train or test on. They are never shown here.
 const HELD_OUT: usize = 1000;
 
 /// An endless supply of worked puzzles.
@@ -44,7 +44,7 @@ impl<'a> Demonstrations<'a> {
         Self { config, people, streams, held_out, rng }
     }
 
-    /// A new puzzle; once all of a size were seen they come again.
+    /// A new puzzle. After all puzzles of a size were shown, they repeat.
     fn puzzle(&mut self, people: usize) -> Puzzle {
         loop {
             let stream = self.streams.entry(people).or_insert_with(|| Generator::new(people, 0));
@@ -86,7 +86,7 @@ impl<'a> Demonstrations<'a> {
         Tokenised { demonstrations: self, tokenizer, context }
     }
 
-    /// One of the sizes, with a probability inverse to it: so each has about as many tokens.
+    /// A random size with a probability inverse to it, so that each size gets about the same number of tokens.
     fn size(&mut self, sizes: RangeInclusive<usize>) -> usize {
         let sizes: Vec<usize> = sizes.collect();
         let drawn = sizes.choose_weighted(&mut self.rng, |&people| 1.0 / people as f64);
@@ -107,7 +107,7 @@ impl<'a> Demonstrations<'a> {
         Ok(self.weighted(&prompt, &completion))
     }
 
-    /// `given` counts as a prompt does, `learned` in full.
+    /// An example whose text `given` has the weight of a prompt and whose text `learned` has weight 1.
     fn weighted(&self, given: &[u32], learned: &[u32]) -> Example {
         let mut weights = vec![self.config.prompt_loss_weight; given.len()];
         let tokens = [given, learned].concat();
@@ -116,7 +116,7 @@ impl<'a> Demonstrations<'a> {
     }
 }
 
-/// The same, as examples of a model with this tokenizer and context.
+/// Worked puzzles as examples for a model with this tokenizer and context.
 pub struct Tokenised<'a> {
     demonstrations: Demonstrations<'a>,
     tokenizer: ChatTokenizer,

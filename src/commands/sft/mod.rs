@@ -1,7 +1,7 @@
-//! `dump-rl sft`: supervised training, on worked puzzles or on conversations of your own.
+//! `dump-rl sft`: supervised training on worked puzzles, or on conversations from files.
 //!
-//! From nothing (tokenizer, random weights) it makes a small base model; from a model in `init` it trains all weights
-//! on, or an adapter beside them.
+//! Without `init` it makes a small base model from a new tokenizer and random weights. With `init` it trains all weights of that
+//! model, or an adapter.
 
 mod conversations;
 mod demonstrations;
@@ -25,17 +25,17 @@ use crate::train::{MAX_SKIPPED, bpe};
 use conversations::Conversations;
 use demonstrations::Demonstrations;
 
-/// An endless supply of things to learn from.
+/// An endless source of examples.
 trait Examples {
-    /// About `batch_tokens` tokens of examples, none longer than the model's context; `along` (0 to 1) is how far the
-    /// run is.
+    /// About `batch_tokens` tokens of examples, none longer than the model's context. `along`: the share of the run that is done.
     fn batch(&mut self, along: f64) -> Result<Vec<Example>>;
 }
 
 /// A folder with any of these holds a model or an adapter.
 const MODEL_FILES: [&str; 4] = ["config.json", "model.safetensors", "model.safetensors.index.json", ADAPTER];
 
-/// Refuses to overwrite a model: the one in `init`, or any other.
+/// # Errors
+/// If `out` holds a model already, such as the one in `init`.
 fn check_free(config: &SftConfig) -> Result<(), InputError> {
     let dir = &config.out;
     let is_init = dir.canonicalize().is_ok_and(|dir| config.init.canonicalize().is_ok_and(|init| init == dir));
@@ -52,7 +52,7 @@ fn check_free(config: &SftConfig) -> Result<(), InputError> {
     }
 }
 
-/// Trains and saves the model; refuses to overwrite one.
+/// Trains and saves the model. Never overwrites one.
 pub fn run(config: &SftConfig) -> Result<()> {
     let dir = &config.out;
     check_free(config)?;
@@ -86,7 +86,7 @@ fn from_nothing(config: &SftConfig, demonstrations: &mut Demonstrations) -> Resu
     SftTrainer::init(decoder_config(config)?, config.optim.clone(), config.seed)
 }
 
-/// The model and the tokenizer in `init`, all weights to be trained, or an adapter.
+/// The model and the tokenizer in `init`. All weights are trained, or an adapter.
 fn from_model(config: &SftConfig) -> Result<SftTrainer> {
     let init = hub::folder(&config.init)?;
     for name in ["tokenizer.json", "tokenizer_config.json"] {
@@ -98,7 +98,7 @@ fn from_model(config: &SftConfig) -> Result<SftTrainer> {
     if config.lora.rank == 0 {
         return SftTrainer::load(&init, config.optim.clone());
     }
-    // As it was given: a name on the hub means something elsewhere, the folder of its cache does not.
+    // As it was configured: a name on the hub is valid on other machines, the folder of its cache is not.
     let base = config.init.display().to_string();
     let lora = LoraConfig::new(config.lora.rank, config.lora.alpha, config.lora.target_modules.clone(), base);
     SftTrainer::with_lora(&init, Arc::new(lora), config.optim.clone(), config.seed)
@@ -134,7 +134,7 @@ fn train(config: &SftConfig, trainer: &mut SftTrainer, examples: &mut dyn Exampl
     Ok(())
 }
 
-/// The smallest vocabulary that holds the tokenizer, and the sizes asked for.
+/// The model's shape: the configured sizes, and the smallest vocabulary that holds the tokenizer.
 fn decoder_config(config: &SftConfig) -> Result<DecoderConfig> {
     let path = config.out.join("tokenizer.json");
     let tokenizer = tokenizers::Tokenizer::from_file(&path).map_err(anyhow::Error::from_boxed)?;
