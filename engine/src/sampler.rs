@@ -24,7 +24,7 @@ const PARTIAL_SUMS: usize = 16;
 
 /// A drawn token.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Draw {
+pub struct SampledToken {
     pub token: u32,
     /// Natural-log probability under the distribution it was drawn from.
     pub log_prob: f32,
@@ -32,7 +32,7 @@ pub struct Draw {
     pub full_log_prob: f32,
 }
 
-impl Draw {
+impl SampledToken {
     /// `false` if any logit was NaN or +∞. Truncation may have removed it, but `full_log_prob` includes it.
     pub fn is_finite(&self) -> bool {
         self.log_prob.is_finite() && self.full_log_prob.is_finite()
@@ -60,12 +60,12 @@ impl Sampler {
     ///
     /// Temperature 0 takes the first of the largest logits, with its log-probability under softmax(logits).
     /// Sums are in f64, so that a large vocabulary costs no precision. `logits` must not be empty.
-    pub fn sample(&mut self, logits: &[f32]) -> Draw {
+    pub fn sample(&mut self, logits: &[f32]) -> SampledToken {
         self.sample_column(logits, 0, 1)
     }
 
     /// Samples from one column of `logits` (V × n).
-    pub fn sample_column(&mut self, logits: &[f32], column: usize, n: usize) -> Draw {
+    pub fn sample_column(&mut self, logits: &[f32], column: usize, n: usize) -> SampledToken {
         let logit = |id: usize| logits[id * n + column];
         let is_greedy = self.temperature == 0.0;
         let temperature = if is_greedy { 1.0 } else { self.temperature };
@@ -84,7 +84,7 @@ impl Sampler {
         };
         let scaled = (f64::from(logit(pick)) - f64::from(max)) / f64::from(temperature);
         let log_prob = |total: f64| (scaled - total.ln()) as f32;
-        Draw { token: pick as u32, log_prob: log_prob(kept), full_log_prob: log_prob(total) }
+        SampledToken { token: pick as u32, log_prob: log_prob(kept), full_log_prob: log_prob(total) }
     }
 
     /// Inverts the cumulative distribution. If rounding leaves no token, it takes the last possible one.

@@ -25,11 +25,11 @@ pub struct Scripted {
     concurrency: usize,
     context: usize,
     log_prob: f32,
-    state: Mutex<State>,
+    state: Mutex<ScriptState>,
     running: Arc<AtomicUsize>,
 }
 
-struct State {
+struct ScriptState {
     /// Never empty; the last one answers.
     published: Vec<PolicyVersion>,
     /// How often a request of this prompt and seed has arrived.
@@ -50,7 +50,12 @@ impl Scripted {
             concurrency: 1,
             context: usize::MAX,
             log_prob: LOG_PROB,
-            state: Mutex::new(State { published: vec![base], attempts: HashMap::new(), calls: 0, most_running: 0 }),
+            state: Mutex::new(ScriptState {
+                published: vec![base],
+                attempts: HashMap::new(),
+                calls: 0,
+                most_running: 0,
+            }),
             running: Arc::default(),
         }
     }
@@ -102,7 +107,7 @@ impl Scripted {
         self.state().most_running
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ScriptState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -121,7 +126,7 @@ impl Scripted {
 impl Engine for Scripted {
     async fn generate(&self, request: Request) -> Result<Vec<Completion>, EngineError> {
         let most = request.room(self.context)?;
-        let running = Running::enter(&self.running);
+        let running = RunningCount::enter(&self.running);
         let (policy, attempt) = self.arrive(&request, running.count);
         let policy = policy.ok_or(EngineError::Stopped)?;
         tokio::time::sleep((self.latency)(&request)).await;
@@ -149,19 +154,19 @@ impl Engine for Scripted {
 }
 
 /// Counts a request for as long as it lives, so that a dropped one is counted out too.
-struct Running {
+struct RunningCount {
     total: Arc<AtomicUsize>,
     /// How many ran when this one came, itself included.
     count: usize,
 }
 
-impl Running {
+impl RunningCount {
     fn enter(total: &Arc<AtomicUsize>) -> Self {
         Self { total: Arc::clone(total), count: total.fetch_add(1, Ordering::SeqCst) + 1 }
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningCount {
     fn drop(&mut self) {
         self.total.fetch_sub(1, Ordering::SeqCst);
     }

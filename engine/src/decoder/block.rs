@@ -6,7 +6,8 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{LayerWeights, Linear, Module};
+use super::module::Module;
+use super::weights::{LayerWeights, Linear};
 
 /// How one layer's operators are computed. Axes: N rows (tokens), D width, d width of a head.
 pub trait BlockOps {

@@ -1,19 +1,30 @@
-//! A decoder's configuration and weights, with Hugging Face names: loaded once, shared by the trainer and by engines
-//! that run in this process.
+//! A decoder's configuration, weights and block, with Hugging Face names. They are loaded once, and shared by the trainer and the
+//! engines in this process.
 //!
-//! One structure computes Llama 2 and 3, SmolLM2, Mistral, Qwen2, Qwen2.5 and Qwen3: they differ in biases, in the
-//! normalisation of queries and keys, and in their rotary angles, which `config.json` tells.
+//! One structure computes Llama 2 and 3, SmolLM2, Mistral, Qwen2, Qwen2.5 and Qwen3. They differ in biases, in the normalisation
+//! of queries and keys, and in their rotary angles; `config.json` says which.
+//!
+//! - `architecture.rs` families · `config.rs` sizes and constants · `config_file.rs` reading `config.json` · `heads.rs`
+//! - `module.rs` names of linear layers · `weights.rs` tensors · `weight_files.rs`, `file.rs` reading safetensors files
+//! - `block.rs` the forward of a block · `ops.rs` its operators by candle · `rope.rs` rotary angles
 
+mod architecture;
 mod block;
 mod config;
+mod config_file;
 mod file;
+mod heads;
 mod module;
 pub mod ops;
 mod rope;
+mod weight_files;
 mod weights;
 
+pub use architecture::Architecture;
 pub use block::{BlockOps, DecoderBlock};
-pub use config::{Architecture, DecoderConfig, Heads};
+pub use config::DecoderConfig;
+pub use heads::Heads;
 pub use module::Module;
 pub use rope::Rope;
-pub use weights::{LayerWeights, Linear, Weights, has_weights, number_formats, weight_files};
+pub use weight_files::{has_weights, number_formats, weight_files};
+pub use weights::{LayerWeights, Linear, Weights};

@@ -1,6 +1,6 @@
 //! The linear layers of a block, by their Hugging Face names.
 
-/// A linear layer of a block; also an index into what is kept for each of them.
+/// A linear layer of a block; as a number it is an index into arrays with one entry per layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Module {
     Q,
@@ -17,17 +17,17 @@ impl Module {
     /// In the order of their indices.
     pub const ALL: [Self; Self::COUNT] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
 
-    /// `q_proj`, … : what `target_modules` of an adapter says.
+    /// `q_proj` and so on, as in an adapter's `target_modules`.
     pub fn name(self) -> &'static str {
         self.path().rsplit('.').next().unwrap_or_default()
     }
 
-    /// The module of that name.
+    /// The module with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|module| module.name() == name)
     }
 
-    /// Where it stands inside a block: `self_attn.q_proj`, `mlp.up_proj`.
+    /// Its path inside a block: `self_attn.q_proj`, `mlp.up_proj`.
     pub fn path(self) -> &'static str {
         match self {
             Self::Q => "self_attn.q_proj",

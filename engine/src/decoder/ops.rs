@@ -1,8 +1,8 @@
-//! Forward operators of a decoder as compositions of candle's own, for any device and number format. The trainer on a
-//! GPU and the native engine there compute with the same ones.
+//! Forward operators of a decoder as compositions of candle's own, for any device and number format. On a GPU the trainer and the
+//! native engine both use them.
 //!
-//! Activations and frozen weights have one format, bf16 on a GPU; norms, rotations, SiLU and what an adapter adds are
-//! computed in f32 and rounded once. Nothing here waits for the device.
+//! Activations and frozen weights have one format, bf16 on a GPU. Norms, rotations, SiLU and an adapter's update are computed in
+//! f32 and rounded once. Nothing here waits for the device.
 
 use candle_core::{DType, Result, Tensor};
 
@@ -16,7 +16,7 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     gate.to_dtype(DType::F32)?.silu()?.to_dtype(up.dtype())? * up
 }
 
-/// Rotary embedding (arXiv 2104.09864) of x (N × heads·d), halves of each head rotated as Llama's weights expect;
+/// Rotary embedding (arXiv 2104.09864) of x (N × heads·d), with the halves of each head rotated as Llama's weights expect;
 /// cos, sin: (N × d/2) in f32.
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let ((n, width), half) = (x.dims2()?, cos.dim(1)?);
@@ -30,7 +30,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     if let Some(bias) = bias { product.broadcast_add(bias) } else { Ok(product) }
 }
 
-/// The way of x (N × in) through an adapter's A (r × in): x·Aᵀ (N × r) in A's format.
+/// x·Aᵀ (N × r) for x (N × in) and an adapter's A (r × in), in A's format.
 pub fn narrowed(x: &Tensor, a: &Tensor) -> Result<Tensor> {
     x.to_dtype(a.dtype())?.contiguous()?.matmul(&a.t()?)
 }

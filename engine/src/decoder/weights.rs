@@ -1,12 +1,13 @@
 //! The weights of a Llama-family decoder, by their Hugging Face names.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::file::TensorFile;
-use super::{DecoderConfig, Module};
+use super::config::DecoderConfig;
+use super::module::Module;
+use super::weight_files::WeightFolder;
 use crate::error::EngineError;
 
 /// All weights; matrices are (out × in), as in the files.
@@ -17,7 +18,7 @@ pub struct Weights {
     pub layers: Vec<LayerWeights>,
     /// D.
     pub norm: Tensor,
-    /// V × D; the embedding itself where the two are tied.
+    /// V × D; the embedding itself if the two are tied.
     pub lm_head: Tensor,
 }
 
@@ -26,7 +27,7 @@ pub struct Weights {
 pub struct LayerWeights {
     pub input_layernorm: Tensor,
     pub post_attention_layernorm: Tensor,
-    /// Of queries and keys, where the architecture has them.
+    /// Norms of queries and keys, if the architecture has them.
     pub q_norm: Option<Tensor>,
     pub k_norm: Option<Tensor>,
     linears: [Linear; Module::COUNT],
@@ -43,27 +44,27 @@ impl Weights {
     /// Reads `model.safetensors`, or the shards that `model.safetensors.index.json` names.
     ///
     /// # Errors
-    /// If a file or a tensor is missing, left over, or has another shape than `config` says: names the tensor and both
+    /// If a file or a tensor is missing, a tensor is left over, or its shape is not what `config` says. Names the tensor and both
     /// shapes.
     pub fn load(dir: &Path, config: &DecoderConfig, dtype: DType, device: &Device) -> Result<Self, EngineError> {
-        let mut folder = Folder::open(dir)?;
+        let mut folder = WeightFolder::open(dir)?;
         let weights = Self::from_named(config, |name, shape| folder.take(name, shape)?.read(name, dtype, device))?;
         folder.check_left_over(config)?;
         Ok(weights)
     }
 
-    /// Checks names and shapes as [`Weights::load`] does, by the files' tables of contents: no tensor is read.
+    /// Checks names and shapes as [`Weights::load`] does, from the files' tables of contents. Reads no tensor.
     ///
     /// # Errors
     /// As [`Weights::load`].
     pub fn check(dir: &Path, config: &DecoderConfig) -> Result<(), EngineError> {
-        let mut folder = Folder::open(dir)?;
+        let mut folder = WeightFolder::open(dir)?;
         let nothing = Tensor::zeros((), DType::F32, &Device::Cpu)?;
         Self::from_named(config, |name, shape| folder.take(name, shape).map(|_| nothing.clone()))?;
         folder.check_left_over(config)
     }
 
-    /// Builds the structure from a function that gives each tensor by name and shape.
+    /// Builds the weights from a function that returns each tensor by name and shape.
     pub fn from_named(
         config: &DecoderConfig,
         mut get: impl FnMut(&str, &[usize]) -> Result<Tensor, EngineError>,
@@ -78,7 +79,7 @@ impl Weights {
         Ok(Self { embed_tokens, layers, norm, lm_head })
     }
 
-    /// All of them on `device`: themselves where they are there already, else copies.
+    /// The weights on `device`: shared if they are already there, copied otherwise.
     ///
     /// # Errors
     /// If the device has no room.
@@ -90,7 +91,7 @@ impl Weights {
         Ok(Self { embed_tokens, layers, norm: self.norm.to_device(device)?, lm_head })
     }
 
-    /// Every tensor by name; a tied head is left out, as in the files.
+    /// Every tensor by name, without a tied head, as in the files.
     pub fn named(&self, config: &DecoderConfig) -> BTreeMap<String, Tensor> {
         let mut all = BTreeMap::from([
             ("model.embed_tokens.weight".to_string(), self.embed_tokens.clone()),
@@ -152,6 +153,7 @@ impl LayerWeights {
         Ok(layer)
     }
 
+    /// A linear layer of the block.
     pub fn linear(&self, module: Module) -> &Linear {
         &self.linears[module as usize]
     }
@@ -169,95 +171,5 @@ impl LayerWeights {
             std::iter::once((format!("{}.weight", module.path()), &linear.weight)).chain(bias)
         });
         norms.chain(linears).collect()
-    }
-}
-
-/// The open files of a model folder.
-struct Folder<'a> {
-    dir: &'a Path,
-    files: Vec<TensorFile>,
-    /// The file of each tensor that nothing has asked for yet.
-    left_over: BTreeMap<String, usize>,
-}
-
-impl<'a> Folder<'a> {
-    fn open(dir: &'a Path) -> Result<Self, EngineError> {
-        let files = weight_files(dir)?.iter().map(|path| TensorFile::open(path)).collect::<Result<Vec<_>, _>>()?;
-        let names = |(index, file): (usize, &TensorFile)| file.names().into_iter().map(move |name| (name, index));
-        let left_over = files.iter().enumerate().flat_map(names).collect();
-        Ok(Self { dir, files, left_over })
-    }
-
-    fn fail(&self, problem: String) -> EngineError {
-        EngineError::Model { path: self.dir.to_path_buf(), problem }
-    }
-
-    /// The file that holds this tensor, which must have this shape.
-    fn take(&mut self, name: &str, shape: &[usize]) -> Result<&mut TensorFile, EngineError> {
-        let index = self.left_over.remove(name).ok_or_else(|| self.fail(format!("tensor {name} is missing")))?;
-        match self.files[index].info(name) {
-            Some((found, _)) if found != shape => {
-                Err(self.fail(format!("tensor {name}: expected shape {shape:?}, found {found:?}")))
-            }
-            // A number format that candle lacks is named when the tensor is read.
-            _ => Ok(&mut self.files[index]),
-        }
-    }
-
-    fn check_left_over(&self, config: &DecoderConfig) -> Result<(), EngineError> {
-        let is_needless = |name: &str| name.ends_with("rotary_emb.inv_freq") || name == "lm_head.weight";
-        match self.left_over.keys().find(|name| !is_needless(name)) {
-            Some(name) => Err(self.fail(format!("tensor {name} belongs to no part of a {}", config.architectures[0]))),
-            None => Ok(()),
-        }
-    }
-}
-
-/// The number format of each tensor of a model folder.
-///
-/// # Errors
-/// As [`weight_files`], or if a file is damaged.
-pub fn number_formats(dir: &Path) -> Result<BTreeMap<String, DType>, EngineError> {
-    let mut all = BTreeMap::new();
-    for path in weight_files(dir)? {
-        let file = TensorFile::open(&path)?;
-        all.extend(file.names().into_iter().filter_map(|name| Some((name.clone(), file.info(&name)?.1))));
-    }
-    Ok(all)
-}
-
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
-
-/// Whether a model folder has any weights: the file, or an index of shards.
-pub fn has_weights(dir: &Path) -> bool {
-    dir.join(SINGLE).exists() || dir.join(INDEX).exists()
-}
-
-/// The safetensors files of a model folder: `model.safetensors`, or the shards that `model.safetensors.index.json` names.
-///
-/// # Errors
-/// If the index is broken, or a file is missing: names it.
-pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, EngineError> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-    let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
-    if single.exists() || !index.exists() {
-        return Ok(vec![existing(single)?]);
-    }
-    let fail = |e: &dyn std::fmt::Display| EngineError::Model { path: index.clone(), problem: e.to_string() };
-    let text = std::fs::read_to_string(&index).map_err(|e| fail(&e))?;
-    let parsed: Index = serde_json::from_str(&text).map_err(|e| fail(&e))?;
-    let names: std::collections::BTreeSet<_> = parsed.weight_map.into_values().collect();
-    names.into_iter().map(|name| existing(dir.join(name))).collect()
-}
-
-fn existing(path: PathBuf) -> Result<PathBuf, EngineError> {
-    if path.is_file() {
-        Ok(path)
-    } else {
-        Err(EngineError::Model { path, problem: "the model's weights are missing".into() })
     }
 }

@@ -1,16 +1,18 @@
-//! What mistral.rs 0.8.1 reads of a `config.json` and what it passes over.
+//! What mistral.rs 0.8.1 cannot compute, and which keys of a `config.json` it ignores.
 //!
-//! It would compute another model than the trainer without a word, so such a model is refused by name. To be looked
-//! through again with every new version of mistral.rs.
+//! If it ignores a key, it silently computes another model than the trainer. So such a model is refused, with the key's name.
+//! Check this file again with every new version of mistral.rs.
 
 use serde_json::Value;
 
+use super::settings::{Device, MistralSettings};
+use crate::Precision;
 use crate::decoder::{Architecture, DecoderConfig, Module, Rope};
 
-/// Refuses a model that mistral.rs computes otherwise than `config` says; `raw` is the text of the same `config.json`.
+/// Refuses a model that mistral.rs computes differently from `config`; `raw` is the same `config.json`, parsed.
 ///
 /// # Errors
-/// Which key it is.
+/// Names the key.
 pub fn check(config: &DecoderConfig, raw: &Value) -> Result<(), String> {
     let refuse = |key: &str, what: &str| {
         let architecture = config.architecture();
@@ -29,7 +31,7 @@ pub fn check(config: &DecoderConfig, raw: &Value) -> Result<(), String> {
     }
     let theta = raw["rope_theta"].as_f64().filter(|theta| *theta != config.rope_theta);
     if config.architecture() != Architecture::Mistral && theta.is_some() {
-        return refuse("rope_parameters.rope_theta", "takes the other rope_theta");
+        return refuse("rope_parameters.rope_theta", "uses the other rope_theta");
     }
     let is_biased = Module::ALL.into_iter().any(|module| config.has_bias(module));
     match config.architecture() {
@@ -41,11 +43,40 @@ pub fn check(config: &DecoderConfig, raw: &Value) -> Result<(), String> {
     }
 }
 
-/// How many tokens of context are computed as `config` says. Its Mistral and Qwen models take `sliding_window` for the window
-/// of every layer, whatever stands beside it.
+/// How many tokens of context mistral.rs computes as `config` says. Its Mistral and Qwen models apply `sliding_window` to every
+/// layer, whatever the other keys say.
 pub fn context(config: &DecoderConfig, raw: &Value) -> usize {
     let window = raw["sliding_window"].as_u64().filter(|_| config.architecture() != Architecture::Llama);
     window.map_or(config.max_position_embeddings, |window| config.max_position_embeddings.min(window as usize))
+}
+
+/// Refuses settings with which mistral.rs computes wrongly or not at all.
+///
+/// # Errors
+/// What is wrong, and what would be right.
+pub fn check_device(settings: MistralSettings) -> Result<(), &'static str> {
+    match (settings.device, settings.precision) {
+        (Device::Cpu { .. }, Precision::Bf16) => {
+            Err("bf16 needs a GPU: candle has no bf16 matrix product on the CPU; use f32")
+        }
+        // For models without grouped heads its rotary embedding (`layers.rs`) checks the feature, not the tensor's device.
+        (Device::Cpu { .. }, _) if cfg!(feature = "cuda") => {
+            Err("in a program with CUDA mistral.rs 0.8.1 does not compute on a CPU; build it without, or use the GPU")
+        }
+        // `make_causal_mask_matrix` leaves the mask to flash attention, which `run_attention` does not call for f32: a
+        // prompt's tokens would attend to later ones.
+        (Device::Gpu { .. }, Precision::F32) if cfg!(feature = "flash-attn") => Err(
+            "mistral.rs 0.8.1 with flash-attn computes f32 without a causal mask; use bf16, or build with cuda alone",
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// How much of a context of `longest` tokens can be used on a CPU. 0.8.1 grows its cache by 512 positions; when that exceeds what
+/// the model allows, the sequence fails.
+pub fn usable_context(longest: usize) -> usize {
+    const GROWTH: usize = 512;
+    if longest < GROWTH { longest } else { longest - longest % GROWTH }
 }
 
 #[cfg(test)]
@@ -64,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_mistral_rs_passes_over_is_refused_by_name() {
+    fn keys_that_mistral_rs_ignores_are_refused_by_name() {
         let refused = |architecture: &str, changes: Value, key: &str| {
             let (config, raw) = both(architecture, changes);
             let problem = check(&config, &raw).expect_err(key);
@@ -91,17 +122,22 @@ mod tests {
     }
 
     #[test]
-    fn the_context_ends_with_the_window_that_either_side_takes() {
+    fn the_context_ends_with_the_window_of_either_side() {
         let check = |architecture: &str, changes: Value, tokens: usize| {
             let (config, raw) = both(architecture, changes);
             assert_eq!(context(&config, &raw), tokens, "{raw}");
         };
-        // Not used, says the file; mistral.rs uses it.
+        // Unused according to the file, but mistral.rs uses it.
         check("Qwen2ForCausalLM", json!({"sliding_window": 4096, "use_sliding_window": false}), 4096);
         check("Qwen2ForCausalLM", json!({"sliding_window": null}), 32768);
-        // transformers' window where the key is missing.
+        // The window of transformers if the key is missing.
         check("MistralForCausalLM", json!({}), 4096);
         check("Qwen2ForCausalLM", json!({"dual_chunk_attention_config": {"chunk_size": 8192}}), 8192);
         check("LlamaForCausalLM", json!({"sliding_window": 2048}), 32768);
+    }
+
+    #[test]
+    fn a_context_is_used_up_to_a_whole_number_of_cache_growths() {
+        assert_eq!([100, 511, 512, 768, 1024, 1500].map(usable_context), [100, 511, 512, 512, 1024, 1024]);
     }
 }

@@ -1,4 +1,4 @@
-//! Places for sequences inside mistral.rs, and which replica of the model each place belongs to.
+//! Slots for sequences on a CPU, and the replica of the model that each slot belongs to.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -6,33 +6,33 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::EngineError;
 
-/// All places; shared by an old and a new model, so that a publish never adds one.
+/// All slots. The old and the new model share them, so that a publish adds none.
 pub struct Slots {
     permits: Arc<Semaphore>,
-    /// The replicas of the places that are free: one entry for each permit.
+    /// The replicas of the free slots: one entry per permit.
     free: Mutex<Vec<usize>>,
 }
 
-/// One place, given back on drop.
+/// One slot, given back on drop.
 pub struct Slot {
     slots: Arc<Slots>,
     replica: usize,
-    /// Dropped after [`Drop::drop`] has put the replica back, so whoever gets the permit finds an entry.
+    /// Dropped after [`Drop::drop`] has put the replica back, so that the next holder of the permit finds an entry.
     _permit: OwnedSemaphorePermit,
 }
 
 impl Slots {
-    /// `each` places in each of `replicas` models.
+    /// `each` slots in each of `replicas` models.
     pub fn new(replicas: usize, each: usize) -> Arc<Self> {
         let free: Vec<usize> = (0..replicas).flat_map(|replica| std::iter::repeat_n(replica, each)).collect();
         Arc::new(Self { permits: Arc::new(Semaphore::new(free.len())), free: Mutex::new(free) })
     }
 
-    /// Waits for a place.
+    /// Waits for a free slot.
     pub async fn acquire(self: &Arc<Self>) -> Result<Slot, EngineError> {
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| EngineError::Stopped)?;
         let replica = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        // One entry stands for each permit: its absence would be a bug, and the engine could not go on.
+        // There is one entry per permit. Without it (a bug) the engine could not continue.
         let replica = replica.ok_or(EngineError::Stopped)?;
         Ok(Slot { slots: Arc::clone(self), replica, _permit: permit })
     }
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn no_replica_gets_more_sequences_than_it_has_places() {
+    async fn no_replica_gets_more_sequences_than_it_has_slots() {
         let slots = Slots::new(2, 1);
         let (a, b) = (slots.acquire().await.expect("a slot"), slots.acquire().await.expect("a slot"));
         assert_ne!(a.replica(), b.replica());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::cache::BlockStore;
 use super::live_adapter::LiveAdapter;
-use crate::sampler::{Draw, Sampler};
+use crate::sampler::{SampledToken, Sampler};
 
 /// A model, on a CPU or on a device.
 pub trait Compute: Send + 'static {
@@ -17,7 +17,7 @@ pub trait Compute: Send + 'static {
     ///
     /// # Errors
     /// If the device fails. The content of the blocks is then undefined.
-    fn forward(&mut self, chunks: Vec<Chunk<BlockOf<Self>>>, adapter: &LiveAdapter) -> candle_core::Result<()>;
+    fn forward(&mut self, chunks: Vec<SequenceChunk<BlockOf<Self>>>, adapter: &LiveAdapter) -> candle_core::Result<()>;
 
     /// Frees the cache's memory. No block may be in use, and nothing may be computed before [`Compute::resume`].
     fn suspend(&mut self);
@@ -34,7 +34,7 @@ pub type BlockOf<C> = <<C as Compute>::Store as BlockStore>::Block;
 
 /// Consecutive tokens of one sequence that a step computes: a prefill chunk, or the single token of a decoding sequence. The
 /// cache holds all tokens before them.
-pub struct Chunk<'a, B> {
+pub struct SequenceChunk<'a, B> {
     pub tokens: &'a [u32],
     /// Position of the first of `tokens`.
     pub start: usize,
@@ -48,11 +48,11 @@ pub enum ChunkOutput<'a> {
     Nothing,
     Logits(&'a mut Vec<f32>),
     /// The next token.
-    Sample(&'a mut Sampler, &'a mut Draw),
+    Sample(&'a mut Sampler, &'a mut SampledToken),
 }
 
 /// The outputs that need logits, each with the row of its chunk's last token; the rows of all chunks are concatenated.
-pub fn requested<'p, 'a, B>(chunks: &'p mut [Chunk<'a, B>]) -> Vec<(usize, &'p mut ChunkOutput<'a>)> {
+pub fn requested<'p, 'a, B>(chunks: &'p mut [SequenceChunk<'a, B>]) -> Vec<(usize, &'p mut ChunkOutput<'a>)> {
     let ends = chunks.iter_mut().scan(0, |end, chunk| {
         *end += chunk.tokens.len();
         Some((*end - 1, &mut chunk.output))

@@ -27,13 +27,13 @@ use tokio::sync::oneshot;
 use crate::decoder::{DecoderConfig, Weights};
 use crate::kernels::LANES;
 use crate::{Adapter, Completion, Engine, EngineError, PolicyVersion, Precision, Request};
-use batching::{ContinuousBatcher, Policy};
+use batching::{ContinuousBatcher, LivePolicy};
 pub use cache::BLOCK_TOKENS;
 use cache::{BlockLayout, BlockStore, blocks_of_request};
 use compute::Compute;
 use device::{DeviceBlocks, DeviceModel};
 use live_adapter::LiveAdapter;
-use serve::{Command, StepTimes, serve};
+use serve::{EngineCommand, StepTimeLog, serve};
 
 /// The engine's sizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,14 +73,14 @@ pub fn cache_bytes(config: &DecoderConfig, tokens: usize) -> usize {
 /// The handle of the engine's thread; dropping it ends the thread.
 pub struct Native {
     /// `None` only while dropping.
-    commands: Option<mpsc::Sender<Command>>,
+    commands: Option<mpsc::Sender<EngineCommand>>,
     thread: Option<JoinHandle<()>>,
     config: DecoderConfig,
     device: Device,
     /// Whether the cache's memory can be freed.
     suspends: bool,
     max_sequences: usize,
-    step_times: Arc<StepTimes>,
+    step_times: Arc<StepTimeLog>,
 }
 
 impl Native {
@@ -143,11 +143,11 @@ impl Native {
         device: Device,
         max_sequences: usize,
         adapter: Adapter,
-        batcher: impl FnOnce(Policy) -> ContinuousBatcher<C>,
+        batcher: impl FnOnce(LivePolicy) -> ContinuousBatcher<C>,
     ) -> Result<Self, EngineError> {
         let batcher = batcher(policy(0, &adapter, &config, &device).map_err(EngineError::at_start)?);
         let (commands, receiver) = mpsc::channel();
-        let step_times = Arc::new(StepTimes::default());
+        let step_times = Arc::new(StepTimeLog::default());
         let times = Arc::clone(&step_times);
         let thread = std::thread::Builder::new().name("native-engine".into());
         let here = device.clone();
@@ -169,7 +169,7 @@ impl Native {
         })
     }
 
-    fn send(&self, command: Command) -> Result<(), EngineError> {
+    fn send(&self, command: EngineCommand) -> Result<(), EngineError> {
         self.commands.as_ref().and_then(|commands| commands.send(command).ok()).ok_or(EngineError::Stopped)
     }
 }
@@ -185,9 +185,9 @@ impl Drop for Native {
 }
 
 /// The policy of an adapter, named by the hash of its bytes.
-fn policy(step: u64, adapter: &Adapter, config: &DecoderConfig, device: &Device) -> Result<Policy, EngineError> {
+fn policy(step: u64, adapter: &Adapter, config: &DecoderConfig, device: &Device) -> Result<LivePolicy, EngineError> {
     let version = PolicyVersion { step, adapter: adapter.verify()? };
-    Ok(Policy { version, adapter: LiveAdapter::new(adapter, config, device)? })
+    Ok(LivePolicy { version, adapter: LiveAdapter::new(adapter, config, device)? })
 }
 
 impl Engine for Native {
@@ -198,7 +198,7 @@ impl Engine for Native {
             return Err(EngineError::Generate(problem));
         }
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Generate(request, room, reply))?;
+        self.send(EngineCommand::Generate(request, room, reply))?;
         answer.await.map_err(|_| EngineError::Stopped)?
     }
 
@@ -206,7 +206,7 @@ impl Engine for Native {
         let (config, device) = (self.config.clone(), self.device.clone());
         let built = tokio::task::spawn_blocking(move || policy(step, &adapter, &config, &device)).await;
         let (reply, published) = oneshot::channel();
-        self.send(Command::Publish(built.map_err(|_| EngineError::Stopped)??, reply))?;
+        self.send(EngineCommand::Publish(built.map_err(|_| EngineError::Stopped)??, reply))?;
         published.await.map_err(|_| EngineError::Stopped)?
     }
 
@@ -215,7 +215,7 @@ impl Engine for Native {
             return Ok(());
         }
         let (reply, suspended) = oneshot::channel();
-        self.send(Command::Suspend(reply))?;
+        self.send(EngineCommand::Suspend(reply))?;
         suspended.await.map_err(|_| EngineError::Stopped)
     }
 

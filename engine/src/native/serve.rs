@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::batching::{ContinuousBatcher, Policy, Reply};
+use super::batching::{ContinuousBatcher, GroupReply, LivePolicy};
 use super::compute::Compute;
 use crate::{EngineError, PolicyVersion, Request};
 
-pub enum Command {
+pub enum EngineCommand {
     /// A request, and how many tokens it may draw.
-    Generate(Request, usize, Reply),
-    Publish(Policy, Published),
+    Generate(Request, usize, GroupReply),
+    Publish(LivePolicy, Published),
     Suspend(oneshot::Sender<()>),
 }
 
@@ -21,12 +21,12 @@ pub type Published = oneshot::Sender<Result<PolicyVersion, EngineError>>;
 
 /// How long each of the last steps took, newest first.
 #[derive(Default)]
-pub struct StepTimes(Mutex<VecDeque<Duration>>);
+pub struct StepTimeLog(Mutex<VecDeque<Duration>>);
 
 /// The number of step times that are kept.
 const STEP_TIMES: usize = 4096;
 
-impl StepTimes {
+impl StepTimeLog {
     fn push(&self, time: Duration) {
         let mut times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         times.truncate(STEP_TIMES - 1);
@@ -42,16 +42,20 @@ impl StepTimes {
 
 /// Runs on the thread: takes commands between steps, and sleeps when there is nothing to do. If a caller goes away, its command
 /// still takes effect.
-pub fn serve<C: Compute>(mut batcher: ContinuousBatcher<C>, commands: &mpsc::Receiver<Command>, times: &StepTimes) {
+pub fn serve<C: Compute>(
+    mut batcher: ContinuousBatcher<C>,
+    commands: &mpsc::Receiver<EngineCommand>,
+    times: &StepTimeLog,
+) {
     loop {
         let command =
             if batcher.is_idle() { commands.recv().map_err(mpsc::TryRecvError::from) } else { commands.try_recv() };
         match command {
-            Ok(Command::Generate(request, room, reply)) => batcher.submit(request, room, reply),
-            Ok(Command::Publish(policy, reply)) => {
+            Ok(EngineCommand::Generate(request, room, reply)) => batcher.submit(request, room, reply),
+            Ok(EngineCommand::Publish(policy, reply)) => {
                 let _ = reply.send(Ok(batcher.publish(policy)));
             }
-            Ok(Command::Suspend(reply)) => {
+            Ok(EngineCommand::Suspend(reply)) => {
                 batcher.suspend();
                 let _ = reply.send(());
                 if wait_for_policy(&mut batcher, commands).is_none() {
@@ -70,13 +74,16 @@ pub fn serve<C: Compute>(mut batcher: ContinuousBatcher<C>, commands: &mpsc::Rec
 
 /// Keeps requests waiting while the batcher is suspended, until a policy is published and there is room for it. `None` if all
 /// callers have gone.
-fn wait_for_policy<C: Compute>(batcher: &mut ContinuousBatcher<C>, commands: &mpsc::Receiver<Command>) -> Option<()> {
+fn wait_for_policy<C: Compute>(
+    batcher: &mut ContinuousBatcher<C>,
+    commands: &mpsc::Receiver<EngineCommand>,
+) -> Option<()> {
     let mut waiting = Vec::new();
     loop {
         match commands.recv().ok()? {
-            Command::Generate(request, room, reply) => waiting.push((request, room, reply)),
-            Command::Suspend(reply) => drop(reply.send(())),
-            Command::Publish(policy, reply) => match batcher.resume() {
+            EngineCommand::Generate(request, room, reply) => waiting.push((request, room, reply)),
+            EngineCommand::Suspend(reply) => drop(reply.send(())),
+            EngineCommand::Publish(policy, reply) => match batcher.resume() {
                 Ok(()) => {
                     let _ = reply.send(Ok(batcher.publish(policy)));
                     break;

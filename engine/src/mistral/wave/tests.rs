@@ -1,4 +1,4 @@
-//! The wave against a model of 0.8.1's engine loop and PagedAttention scheduler.
+//! Waves, run against a simulation of 0.8.1's engine loop and PagedAttention scheduler.
 
 use std::sync::mpsc;
 
@@ -7,26 +7,26 @@ use crate::seed::mix_seed;
 
 const BLOCK: usize = 8;
 
-struct Sequence {
+struct SimulatedSequence {
     prompt: usize,
     tokens: usize,
     length: usize,
     ticket: Ticket,
 }
 
-/// What `PagedAttentionScheduler::schedule` and `Engine::run` do with lengths and blocks.
-struct Model {
-    inbox: mpsc::Receiver<Sequence>,
-    waiting: Vec<Sequence>,
-    running: Vec<Sequence>,
+/// Does what `PagedAttentionScheduler::schedule` and `Engine::run` do with lengths and blocks.
+struct SimulatedModel {
+    inbox: mpsc::Receiver<SimulatedSequence>,
+    waiting: Vec<SimulatedSequence>,
+    running: Vec<SimulatedSequence>,
     blocks: usize,
     finished: usize,
     steps: usize,
     tokens: usize,
 }
 
-impl Model {
-    /// One turn of the loop; false if there was nothing to do.
+impl SimulatedModel {
+    /// One iteration of the loop; false if there was nothing to do.
     fn turn(&mut self) -> bool {
         self.waiting.extend(self.inbox.try_iter());
         if self.waiting.is_empty() && self.running.is_empty() {
@@ -48,30 +48,30 @@ impl Model {
             self.running.extend(prompts);
         }
         let before = self.running.len();
-        // A sequence that ends with its first token runs on.
+        // A sequence that ends with its first token continues for another one.
         self.running.retain(|s| s.length < s.prompt + s.tokens.max(2));
         self.finished += before - self.running.len();
         true
     }
 
-    fn draw(sequence: &mut Sequence, tokens: &mut usize) {
+    fn draw(sequence: &mut SimulatedSequence, tokens: &mut usize) {
         sequence.ticket.drawn(sequence.length);
         sequence.length += 1;
         *tokens += 1;
     }
 }
 
-fn model(places: usize, blocks: usize) -> (Arc<Wave>, mpsc::Sender<Sequence>, Model) {
+fn model(places: usize, blocks: usize) -> (Arc<Wave>, mpsc::Sender<SimulatedSequence>, SimulatedModel) {
     let (outbox, inbox) = mpsc::channel();
     let (waiting, running) = (Vec::new(), Vec::new());
-    let model = Model { inbox, waiting, running, blocks, finished: 0, steps: 0, tokens: 0 };
+    let model = SimulatedModel { inbox, waiting, running, blocks, finished: 0, steps: 0, tokens: 0 };
     (Wave::new(places, blocks, BLOCK), outbox, model)
 }
 
-fn enter(wave: &Wave, outbox: &mpsc::Sender<Sequence>, prompt: usize, most: usize, tokens: usize) {
+fn enter(wave: &Wave, outbox: &mpsc::Sender<SimulatedSequence>, prompt: usize, most: usize, tokens: usize) {
     let outbox = outbox.clone();
     let launch = move |ticket| {
-        let sent = outbox.send(Sequence { prompt, tokens, length: prompt, ticket });
+        let sent = outbox.send(SimulatedSequence { prompt, tokens, length: prompt, ticket });
         assert!(sent.is_ok(), "the model listens");
     };
     wave.enter(prompt, most, Box::new(launch));
@@ -79,11 +79,11 @@ fn enter(wave: &Wave, outbox: &mpsc::Sender<Sequence>, prompt: usize, most: usiz
 
 /// Groups of random lengths arrive at random times: none is lost, and nothing is computed twice.
 #[test]
-fn nothing_is_ever_preempted_and_everything_ends() {
+fn nothing_is_preempted_and_every_sequence_finishes() {
     for case in 0..200u64 {
         let random = |i: u64, below: usize| 1 + (mix_seed(case, i) % below as u64) as usize;
         let (places, most) = (random(0, 40), random(1, 60));
-        let (wave, outbox, mut model) = model(places, (80 + most + RUNS_ON).div_ceil(BLOCK) * random(2, 10));
+        let (wave, outbox, mut model) = model(places, (80 + most + EXTRA_TOKENS).div_ceil(BLOCK) * random(2, 10));
         let (mut sent, groups) = (0, random(3, 30) as u64);
         for group in 0..groups {
             let (prompt, size) = (random(100 + group, 80), random(200 + group, 9));
@@ -102,9 +102,9 @@ fn nothing_is_ever_preempted_and_everything_ends() {
     }
 }
 
-/// 16 groups of 8 of other lengths each, all there from the start: one wave takes them all.
+/// 16 groups of 8, each of another length, all waiting from the start: one wave runs them all.
 #[test]
-fn a_wave_takes_up_every_length_that_it_passes() {
+fn a_wave_admits_every_length_that_it_passes() {
     let (wave, outbox, mut model) = model(128, 100_000);
     for prompt in 0..16 {
         (0..8).for_each(|_| enter(&wave, &outbox, 100 + 7 * prompt, 200, 200));
@@ -112,7 +112,7 @@ fn a_wave_takes_up_every_length_that_it_passes() {
     wave.begin();
     while model.turn() {}
     assert_eq!((model.finished, model.tokens), (128, 128 * 200));
-    // 16 prompts, one of which takes two steps, and lengths from 101 to 100 + 105 + 200.
+    // 16 prompts, the first of which takes two steps, and lengths from 101 to 100 + 105 + 200.
     assert_eq!(model.steps, 17 + 199 + 105);
 }
 
@@ -122,6 +122,6 @@ fn prompts_are_computed_in_steps_of_bounded_size() {
     (0..40).for_each(|_| enter(&wave, &outbox, PREFILL_TOKENS / 4, 10, 10));
     wave.begin();
     while model.turn() {}
-    // One alone, 39 in steps of four, and nine more tokens for each.
+    // One alone, 39 in steps of four, and nine more tokens each.
     assert_eq!((model.finished, model.steps), (40, 1 + 10 + 9));
 }

@@ -1,6 +1,6 @@
 //! Which sequences start to run.
 
-use super::group::{Group, PromptState};
+use super::group::{PromptState, SequenceGroup};
 use super::sequence::{CompletionState, Sequence};
 use super::state::{ContinuousBatcher, RunningSequence};
 use crate::native::compute::Compute;
@@ -13,7 +13,7 @@ impl<C: Compute> ContinuousBatcher<C> {
         let gone: Vec<u64> = self.groups.iter().filter(|(_, g)| g.reply.is_closed()).map(|(id, _)| *id).collect();
         for id in gone {
             let group = self.groups.remove(&id);
-            if let Some(Group { prompt: PromptState::Cached(prompt), .. }) = group {
+            if let Some(SequenceGroup { prompt: PromptState::Cached(prompt), .. }) = group {
                 self.release(prompt.blocks);
             }
             self.waiting.retain(|waiting| *waiting != id);

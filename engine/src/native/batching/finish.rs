@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 use super::group::{CachedPrompt, PromptState};
 use super::state::{ContinuousBatcher, RunningSequence};
 use crate::native::compute::Compute;
-use crate::sampler::Draw;
+use crate::sampler::SampledToken;
 use crate::{Completion, EngineError, PolicyVersion};
 
 impl<C: Compute> ContinuousBatcher<C> {
@@ -25,7 +25,7 @@ impl<C: Compute> ContinuousBatcher<C> {
 
     /// Appends a token that was drawn from logits of `policy`. A completion that ends goes into its group; the last one answers
     /// the request.
-    pub(super) fn accept(&mut self, mut sequence: RunningSequence<C>, drawn: Draw, policy: PolicyVersion) {
+    pub(super) fn accept(&mut self, mut sequence: RunningSequence<C>, drawn: SampledToken, policy: PolicyVersion) {
         if !drawn.is_finite() {
             return self.fail(sequence);
         }

@@ -7,12 +7,12 @@ use tokio::sync::oneshot;
 use crate::{Completion, EngineError, PolicyVersion, Request};
 
 /// Answers the caller of a group.
-pub type Reply = oneshot::Sender<Result<Vec<Completion>, EngineError>>;
+pub type GroupReply = oneshot::Sender<Result<Vec<Completion>, EngineError>>;
 
 /// One request.
-pub struct Group<B> {
+pub struct SequenceGroup<B> {
     pub request: Request,
-    pub reply: Reply,
+    pub reply: GroupReply,
     pub max_new_tokens: usize,
     pub prompt: PromptState<B>,
     /// How many completions were started.

@@ -22,15 +22,15 @@ mod state;
 
 use super::cache::{BLOCK_TOKENS, blocks_of_request};
 use super::compute::Compute;
-use crate::sampler::Draw;
+use crate::sampler::SampledToken;
 use crate::{EngineError, PolicyVersion, Request};
-pub use group::Reply;
-use group::{Group, PromptState};
-pub use state::{ContinuousBatcher, Policy};
+pub use group::GroupReply;
+use group::{PromptState, SequenceGroup};
+pub use state::{ContinuousBatcher, LivePolicy};
 
 impl<C: Compute> ContinuousBatcher<C> {
     /// Adds a request that may draw up to `max_new_tokens` tokens ([`Request::room`]).
-    pub fn submit(&mut self, request: Request, max_new_tokens: usize, reply: Reply) {
+    pub fn submit(&mut self, request: Request, max_new_tokens: usize, reply: GroupReply) {
         let tokens = request.prompt.len() + max_new_tokens;
         if !self.pool.grow(blocks_of_request(tokens)) {
             let has = self.pool.capacity() * BLOCK_TOKENS;
@@ -41,7 +41,7 @@ impl<C: Compute> ContinuousBatcher<C> {
         }
         let id = self.arrivals;
         self.arrivals += 1;
-        let group = Group {
+        let group = SequenceGroup {
             max_new_tokens,
             completions: vec![None; request.group_size],
             request,
@@ -55,7 +55,7 @@ impl<C: Compute> ContinuousBatcher<C> {
 
     /// Everything continues under the new policy. That includes prompts: if they started again, they would never finish when
     /// publishes follow each other closely. The prefix cache is cleared.
-    pub fn publish(&mut self, policy: Policy) -> PolicyVersion {
+    pub fn publish(&mut self, policy: LivePolicy) -> PolicyVersion {
         self.prefixes.clear(&mut self.pool);
         self.running.iter_mut().for_each(|sequence| sequence.is_current = false);
         self.policy = policy;
@@ -100,7 +100,7 @@ impl<C: Compute> ContinuousBatcher<C> {
 
     /// Runs the pass and takes in its results.
     fn compute(&mut self) -> candle_core::Result<()> {
-        let mut drawn = vec![Draw::default(); self.running.len()];
+        let mut drawn = vec![SampledToken::default(); self.running.len()];
         let mut logits = vec![Vec::new(); self.running.len()];
         let outputs = drawn.iter_mut().zip(&mut logits);
         let chunks = self.running.iter_mut().zip(outputs).filter(|(sequence, _)| sequence.scheduled > 0);

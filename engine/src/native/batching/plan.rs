@@ -1,6 +1,6 @@
 //! How many tokens each running sequence computes in a step, and which are preempted when the cache is full.
 
-use super::group::{Group, PromptState};
+use super::group::{PromptState, SequenceGroup};
 use super::state::{ContinuousBatcher, RunningSequence};
 use crate::native::compute::Compute;
 
@@ -77,7 +77,7 @@ impl<C: Compute> ContinuousBatcher<C> {
 
     /// Releases the cached prompts of groups that have completions left to start.
     fn release_prompts(&mut self) {
-        let cached = |group: &mut Group<_>| {
+        let cached = |group: &mut SequenceGroup<_>| {
             let is_cached = matches!(group.prompt, PromptState::Cached(_));
             is_cached.then(|| std::mem::replace(&mut group.prompt, PromptState::Waiting))
         };

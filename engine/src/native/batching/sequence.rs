@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::PolicyVersion;
 use crate::native::cache::{BLOCK_TOKENS, BlockPool, BlockStore, PrefixCache};
-use crate::native::compute::{Chunk, ChunkOutput};
-use crate::sampler::{Draw, Sampler};
+use crate::native::compute::{ChunkOutput, SequenceChunk};
+use crate::sampler::{SampledToken, Sampler};
 
 /// Tokens of which the cache holds a beginning: a prompt, or a prompt with one of its completions.
 pub struct Sequence<B> {
@@ -91,13 +91,18 @@ impl<B> Sequence<B> {
     }
 
     /// What the coming step computes of it; results go to `drawn` or `logits`.
-    pub fn chunk<'a>(&'a mut self, drawn: &'a mut Draw, logits: &'a mut Vec<f32>) -> Chunk<'a, B> {
+    pub fn chunk<'a>(&'a mut self, drawn: &'a mut SampledToken, logits: &'a mut Vec<f32>) -> SequenceChunk<'a, B> {
         let end = self.computed + self.scheduled;
         let output = match &mut self.completion {
             _ if end < self.tokens.len() => ChunkOutput::Nothing,
             None => ChunkOutput::Logits(logits),
             Some(completion) => ChunkOutput::Sample(&mut completion.sampler, drawn),
         };
-        Chunk { tokens: &self.tokens[self.computed..end], start: self.computed, blocks: &mut self.blocks, output }
+        SequenceChunk {
+            tokens: &self.tokens[self.computed..end],
+            start: self.computed,
+            blocks: &mut self.blocks,
+            output,
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::group::Group;
+use super::group::SequenceGroup;
 use super::sequence::Sequence;
 use crate::PolicyVersion;
 use crate::native::cache::{BlockPool, PrefixCache};
@@ -11,7 +11,7 @@ use crate::native::compute::{BlockOf, Compute};
 use crate::native::live_adapter::LiveAdapter;
 
 /// The weights that sample now.
-pub struct Policy {
+pub struct LivePolicy {
     pub version: PolicyVersion,
     pub adapter: LiveAdapter,
 }
@@ -19,12 +19,12 @@ pub struct Policy {
 /// Runs the sequences of many requests together.
 pub struct ContinuousBatcher<C: Compute> {
     pub(super) model: C,
-    pub(super) policy: Policy,
+    pub(super) policy: LivePolicy,
     pub(super) max_sequences: usize,
     pub(super) pool: BlockPool<C::Store>,
     pub(super) prefixes: PrefixCache<C::Store>,
     /// By id: the number of their arrival.
-    pub(super) groups: HashMap<u64, Group<BlockOf<C>>>,
+    pub(super) groups: HashMap<u64, SequenceGroup<BlockOf<C>>>,
     /// Ids of groups that have completions left to start, oldest first.
     pub(super) waiting: VecDeque<u64>,
     pub(super) arrivals: u64,
@@ -39,7 +39,7 @@ pub(super) type RunningSequence<C> = Sequence<BlockOf<C>>;
 
 impl<C: Compute> ContinuousBatcher<C> {
     /// With a cache of `blocks` blocks in `store`.
-    pub fn new(model: C, policy: Policy, max_sequences: usize, store: C::Store, blocks: usize) -> Self {
+    pub fn new(model: C, policy: LivePolicy, max_sequences: usize, store: C::Store, blocks: usize) -> Self {
         Self {
             model,
             policy,

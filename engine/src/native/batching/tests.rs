@@ -31,9 +31,9 @@ fn random(shape: &[usize], rng: &mut ChaCha8Rng) -> Tensor {
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }
 
-fn policy(step: u64) -> Policy {
+fn policy(step: u64) -> LivePolicy {
     let version = PolicyVersion { step, adapter: AdapterHash(step.to_string().into()) };
-    Policy { version, adapter: live_adapter(step, if step == 0 { 0.0 } else { 1.0 }) }
+    LivePolicy { version, adapter: live_adapter(step, if step == 0 { 0.0 } else { 1.0 }) }
 }
 
 fn live_adapter(seed: u64, scale: f64) -> LiveAdapter {
@@ -221,7 +221,7 @@ fn a_cache_grows_to_the_longest_request_and_no_further() {
 #[test]
 fn infinite_and_nan_logits_are_an_error_and_do_not_spread() {
     let (mut batcher, good) = (batcher(8, 0), request(1, 40, 2, 8));
-    batcher.publish(Policy { version: policy(1).version, adapter: live_adapter(1, 1e30) });
+    batcher.publish(LivePolicy { version: policy(1).version, adapter: live_adapter(1, 1e30) });
     let mut answer = submit(&mut batcher, good.clone());
     run(&mut batcher);
     assert!(matches!(answer.try_recv().unwrap(), Err(EngineError::Generate(problem)) if problem.contains("finite")));
@@ -415,7 +415,7 @@ fn a_failed_pass_answers_every_request_with_the_error_and_the_next_pass_works() 
     let requests = (0..4).map(|i| request(i, 10 + 15 * i as usize, 3, 12));
     let mut answers: Vec<Answer> = requests.map(|request| submit(&mut batcher, request)).collect();
     (0..6).for_each(|_| batcher.step());
-    let Policy { version, .. } = policy(1);
+    let LivePolicy { version, .. } = policy(1);
     let mut tensors = BTreeMap::new();
     for (side, shape) in [("A", [4, 48]), ("B", [16, 4])] {
         let name = format!("base_model.model.model.layers.0.self_attn.v_proj.lora_{side}.weight");
@@ -424,7 +424,7 @@ fn a_failed_pass_answers_every_request_with_the_error_and_the_next_pass_works() 
     let bytes = safetensors::serialize(tensors, None).unwrap();
     let adapter = Adapter::new(LoraConfig::new(4, 8.0, vec!["v_proj".into()], String::new()).into(), bytes);
     let wider = DecoderConfig { hidden_size: 48, ..config() };
-    batcher.publish(Policy { version, adapter: LiveAdapter::new(&adapter, &wider, &Device::Cpu).unwrap() });
+    batcher.publish(LivePolicy { version, adapter: LiveAdapter::new(&adapter, &wider, &Device::Cpu).unwrap() });
     run(&mut batcher);
     for answer in &mut answers {
         assert!(matches!(answer.try_recv().unwrap(), Err(EngineError::Generate(problem)) if problem.contains("shape")));

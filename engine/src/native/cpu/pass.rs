@@ -10,13 +10,13 @@ use super::products::{Products, Scratch, multiply};
 use crate::decoder::{LayerWeights, Module, Weights};
 use crate::kernels::{self, LANES, Split};
 use crate::native::cache::{BLOCK_TOKENS, BlockLayout, HostBlock};
-use crate::native::compute::{Chunk, ChunkOutput, requested};
+use crate::native::compute::{ChunkOutput, SequenceChunk, requested};
 use crate::native::live_adapter::LiveAdapter;
 
 /// The attention kernel reads a block as one tile.
 const _: () = assert!(BLOCK_TOKENS == LANES);
 
-pub type CpuChunk<'a> = Chunk<'a, HostBlock>;
+pub type CpuChunk<'a> = SequenceChunk<'a, HostBlock>;
 
 /// Activations (features × rows), reused by every pass so that no pass allocates.
 #[derive(Default)]

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::cache::BLOCK_TOKENS;
-use super::compute::{Chunk, Compute, requested};
+use super::compute::{Compute, SequenceChunk, requested};
 use super::live_adapter::LiveAdapter;
 use crate::decoder::{DecoderBlock, DecoderConfig, Rope, Weights, ops};
 use blocks::DeviceBlock;
@@ -35,7 +35,7 @@ use sampling::DeviceSampler;
 /// Logits that are in memory at a time.
 pub const LOGITS: usize = 64 << 20;
 
-type DeviceChunk<'a> = Chunk<'a, DeviceBlock>;
+type DeviceChunk<'a> = SequenceChunk<'a, DeviceBlock>;
 
 /// The decoder; its weights are shared with the caller that loaded them.
 pub struct DeviceModel {

@@ -6,7 +6,7 @@
 use candle_core::{D, DType, Device, Result, Tensor};
 
 use crate::native::compute::ChunkOutput;
-use crate::sampler::{Draw, Sampler};
+use crate::sampler::{SampledToken, Sampler};
 
 /// Tokens of the first level of sums.
 const CHUNK: usize = 512;
@@ -62,7 +62,7 @@ impl DeviceSampler {
     }
 
     /// One token of each row of `logits` (R × V).
-    fn draw(&self, logits: &Tensor, queries: &[Query]) -> Result<Vec<Draw>> {
+    fn draw(&self, logits: &Tensor, queries: &[Query]) -> Result<Vec<SampledToken>> {
         let (rows, device) = (queries.len(), logits.device());
         let column = |number: fn(&Query) -> f32| {
             Tensor::from_vec(queries.iter().map(number).collect::<Vec<f32>>(), (rows, 1), device)
@@ -80,7 +80,7 @@ impl DeviceSampler {
         }
         let log_probs = (shifted.gather(&tokens, 1)? - total.log()?)?;
         let (tokens, log_probs) = (tokens.flatten_all()?.to_vec1::<u32>()?, log_probs.flatten_all()?.to_vec1::<f32>()?);
-        let draw = |(token, log_prob)| Draw { token, log_prob, full_log_prob: log_prob };
+        let draw = |(token, log_prob)| SampledToken { token, log_prob, full_log_prob: log_prob };
         Ok(tokens.into_iter().zip(log_probs).map(draw).collect())
     }
 
@@ -176,10 +176,10 @@ mod tests {
         (0..rows).map(|row| (0..vocabulary).map(|id| logit(row, id)).collect()).collect()
     }
 
-    fn drawn(logits: &[Vec<f32>], samplers: &mut [Sampler]) -> Vec<Draw> {
+    fn drawn(logits: &[Vec<f32>], samplers: &mut [Sampler]) -> Vec<SampledToken> {
         let sampler = DeviceSampler::new(logits[0].len(), &Device::Cpu).unwrap();
         let tensor = Tensor::new(logits.to_vec(), &Device::Cpu).unwrap();
-        let mut draws = vec![Draw::default(); logits.len()];
+        let mut draws = vec![SampledToken::default(); logits.len()];
         let mut outputs: Vec<ChunkOutput> =
             samplers.iter_mut().zip(&mut draws).map(|(s, d)| ChunkOutput::Sample(s, d)).collect();
         sampler.fill(&tensor, outputs.iter_mut().collect()).unwrap();
@@ -198,7 +198,8 @@ mod tests {
                     Sampler::new(mix_seed(seed, i as u64), &sampling)
                 };
                 let samplers = || ways.iter().enumerate().map(sampler).collect::<Vec<_>>();
-                let host: Vec<Draw> = samplers().iter_mut().zip(&logits).map(|(s, row)| s.sample(row)).collect();
+                let host: Vec<SampledToken> =
+                    samplers().iter_mut().zip(&logits).map(|(s, row)| s.sample(row)).collect();
                 for (row, (device, host)) in drawn(&logits, &mut samplers()).iter().zip(&host).enumerate() {
                     assert_eq!(device.token, host.token, "row {row} of {vocabulary}");
                     assert!((device.log_prob - host.log_prob).abs() < 1e-5);
