@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use candle_core::{D, Device, Result, Tensor, Var};
 use dump_rl::memory::process::memory_mb;
-use dump_rl::train::ops::{Blocks, Heads, SCORES};
+use dump_rl::train::ops::{BlockedAttention, Heads, PLAIN_SCORES};
 use dump_rl::train::packed::Segment;
 
 const HEADS: Heads = Heads { query: 8, key_value: 2, dim: 64 };
@@ -40,9 +40,9 @@ fn measure(way: &str, tokens: usize) -> Result<()> {
     let out = match way {
         "all scores" => all_scores(&q, &k, &v, tokens)?,
         _ => {
-            let most = if way == WAYS[1] { 4 << 20 } else { SCORES };
+            let most = if way == WAYS[1] { 4 << 20 } else { PLAIN_SCORES };
             let segments: Arc<[Segment]> = [Segment { rows: 0..tokens, prefix: 0..0 }].into();
-            Arc::new(Blocks::new(segments, HEADS, most, &Device::Cpu)?).attention(&q, &k, &v)?
+            Arc::new(BlockedAttention::new(segments, HEADS, most, &Device::Cpu)?).attention(&q, &k, &v)?
         }
     };
     let grads = out.sqr()?.backward()?;

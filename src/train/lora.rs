@@ -13,7 +13,7 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use super::ops::Delta;
+use super::ops::LoraDelta;
 use crate::files::write_atomic;
 
 /// Writes an adapter's two files into `dir`.
@@ -99,8 +99,8 @@ impl Lora {
     }
 
     /// The update of a module, if the adapter covers it.
-    pub fn delta(&self, layer: usize, module: Module) -> Option<Delta<'_>> {
+    pub fn delta(&self, layer: usize, module: Module) -> Option<LoraDelta<'_>> {
         let Pair { a, b } = self.deltas.get(&(layer, module))?;
-        Some(Delta { a: a.as_tensor(), b: b.as_tensor(), scale: self.config.scale() })
+        Some(LoraDelta { a: a.as_tensor(), b: b.as_tensor(), scale: self.config.scale() })
     }
 }

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use engine::decoder::{DecoderConfig, Module};
 
-use super::ops::{LOGITS, PLAIN_LOGITS, SCORES};
+use super::ops::{FUSED_LOGITS, PLAIN_LOGITS, PLAIN_SCORES};
 use crate::config::trainer::Recompute;
 
 /// The shape of a policy step's batch.
@@ -55,7 +55,7 @@ impl Training {
         let rows = self.rows(batch);
         let largest = self.bytes_of(model, batch, rows);
         // A micro-batch of shorter completions may keep its activations, and then take more memory than the largest one.
-        let kept = of_machine() / 4 / (self.workers * kept_bytes(model, 1));
+        let kept = max_kept_bytes() / (self.workers * kept_bytes(model, 1));
         match self.recompute {
             Recompute::Auto if !self.plain && batch.fewest_tokens < batch.new_tokens && kept < rows => {
                 largest.max(self.bytes_of(model, batch, kept))
@@ -74,15 +74,16 @@ impl Training {
         };
         let (stream, block) = (self.number * rows * model.hidden_size, self.number * block_numbers(model, rows));
         let (kept, block) = match recomputes {
-            // One block's activations and their gradients.
+            // Every block's input; one block's activations and their gradients.
             true => (model.num_hidden_layers * stream, 2 * block),
+            // Every block's activations; about half as many gradients of one block.
             false => (model.num_hidden_layers * block, block / 2),
         };
         // The head's backward is done before that of the last block begins.
         let most = match self.plain {
             true => (block + self.plain_block_bytes(model, batch, rows)).max(self.plain_head_bytes(model, rows)),
             // Hidden states of the completions, the normed ones, and their two derivatives; logits, and surprises of that size.
-            false => block.max(4 * stream + 2 * 4 * LOGITS.min(rows * model.vocab_size)),
+            false => block.max(4 * stream + 2 * 4 * FUSED_LOGITS.min(rows * model.vocab_size)),
         };
         self.workers * (kept + most)
     }
@@ -93,7 +94,7 @@ impl Training {
     fn plain_block_bytes(&self, model: &DecoderConfig, batch: Batch, rows: usize) -> usize {
         let keys = batch.prompt_tokens + batch.new_tokens;
         let row = model.num_attention_heads * keys;
-        let scores = row * (SCORES / row).clamp(1, batch.prompt_tokens.max(batch.new_tokens));
+        let scores = row * (PLAIN_SCORES / row).clamp(1, batch.prompt_tokens.max(batch.new_tokens));
         let key_grads = 4 * 4 * rows * model.num_key_value_heads * model.head_dim;
         (5 * 4 * rows * model.intermediate_size).max((self.number + 3 * 4) * scores + key_grads)
     }
@@ -110,7 +111,12 @@ impl Training {
 
 /// Whether [`Recompute::Auto`] computes blocks again on a CPU. `rows` are those of all workers at a time.
 pub fn recomputes(model: &DecoderConfig, rows: usize) -> bool {
-    kept_bytes(model, rows) > of_machine() / 4
+    kept_bytes(model, rows) > max_kept_bytes()
+}
+
+/// The most activations that [`Recompute::Auto`] keeps on a CPU, in bytes.
+fn max_kept_bytes() -> usize {
+    of_machine() / 4
 }
 
 /// Bytes of main memory that this process may use: the machine's memory, or the limit of the control group if that is less.
@@ -154,7 +160,7 @@ mod tests {
     #[test]
     fn the_longest_sequence_decides_whether_blocks_are_computed_again() {
         let model = crate::model::presets::find("smollm2-135m").expect("a preset");
-        let limit = of_machine() / 4 / (2 * kept_bytes(&model, 1));
+        let limit = max_kept_bytes() / (2 * kept_bytes(&model, 1));
         let bytes = |recompute, tokens, fewest_tokens| {
             let training = Training { workers: 2, micro_batch_tokens: 512, recompute, plain: false, number: 4 };
             let batch = Batch { prompts: 2, group_size: 1, prompt_tokens: 16, new_tokens: tokens - 16, fewest_tokens };

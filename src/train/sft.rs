@@ -1,18 +1,16 @@
 //! Supervised training of all weights or of a LoRA adapter: cross-entropy with a weight for each token.
 
+mod save;
+mod start;
+
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
 
-use candle_core::{DType, Device, Result, Tensor, Var};
-use engine::LoraConfig;
-use engine::decoder::{DecoderConfig, Weights, number_formats};
-use rand::Rng;
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
+use candle_core::{Device, Result, Tensor, Var};
+use engine::decoder::DecoderConfig;
 
+use self::save::Origin;
 use super::backward::Graph;
-use super::lora::{Lora, save_adapter};
+use super::lora::Lora;
 use super::lr_schedule::learning_rate;
 use super::memory;
 use super::micro_batch::{PackItem, pack};
@@ -22,9 +20,6 @@ use super::optim::{AdamW, NamedGrads};
 use super::packed::Packed;
 use super::parallel::Workers;
 use crate::config::optim::OptimConfig;
-use crate::model::folder::write_tensors;
-
-const CONFIG: &str = "config.json";
 
 /// A token sequence and the weight of each token.
 #[derive(Debug, Clone)]
@@ -55,63 +50,11 @@ pub struct SftTrainer {
     vars: BTreeMap<String, Var>,
     optimiser: AdamW,
     workers: Workers,
+    /// `None` if training started from random weights, or if an adapter is trained.
     origin: Option<Origin>,
 }
 
-/// The model that training started from. The saved model keeps its configuration, byte for byte, and its number formats.
-struct Origin {
-    config: Vec<u8>,
-    formats: BTreeMap<String, DType>,
-}
-
 impl SftTrainer {
-    /// A model with random weights: normal with standard deviation 0.02, scaled by 1/√(2·layers) where a block writes to the
-    /// residual stream (GPT-2). Norm weights are 1.
-    pub fn init(config: DecoderConfig, optim: OptimConfig, seed: u64) -> anyhow::Result<Self> {
-        let mut rng = ChaCha8Rng::seed_from_u64(crate::seed::mix_seed(seed, 0x1417));
-        let mut vars = BTreeMap::new();
-        let residual = 1.0 / (2.0 * config.num_hidden_layers as f32).sqrt();
-        let weights = Weights::from_named(&config, |name, shape| {
-            let deviation = if name.contains("o_proj") || name.contains("down_proj") { 0.02 * residual } else { 0.02 };
-            let count = shape.iter().product();
-            let values: Vec<f32> = match shape.len() {
-                1 => vec![1.0; count],
-                _ => (0..count).map(|_| deviation * normal(&mut rng)).collect(),
-            };
-            let var = Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu)?)?;
-            vars.insert(name.to_string(), var.clone());
-            Ok(var.as_tensor().clone())
-        })?;
-        Self::new(Model::new(config, weights), None, vars, optim)
-    }
-
-    /// A new adapter on the model in `dir`, whose weights stay frozen.
-    ///
-    /// # Errors
-    /// If the model cannot be loaded, or has no layer with the name of a target module.
-    pub fn with_lora(dir: &Path, lora: Arc<LoraConfig>, optim: OptimConfig, seed: u64) -> anyhow::Result<Self> {
-        let config = DecoderConfig::load(dir)?;
-        let weights = Weights::load(dir, &config, DType::F32, &Device::Cpu)?;
-        let lora = Lora::init(lora, &config, seed, &Device::Cpu)?;
-        let vars = lora.vars();
-        Self::new(Model::new(config, weights), Some(lora), vars, optim)
-    }
-
-    /// The model in `dir`, with a new optimiser.
-    pub fn load(dir: &Path, optim: OptimConfig) -> anyhow::Result<Self> {
-        let config = DecoderConfig::load(dir)?;
-        let loaded = Weights::load(dir, &config, DType::F32, &Device::Cpu)?.named(&config);
-        let mut vars = BTreeMap::new();
-        let weights = Weights::from_named(&config, |name, _| {
-            let var = Var::from_tensor(&loaded[name])?;
-            vars.insert(name.to_string(), var.clone());
-            Ok(var.as_tensor().clone())
-        })?;
-        let origin = Origin { config: std::fs::read(dir.join(CONFIG))?, formats: number_formats(dir)? };
-        let trainer = Self::new(Model::new(config, weights), None, vars, optim)?;
-        Ok(Self { origin: Some(origin), ..trainer })
-    }
-
     fn new(model: Model, lora: Option<Lora>, vars: BTreeMap<String, Var>, optim: OptimConfig) -> anyhow::Result<Self> {
         let optimiser = AdamW::new(optim, vars.clone())?;
         Ok(Self { model, lora, vars, optimiser, workers: Workers::per_core()?, origin: None })
@@ -177,27 +120,6 @@ impl SftTrainer {
         let graph = Graph { model: &self.model, lora: self.lora.as_ref(), vars: &self.vars, recomputes };
         graph.gradients(&self.model.rows(&packed)?, loss)
     }
-
-    /// Writes `config.json` and `model.safetensors` into `dir`, in the number formats of the model that training started
-    /// from, or in bf16 if it started from random weights. If an adapter is trained, writes the two files of PEFT instead.
-    pub fn save(&self, dir: &Path) -> anyhow::Result<()> {
-        if let Some(lora) = &self.lora {
-            return Ok(save_adapter(&lora.to_adapter()?, dir)?);
-        }
-        let model = &self.model.config;
-        let config = match &self.origin {
-            Some(origin) => origin.config.clone(),
-            None => (serde_json::to_string_pretty(model)? + "\n").into_bytes(),
-        };
-        crate::files::write_atomic(&dir.join(CONFIG), &config)?;
-        let format = |name: &str| self.origin.as_ref().and_then(|origin| origin.formats.get(name)).copied();
-        let stored = |(name, tensor): (String, Tensor)| {
-            let dtype = format(&name).unwrap_or(DType::BF16);
-            Ok((name, tensor.to_dtype(dtype)?))
-        };
-        let tensors = self.model.weights.named(model).into_iter().map(stored).collect::<Result<_>>()?;
-        write_tensors(&dir.join("model.safetensors"), &tensors)
-    }
 }
 
 /// Sums over the tokens of one micro-batch.
@@ -206,12 +128,6 @@ struct SftLosses {
     loss: f64,
     /// Negative log-probability of the completion tokens.
     completion_loss: f64,
-}
-
-/// A standard normal number (Box–Muller).
-fn normal(rng: &mut impl Rng) -> f32 {
-    let (u, v): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());
-    ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
 }
 
 #[cfg(test)]

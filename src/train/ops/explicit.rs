@@ -1,5 +1,5 @@
-//! Operators made of candle's own whose backward is written out: nothing inside them is kept, and the graph holds their
-//! inputs and their value alone.
+//! Operators with a forward made of candle's operators and an explicit backward. The graph keeps their inputs and their
+//! value, and no intermediate results.
 
 use std::sync::Mutex;
 
@@ -8,22 +8,22 @@ use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, Layout, MetalStorage, Result, Shape, Storage, Tensor,
 };
 
-/// The gradients of `N` inputs, from them, the value, and its gradient; none of these remembers how it came about.
+/// Computes the gradients of `N` inputs from the inputs, the value and the value's gradient. Inputs and value are detached.
 pub trait Backward<const N: usize>: Fn([Tensor; N], &Tensor, &Tensor) -> Result<[Tensor; N]> + Send + Sync {}
 
 impl<const N: usize, F: Fn([Tensor; N], &Tensor, &Tensor) -> Result<[Tensor; N]> + Send + Sync> Backward<N> for F {}
 
-/// `value`, a function of x.
+/// `value`, which is a function of x, with its backward.
 pub fn one(x: &Tensor, value: Tensor, backward: impl Backward<1> + 'static) -> Result<Tensor> {
     if x.track_op() { x.apply_op1(Explicit::new(value, backward)?) } else { Ok(value) }
 }
 
-/// `value`, a function of x and y.
+/// `value`, which is a function of x and y, with its backward.
 pub fn two(x: &Tensor, y: &Tensor, value: Tensor, backward: impl Backward<2> + 'static) -> Result<Tensor> {
     if x.track_op() || y.track_op() { x.apply_op2(y, Explicit::new(value, backward)?) } else { Ok(value) }
 }
 
-/// `value`, a function of x, y and z.
+/// `value`, which is a function of x, y and z, with its backward.
 pub fn three(
     x: &Tensor,
     y: &Tensor,
@@ -35,7 +35,7 @@ pub fn three(
     if is_tracked { x.apply_op3(y, z, Explicit::new(value, backward)?) } else { Ok(value) }
 }
 
-/// Gives its value once, forward: what the graph then holds is a copy, and the value is freed.
+/// An operator whose forward hands out the value, once. The graph then holds a copy, and the value is freed.
 struct Explicit<F> {
     value: Mutex<Option<Tensor>>,
     backward: F,
@@ -43,15 +43,15 @@ struct Explicit<F> {
 
 impl<F> Explicit<F> {
     fn new(value: Tensor, backward: F) -> Result<Self> {
-        // A storage is copied from its beginning.
-        let begins = value.is_contiguous() && value.layout().start_offset() == 0;
-        let value = if begins { value } else { value.force_contiguous()? };
+        // The copy of the storage is read from its beginning, so the value must begin there.
+        let is_at_start = value.is_contiguous() && value.layout().start_offset() == 0;
+        let value = if is_at_start { value } else { value.force_contiguous()? };
         Ok(Self { value: Mutex::new(Some(value)), backward })
     }
 
     fn take(&self) -> Result<Tensor> {
-        let value = self.value.lock().expect("nothing panics while it is held").take();
-        value.ok_or_else(|| candle_core::Error::Msg("an operator ran forward twice: this is a bug".into()))
+        let value = self.value.lock().expect("nothing panics while the lock is held").take();
+        value.ok_or_else(|| candle_core::Error::Msg("the forward of an operator ran twice: this is a bug".into()))
     }
 
     fn gradients<const N: usize>(&self, inputs: [&Tensor; N], value: &Tensor, grad: &Tensor) -> Result<[Tensor; N]>
@@ -64,27 +64,27 @@ impl<F> Explicit<F> {
     fn cpu(&self) -> Result<(CpuStorage, Shape)> {
         let value = self.take()?;
         let (storage, layout) = value.storage_and_layout();
-        let Storage::Cpu(storage) = &*storage else { return elsewhere() };
+        let Storage::Cpu(storage) = &*storage else { return wrong_device() };
         Ok((storage.try_clone(layout)?, layout.shape().clone()))
     }
 
     fn cuda(&self) -> Result<(CudaStorage, Shape)> {
         let value = self.take()?;
         let (storage, layout) = value.storage_and_layout();
-        let Storage::Cuda(storage) = &*storage else { return elsewhere() };
+        let Storage::Cuda(storage) = &*storage else { return wrong_device() };
         Ok((storage.try_clone(layout)?, layout.shape().clone()))
     }
 
     fn metal(&self) -> Result<(MetalStorage, Shape)> {
         let value = self.take()?;
         let (storage, layout) = value.storage_and_layout();
-        let Storage::Metal(storage) = &*storage else { return elsewhere() };
+        let Storage::Metal(storage) = &*storage else { return wrong_device() };
         Ok((storage.try_clone(layout)?, layout.shape().clone()))
     }
 }
 
-fn elsewhere<T>() -> Result<T> {
-    candle_core::bail!("the value is on another device than what it was made of: this is a bug")
+fn wrong_device<T>() -> Result<T> {
+    candle_core::bail!("the value and the inputs are on different devices: this is a bug")
 }
 
 const NAME: &str = "explicit";

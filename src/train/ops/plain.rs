@@ -1,7 +1,7 @@
-//! The operators of [`super`] as compositions of candle's own: for any device and number format.
+//! The operators of [`super`] as compositions of candle's operators, for any device and number format.
 //!
-//! Forward they are those of `engine::decoder::ops`, which the native engine computes with on a GPU; the softmax too is
-//! computed in f32 and rounded once. Nothing here waits for the device.
+//! Their forward is that of `engine::decoder::ops`, which the native engine uses on a GPU. Norms, activations and the softmax
+//! are computed in f32 and rounded once. Nothing here waits for the device.
 
 pub mod attention;
 #[cfg(feature = "flash-attn")]
@@ -11,9 +11,10 @@ pub mod head;
 use candle_core::{D, DType, Result, Tensor};
 use engine::decoder::ops;
 
-use super::{Delta, explicit};
+use super::explicit;
+use super::types::LoraDelta;
 
-/// dx = s·(g·w − x·s²·mean(g·w·x)) with s = 1/rms; dw = Σ_rows g·x·s where the weight is trained.
+/// With s = 1/rms: dx = s·(g·w − x·s²·mean(g·w·x)), and dw = Σ_rows g·x·s if the weight is trained.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let value = ops::rms_norm(&x.detach(), &weight.detach(), eps)?;
     let is_trained = weight.track_op();
@@ -32,7 +33,7 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     })
 }
 
-/// silu'(x) = σ(x)·(1 + x·(1 − σ(x))).
+/// The backward uses silu'(x) = σ(x)·(1 + x·(1 − σ(x))).
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     let value = ops::swiglu(&gate.detach(), &up.detach())?;
     explicit::two(gate, up, value, |[gate, up], _, grad| {
@@ -45,22 +46,22 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     })
 }
 
-/// cos and sin are in f32. Backward, the rotation is undone.
+/// The gradient is rotated back. cos and sin are in f32.
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let value = ops::rope(&x.detach(), cos, sin)?;
     let (cos, sin) = (cos.clone(), sin.clone());
     explicit::one(x, value, move |_, _, grad| Ok([ops::rope(grad, &cos, &sin.neg()?)?]))
 }
 
-/// A frozen weight gets no gradient: candle's own product would compute one, as large as it, and throw it away.
-pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, delta: Option<Delta>) -> Result<Tensor> {
+/// A frozen weight gets no gradient. candle's matmul would compute one as large as the weight, and drop it.
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, delta: Option<LoraDelta>) -> Result<Tensor> {
     match delta {
         None if weight.is_variable() => ops::linear(x, weight, bias),
         None => {
             let (value, weight) = (ops::linear(&x.detach(), weight, bias)?, weight.clone());
             explicit::one(x, value, move |_, _, grad| Ok([grad.contiguous()?.matmul(&weight)?]))
         }
-        Some(Delta { a, b, scale }) => {
+        Some(LoraDelta { a, b, scale }) => {
             let base = ops::linear(&x.detach(), weight, bias)?;
             let change = low(&x.detach(), &a.detach(), scale)?.matmul(&b.detach().t()?)?;
             let value = (base + change.to_dtype(x.dtype())?)?;
@@ -77,7 +78,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, delta: Option<
     }
 }
 
-/// scale·x·Aᵀ (N × r) in A's format.
+/// scale·x·Aᵀ (N × r) in A's number format.
 fn low(x: &Tensor, a: &Tensor, scale: f64) -> Result<Tensor> {
     ops::narrowed(x, a)? * scale
 }

@@ -1,16 +1,17 @@
-//! Log-probabilities and entropies straight from hidden states: logits stand in memory for some rows at a time only.
+//! Log-probabilities and entropies straight from hidden states. Only the logits of some rows are in memory at a time.
 
 use candle_core::{D, DType, Result, Tensor};
 
 use super::linear;
-use crate::train::ops::{Entropy, explicit};
+use crate::train::ops::explicit;
+use crate::train::ops::types::Entropy;
 
-/// Logits that stand in memory at a time: a large product, as a GPU wants.
-pub const LOGITS: usize = 64 << 20;
+/// At most this many logits are in memory at a time, or those of one row. A GPU needs large products.
+pub const PLAIN_LOGITS: usize = 64 << 20;
 
-/// See [`super::super::head_log_probs`]; of a frozen head so many rows at a time that there are at most `most` logits.
+/// See [`crate::train::ops::Operators::head_log_probs`]. With a frozen head at most `max_logits` logits are in memory.
 ///
-/// How the two depend on x does not depend on the gradient that comes back, so the forward computes it at once: with
+/// The derivatives with respect to x do not depend on the incoming gradient, so the forward computes them: with
 /// p = softmax(x·Wᵀ/T), d ln p(target)/dx = −(p − onehot)·W/T and dH/dx = −(p ∘ (ln p + H))·W/T.
 pub fn log_probs(
     x: &Tensor,
@@ -18,18 +19,18 @@ pub fn log_probs(
     targets: &Tensor,
     temperature: f64,
     entropy: Entropy,
-    most: usize,
+    max_logits: usize,
 ) -> Result<(Tensor, Tensor)> {
     if weight.is_variable() {
         return log_softmax_gather(&scaled_logits(x, weight, temperature)?, targets);
     }
     let (n, input) = (x.dim(0)?, x.detach());
-    let height = (most / weight.dim(0)?).clamp(1, n.max(1));
+    let height = (max_logits / weight.dim(0)?).clamp(1, n.max(1));
     let (mut values, mut parts) = (Vec::new(), vec![Vec::new(); entropy.slopes(x)]);
     for start in (0..n).step_by(height) {
         let rows = height.min(n - start);
         let logits = scaled_logits(&input.narrow(0, start, rows)?, weight, temperature)?;
-        let chunk = Chunk::new(logits, targets.narrow(0, start, rows)?.unsqueeze(1)?.contiguous()?)?;
+        let chunk = LogitsChunk::new(logits, targets.narrow(0, start, rows)?.unsqueeze(1)?.contiguous()?)?;
         values.push(Tensor::cat(&[&chunk.log_probs, &chunk.entropies], 1)?);
         let project = |slope: Tensor| slope.to_dtype(weight.dtype())?.matmul(weight);
         if let Some(parts) = parts.first_mut() {
@@ -46,28 +47,28 @@ pub fn log_probs(
             let grad = (grad.narrow(1, i, 1)? * (-1.0 / temperature))?;
             dx.push(slope.to_dtype(DType::F32)?.broadcast_mul(&grad)?);
         }
-        let dx = dx.into_iter().reduce(|a, b| (a + b).expect("of one shape")).expect("x has a gradient");
+        let dx = dx.into_iter().reduce(|a, b| (a + b).expect("the slopes have one shape")).expect("x has a gradient");
         Ok([dx.to_dtype(x.dtype())?])
     })?;
     let (log_probs, entropies) = (both.narrow(1, 0, 1)?.squeeze(1)?, both.narrow(1, 1, 1)?.squeeze(1)?);
     Ok((log_probs, if entropy == Entropy::Detached { entropies.detach() } else { entropies }))
 }
 
-/// Some rows (R) of logits; all but `targets` in f32.
-struct Chunk {
-    /// (R × 1).
+/// What is computed from R rows of logits. All except `targets` are in f32.
+struct LogitsChunk {
+    /// (R × 1), as are the next two.
     targets: Tensor,
     log_probs: Tensor,
     entropies: Tensor,
     /// p (R × V).
     weights: Tensor,
-    /// Logits less the largest of their row (R × V), and their mean under p (R × 1): their difference is ln p + H.
+    /// Logits minus the largest of their row (R × V), and the mean of that under p (R × 1). The difference is ln p + H.
     shifted: Tensor,
     mean: Tensor,
 }
 
-impl Chunk {
-    /// Three tensors of R × V stand in memory at a time.
+impl LogitsChunk {
+    /// At most three tensors of R × V are in memory at a time.
     fn new(logits: Tensor, targets: Tensor) -> Result<Self> {
         let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?;
         drop(logits);
@@ -106,6 +107,7 @@ pub fn scaled_logits(x: &Tensor, weight: &Tensor, temperature: f64) -> Result<Te
     linear(x, weight, None, None)?.to_dtype(DType::F32)? * (1.0 / temperature)
 }
 
+/// Log-probabilities of the targets and entropies for given logits (N × V).
 pub fn log_softmax_gather(logits: &Tensor, targets: &Tensor) -> Result<(Tensor, Tensor)> {
     let log_probs = candle_nn::ops::log_softmax(logits, D::Minus1)?;
     let picked = log_probs.gather(&targets.unsqueeze(1)?, 1)?.squeeze(1)?;
