@@ -16,14 +16,14 @@ use crate::error::InputError;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Event {
+struct RecordedStep {
     step: u64,
-    observations: Vec<Group>,
+    observations: Vec<RecordedGroup>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Group {
+struct RecordedGroup {
     source: String,
     rewards: Vec<f64>,
     advantages: Vec<f64>,
@@ -32,12 +32,12 @@ struct Group {
     tokens: u64,
     /// How the recorded run came to draw it.
     #[serde(default)]
-    drawn: Option<Drawn>,
+    drawn: Option<RecordedDraw>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Drawn {
+struct RecordedDraw {
     /// Policy steps that were made.
     step: u64,
     /// Groups of this file that its curriculum had observed, from the first line on.
@@ -49,7 +49,7 @@ struct Drawn {
 }
 
 #[derive(Serialize)]
-struct Decision<'a> {
+struct ReplayedStep<'a> {
     step: u64,
     #[serde(serialize_with = "as_map")]
     weights: (&'a [String], Vec<f64>),
@@ -76,7 +76,7 @@ struct Importance {
 
 /// Sums over the groups of which is known how they were drawn.
 #[derive(Default)]
-struct Sums {
+struct ImportanceSums {
     groups: u64,
     weight: f64,
     squares: f64,
@@ -84,7 +84,7 @@ struct Sums {
     reward: f64,
 }
 
-impl Sums {
+impl ImportanceSums {
     /// Takes in a group that weighs so much.
     fn add(&mut self, group: &Observation, weight: f64) {
         let (Some(learnability), Some(reward)) = (group.mean_abs_advantage(), group.mean_reward()) else { return };
@@ -120,21 +120,21 @@ pub fn run(config: &CurriculumConfig, known: &Mixture, events: &Path, out: &mut 
     mixture.sizes.resize(names.len(), 1);
     let curriculum = Curriculum::new(config, &mixture).map_err(InputError::in_curriculum)?;
     let waiting = waiting(&events, &arms);
-    let mut replay = Replay { curriculum, waiting, seen: 0, weights: HashMap::new(), sums: Sums::default() };
-    for Event { step, observations } in events {
+    let mut replay = Replay { curriculum, waiting, seen: 0, weights: HashMap::new(), sums: ImportanceSums::default() };
+    for RecordedStep { step, observations } in events {
         for group in observations {
             // A line is written after its step: its groups were observed before.
             replay.observe(step.saturating_sub(1), &group.observation(&arms));
         }
         let weights = replay.curriculum.weights(step, &vec![0; names.len()]);
-        let decision = Decision { step, weights: (&names, weights), importance: replay.sums.importance() };
+        let decision = ReplayedStep { step, weights: (&names, weights), importance: replay.sums.importance() };
         write_line(&decision, out).map_err(|error| InputError::new("output", error))?;
     }
     Ok(())
 }
 
 /// A draw to decide again: of the group that is observed as number `group`, from 0.
-struct Draw {
+struct DrawToRepeat {
     group: u64,
     arm: usize,
     step: u64,
@@ -145,17 +145,19 @@ struct Draw {
 struct Replay {
     curriculum: Curriculum,
     /// By how many groups had been observed.
-    waiting: HashMap<u64, Vec<Draw>>,
+    waiting: HashMap<u64, Vec<DrawToRepeat>>,
     seen: u64,
     /// w of the groups whose draw was decided again and that are not observed yet.
     weights: HashMap<u64, f64>,
-    sums: Sums,
+    sums: ImportanceSums,
 }
 
 impl Replay {
     /// Decides the draws that were made in this state again, and then takes the next group in.
     fn observe(&mut self, step: u64, group: &Observation) {
-        for Draw { group, arm, step, in_flight, probability } in self.waiting.remove(&self.seen).unwrap_or_default() {
+        for DrawToRepeat { group, arm, step, in_flight, probability } in
+            self.waiting.remove(&self.seen).unwrap_or_default()
+        {
             self.weights.insert(group, self.curriculum.weights(step, &in_flight)[arm] / probability);
         }
         if let Some(weight) = self.weights.remove(&self.seen) {
@@ -171,21 +173,21 @@ impl Replay {
 }
 
 /// All draws of the record, by how many groups had been observed before.
-fn waiting(events: &[Event], arms: &HashMap<String, usize>) -> HashMap<u64, Vec<Draw>> {
-    let mut waiting: HashMap<u64, Vec<Draw>> = HashMap::new();
+fn waiting(events: &[RecordedStep], arms: &HashMap<String, usize>) -> HashMap<u64, Vec<DrawToRepeat>> {
+    let mut waiting: HashMap<u64, Vec<DrawToRepeat>> = HashMap::new();
     let groups = events.iter().flat_map(|event| &event.observations);
-    for (at, Group { source, drawn, .. }) in (0..).zip(groups) {
-        let Some(Drawn { step, seen, in_flight, probability }) = drawn else { continue };
+    for (at, RecordedGroup { source, drawn, .. }) in (0..).zip(groups) {
+        let Some(RecordedDraw { step, seen, in_flight, probability }) = drawn else { continue };
         let mut in_flight_of_arm = vec![0; arms.len()];
         in_flight.iter().for_each(|(name, groups)| in_flight_of_arm[arms[name]] = *groups);
         let (arm, probability) = (arms[source], *probability);
-        let draw = Draw { group: at, arm, step: *step, in_flight: in_flight_of_arm, probability };
+        let draw = DrawToRepeat { group: at, arm, step: *step, in_flight: in_flight_of_arm, probability };
         waiting.entry(*seen).or_default().push(draw);
     }
     waiting
 }
 
-impl Group {
+impl RecordedGroup {
     fn observation(self, arms: &HashMap<String, usize>) -> Observation {
         let Self { source, rewards, advantages, tokens, drawn } = self;
         let probability = drawn.map_or(0.0, |drawn| drawn.probability);
@@ -206,7 +208,7 @@ fn index<'a>(sources: impl Iterator<Item = &'a String>) -> (Vec<String>, HashMap
     (names, places)
 }
 
-fn read(path: &Path) -> Result<Vec<Event>, InputError> {
+fn read(path: &Path) -> Result<Vec<RecordedStep>, InputError> {
     let text = std::fs::read_to_string(path).map_err(|error| InputError::new(path.display(), error))?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let mut seen = 0;
@@ -215,9 +217,10 @@ fn read(path: &Path) -> Result<Vec<Event>, InputError> {
 }
 
 /// One line as an event after `seen` groups, which counts on; an error is its column, where known, and the problem.
-fn parse(line: &str, seen: &mut u64) -> Result<Event, (Option<usize>, String)> {
-    let event: Event = serde_json::from_str(line).map_err(|error| (Some(error.column()), without_place(&error)))?;
-    for Group { source, rewards, advantages, drawn, .. } in &event.observations {
+fn parse(line: &str, seen: &mut u64) -> Result<RecordedStep, (Option<usize>, String)> {
+    let event: RecordedStep =
+        serde_json::from_str(line).map_err(|error| (Some(error.column()), without_place(&error)))?;
+    for RecordedGroup { source, rewards, advantages, drawn, .. } in &event.observations {
         let (rewards, advantages) = (rewards.len(), advantages.len());
         if rewards != advantages {
             return Err((None, format!("{source:?} has {rewards} rewards but {advantages} advantages")));
@@ -230,8 +233,8 @@ fn parse(line: &str, seen: &mut u64) -> Result<Event, (Option<usize>, String)> {
     Ok(event)
 }
 
-fn check(drawn: &Drawn, before: u64) -> Result<(), String> {
-    let Drawn { seen, probability, .. } = *drawn;
+fn check(drawn: &RecordedDraw, before: u64) -> Result<(), String> {
+    let RecordedDraw { seen, probability, .. } = *drawn;
     if seen > before {
         return Err(format!(
             "drawn after {seen} groups were observed, but the file has {before} before it; give all of it"
@@ -254,7 +257,7 @@ fn wrong(path: &Path, line: usize, column: Option<usize>, problem: String) -> In
     InputError::new(format_args!("{}:{line}{column}", path.display()), problem)
 }
 
-fn write_line(decision: &Decision, out: &mut impl Write) -> std::io::Result<()> {
+fn write_line(decision: &ReplayedStep, out: &mut impl Write) -> std::io::Result<()> {
     serde_json::to_writer(&mut *out, decision)?;
     writeln!(out)
 }

@@ -45,7 +45,7 @@ pub struct Bench {
 }
 
 /// One variant's curves, one a seed.
-pub struct Measured {
+pub struct VariantCurves {
     pub label: String,
     pub curves: Vec<Curve>,
 }
@@ -82,7 +82,7 @@ impl Bench {
         Ok(())
     }
 
-    fn summarise(&self, measured: &[Measured]) -> Result<()> {
+    fn summarise(&self, measured: &[VariantCurves]) -> Result<()> {
         let summary = Summary::new(measured, &self.targets, self.simulate);
         println!("{summary}");
         let path = self.out.join(if self.simulate { "simulation.json" } else { "bench.json" });
@@ -105,13 +105,13 @@ impl Bench {
         Ok(config)
     }
 
-    fn simulated(&self, variants: &[Variant], configs: &[RunConfig]) -> Result<Vec<Measured>> {
-        let of_variant = |(variant, config): (&Variant, &RunConfig)| -> Result<Measured> {
+    fn simulated(&self, variants: &[Variant], configs: &[RunConfig]) -> Result<Vec<VariantCurves>> {
+        let of_variant = |(variant, config): (&Variant, &RunConfig)| -> Result<VariantCurves> {
             let mixture = dataset::mixture(config)?;
             let simulation = config.simulation();
             let one = |seed| simulator::run(&simulation, &mixture, seed).map(|it| Curve::simulated(seed, &it));
             let curves: Result<_, _> = (0..self.seeds).into_par_iter().map(one).collect();
-            Ok(Measured { label: variant.label.clone(), curves: curves.map_err(InputError::in_curriculum)? })
+            Ok(VariantCurves { label: variant.label.clone(), curves: curves.map_err(InputError::in_curriculum)? })
         };
         variants.iter().zip(configs).map(of_variant).collect()
     }

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::curve::Curve;
 use super::variant::Variant;
-use super::{Bench, Measured};
+use super::{Bench, VariantCurves};
 use crate::config::run::RunConfig;
 use crate::run_dir::RunDir;
 use crate::{files, metric_names};
@@ -21,7 +21,7 @@ use crate::{files, metric_names};
 const LOOK: Duration = Duration::from_millis(100);
 
 /// One run of the plan.
-struct Run {
+struct PlannedRun {
     label: String,
     seed: u64,
     config: RunConfig,
@@ -39,23 +39,23 @@ pub fn measure(
     variants: &[Variant],
     configs: &[RunConfig],
     stop: &watch::Receiver<bool>,
-) -> Result<Vec<Measured>> {
-    let plan: Vec<Run> = plan(bench, variants, configs);
-    plan.iter().try_for_each(Run::check)?;
-    let open: Vec<&Run> = plan.iter().filter(|run| !run.is_finished()).collect();
+) -> Result<Vec<VariantCurves>> {
+    let plan: Vec<PlannedRun> = plan(bench, variants, configs);
+    plan.iter().try_for_each(PlannedRun::check)?;
+    let open: Vec<&PlannedRun> = plan.iter().filter(|run| !run.is_finished()).collect();
     make(&open, bench, stop);
-    let whole = |seed: &u64| plan.iter().filter(|run| run.seed == *seed).all(Run::is_finished);
+    let whole = |seed: &u64| plan.iter().filter(|run| run.seed == *seed).all(PlannedRun::is_finished);
     let seeds: Vec<u64> = (0..bench.seeds).filter(whole).collect();
     let curves = |variant: &Variant| {
         let runs = plan.iter().filter(|run| run.label == variant.label && seeds.contains(&run.seed));
         runs.map(|run| Ok(Curve::load(&run.folder.join("metrics.jsonl"), run.seed)?)).collect::<Result<_>>()
     };
-    variants.iter().map(|v| Ok(Measured { label: v.label.clone(), curves: curves(v)? })).collect()
+    variants.iter().map(|v| Ok(VariantCurves { label: v.label.clone(), curves: curves(v)? })).collect()
 }
 
 /// All seeds of all variants, seed by seed: what is cut short still compares.
-fn plan(bench: &Bench, variants: &[Variant], configs: &[RunConfig]) -> Vec<Run> {
-    let run = |seed: u64, variant: &Variant, config: &RunConfig| Run {
+fn plan(bench: &Bench, variants: &[Variant], configs: &[RunConfig]) -> Vec<PlannedRun> {
+    let run = |seed: u64, variant: &Variant, config: &RunConfig| PlannedRun {
         label: variant.label.clone(),
         seed,
         config: RunConfig { seed, ..config.clone() },
@@ -67,7 +67,7 @@ fn plan(bench: &Bench, variants: &[Variant], configs: &[RunConfig]) -> Vec<Run> 
 }
 
 /// Makes the runs one after the other on each of so many threads; after a failure none is begun any more.
-fn make(runs: &[&Run], bench: &Bench, stop: &watch::Receiver<bool>) {
+fn make(runs: &[&PlannedRun], bench: &Bench, stop: &watch::Receiver<bool>) {
     let cores = thread::available_parallelism().map_or(1, |n| n.get());
     let jobs = if bench.jobs == 0 { cores } else { bench.jobs };
     let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -106,7 +106,7 @@ fn spawn_on(core: Option<usize>, mut command: Command) -> Result<Child> {
     child.map_err(|e| anyhow!("cannot start a training process: {e}"))
 }
 
-impl Run {
+impl PlannedRun {
     /// # Errors
     /// If the folder holds a run with other settings, whose curve would not compare, or somebody trains in it.
     fn check(&self) -> Result<()> {

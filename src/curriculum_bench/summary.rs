@@ -6,7 +6,7 @@ use comfy_table::Table;
 use serde::Serialize;
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
-use super::Measured;
+use super::VariantCurves;
 use super::curve::{Axis, Curve};
 use crate::table;
 
@@ -38,7 +38,7 @@ impl Mean {
 
 /// How a variant gets to a target.
 #[derive(Debug, Clone, Serialize)]
-pub struct Reached {
+pub struct TargetReached {
     pub target: f64,
     /// Seeds that got there.
     pub seeds: usize,
@@ -51,7 +51,7 @@ pub struct Reached {
 
 /// One variant.
 #[derive(Debug, Clone, Serialize)]
-pub struct Row {
+pub struct VariantSummary {
     pub label: String,
     pub first_reward: Mean,
     pub final_reward: Mean,
@@ -62,7 +62,7 @@ pub struct Row {
     pub mean_over_tokens: Mean,
     pub tokens: Mean,
     pub seconds: Mean,
-    pub reached: Vec<Reached>,
+    pub reached: Vec<TargetReached>,
     pub curves: Vec<Curve>,
     /// The mean over seeds at each evaluation.
     pub mean_curve: Curve,
@@ -74,26 +74,26 @@ pub struct Summary {
     /// No model was trained: the learner of [`super::simulate`] stood for it.
     pub simulated: bool,
     pub seeds: usize,
-    pub rows: Vec<Row>,
+    pub rows: Vec<VariantSummary>,
 }
 
 impl Summary {
     /// Of at least one variant with at least one seed. Without targets: half-way to, and at, the end of the first variant's
     /// mean curve.
-    pub fn new(measured: &[Measured], targets: &[f64], simulated: bool) -> Self {
+    pub fn new(measured: &[VariantCurves], targets: &[f64], simulated: bool) -> Self {
         let base = mean_curve(&measured[0].curves);
         let (start, end) = (base.first().reward, base.last().reward);
         let targets = if targets.is_empty() { vec![0.5 * (start + end), end] } else { targets.to_vec() };
         let all = || measured.iter().flat_map(|m| &m.curves);
         let steps = all().map(|curve| curve.last().at(Axis::Steps)).fold(f64::INFINITY, f64::min);
         let tokens = all().map(|curve| curve.last().tokens).fold(f64::INFINITY, f64::min);
-        let row = |one: &Measured| Row::new(one, &measured[0], &targets, steps, tokens);
+        let row = |one: &VariantCurves| VariantSummary::new(one, &measured[0], &targets, steps, tokens);
         Self { simulated, seeds: measured[0].curves.len(), rows: measured.iter().map(row).collect() }
     }
 }
 
-impl Row {
-    fn new(one: &Measured, base: &Measured, targets: &[f64], steps: f64, tokens: f64) -> Self {
+impl VariantSummary {
+    fn new(one: &VariantCurves, base: &VariantCurves, targets: &[f64], steps: f64, tokens: f64) -> Self {
         let over = |f: &dyn Fn(&Curve) -> f64| Mean::of(&one.curves.iter().map(f).collect::<Vec<_>>());
         let pairs = || one.curves.iter().zip(&base.curves);
         let differences: Vec<f64> = pairs().map(|(one, base)| one.last().reward - base.last().reward).collect();
@@ -114,10 +114,10 @@ impl Row {
     }
 }
 
-fn reached(curves: &[Curve], mean: &Curve, base: &Curve, target: f64) -> Reached {
+fn reached(curves: &[Curve], mean: &Curve, base: &Curve, target: f64) -> TargetReached {
     let all = |axis| -> Option<Vec<f64>> { curves.iter().map(|curve| curve.reaches(target, axis)).collect() };
     let ratio = mean.reaches(target, Axis::Tokens).zip(base.reaches(target, Axis::Tokens));
-    Reached {
+    TargetReached {
         target,
         seeds: curves.iter().filter(|curve| curve.reaches(target, Axis::Steps).is_some()).count(),
         steps: all(Axis::Steps).map(|steps| Mean::of(&steps)),
@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     /// Rises evenly from 0 to `end` in ten steps of `tokens`.
-    fn measured(label: &str, ends: &[f64], tokens: f64) -> Measured {
+    fn measured(label: &str, ends: &[f64], tokens: f64) -> VariantCurves {
         let curve = |end: f64| Curve {
             seed: 0,
             points: [0, 5, 10]
@@ -215,7 +215,7 @@ mod tests {
                 })
                 .to_vec(),
         };
-        Measured { label: label.into(), curves: ends.iter().map(|end| curve(*end)).collect() }
+        VariantCurves { label: label.into(), curves: ends.iter().map(|end| curve(*end)).collect() }
     }
 
     #[test]

@@ -11,29 +11,29 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::rollouts::Rollouts;
-use super::settings::Settings;
+use super::rollouts::SampledRollouts;
+use super::settings::RunSettings;
 use crate::error::InputError;
 use crate::metric_names as names;
 
 /// Everything that the report knows of one run.
-pub struct Run {
+pub struct LoadedRun {
     /// What the report calls it.
     pub name: String,
-    pub settings: Settings,
+    pub settings: RunSettings,
     /// The distributions, in the order of first appearance: by convention from easy to hard.
     pub sources: Vec<String>,
     pub metrics: Metrics,
     /// Drawn groups by distribution and by what became of them (`trained`, or why they were dropped).
     pub outcomes: BTreeMap<(String, String), u64>,
     /// What the curriculum saw, by step and distribution.
-    pub observed: BTreeMap<(u64, String), Observed>,
-    pub rollouts: Rollouts,
+    pub observed: BTreeMap<(u64, String), ObservedSums>,
+    pub rollouts: SampledRollouts,
 }
 
 /// Sums over the completions of one distribution that were observed in one step.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Observed {
+pub struct ObservedSums {
     pub completions: u64,
     pub reward: f64,
     pub tokens: u64,
@@ -126,21 +126,21 @@ struct ObservedGroup {
 ///
 /// # Errors
 /// A folder that holds no run; a file that cannot be read; a line that is not what it should be, as `file:line`.
-pub fn run(path: &Path, samples: usize) -> Result<Run, InputError> {
+pub fn run(path: &Path, samples: usize) -> Result<LoadedRun, InputError> {
     if !["metrics.jsonl", "config.toml"].iter().any(|name| path.join(name).is_file()) {
         let problem = "holds no run: expected a folder that `dump-rl train` wrote, with config.toml and metrics.jsonl";
         return Err(InputError::new(path.display(), problem));
     }
-    let settings = Settings::read(&path.join("config.toml"))?;
+    let settings = RunSettings::read(&path.join("config.toml"))?;
     let mut metrics = Metrics::default();
     json_lines(&path.join("metrics.jsonl"), |line: Map<String, Value>| metrics.add(&line))?;
     let sources = metrics.sources();
-    Ok(Run {
+    Ok(LoadedRun {
         name: path.display().to_string(),
         settings,
         outcomes: outcomes(&path.join("decisions.jsonl"))?,
         observed: observed(&path.join("curriculum.jsonl"))?,
-        rollouts: Rollouts::read(&path.join("rollouts"), samples, sources.len())?,
+        rollouts: SampledRollouts::read(&path.join("rollouts"), samples, sources.len())?,
         sources,
         metrics,
     })
@@ -157,8 +157,8 @@ fn outcomes(path: &Path) -> Result<BTreeMap<(String, String), u64>, InputError> 
     Ok(outcomes)
 }
 
-fn observed(path: &Path) -> Result<BTreeMap<(u64, String), Observed>, InputError> {
-    let mut observed: BTreeMap<(u64, String), Observed> = BTreeMap::new();
+fn observed(path: &Path) -> Result<BTreeMap<(u64, String), ObservedSums>, InputError> {
+    let mut observed: BTreeMap<(u64, String), ObservedSums> = BTreeMap::new();
     json_lines(path, |line: ObservationLine| {
         for group in line.observations {
             let sums = observed.entry((line.step, group.source)).or_default();

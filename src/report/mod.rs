@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::InputError;
 use crate::files;
-use load::Run;
+use load::LoadedRun;
 
 /// Sample completions of all runs together.
 const MOST_SAMPLES: usize = 200;
@@ -38,23 +38,23 @@ pub fn run(folders: &[PathBuf], out: &Path) -> Result<usize, InputError> {
 }
 
 /// Reads the runs side by side, a thread for each core.
-fn load_all(folders: &[PathBuf]) -> Result<Vec<Run>, InputError> {
+fn load_all(folders: &[PathBuf]) -> Result<Vec<LoadedRun>, InputError> {
     let samples = MOST_SAMPLES / folders.len().max(1);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut runs = Vec::new();
     for some in folders.chunks(threads) {
-        let read: Vec<Result<Run, InputError>> = std::thread::scope(|scope| {
+        let read: Vec<Result<LoadedRun, InputError>> = std::thread::scope(|scope| {
             let threads: Vec<_> = some.iter().map(|folder| scope.spawn(|| load::run(folder, samples))).collect();
             threads.into_iter().map(|thread| thread.join().expect("reading a run does not panic")).collect()
         });
-        runs.extend(read.into_iter().collect::<Result<Vec<Run>, InputError>>()?);
+        runs.extend(read.into_iter().collect::<Result<Vec<LoadedRun>, InputError>>()?);
     }
     name_apart(&mut runs, folders);
     Ok(runs)
 }
 
 /// Runs whose folders have the same name are called by as many folders above as tell all of them apart.
-fn name_apart(runs: &mut [Run], folders: &[PathBuf]) {
+fn name_apart(runs: &mut [LoadedRun], folders: &[PathBuf]) {
     let paths: Vec<PathBuf> = folders.iter().map(|path| path.canonicalize().unwrap_or_else(|_| path.clone())).collect();
     let end = |path: &PathBuf, parts: usize| -> String {
         let mut names: Vec<String> = path.iter().rev().take(parts).map(|part| part.to_string_lossy().into()).collect();

@@ -18,7 +18,7 @@ const TAIL: usize = 1600;
 
 /// A completion as rollouts/step_N.jsonl has it.
 #[derive(Debug, Clone, Deserialize)]
-pub struct Sample {
+pub struct SampleCompletion {
     pub step: u64,
     pub data_source: String,
     pub row: usize,
@@ -37,7 +37,7 @@ pub struct Sample {
     pub adapter: String,
 }
 
-impl Sample {
+impl SampleCompletion {
     /// Whether the answer is right, as the graders have it.
     pub fn is_right(&self) -> bool {
         self.answer_score.unwrap_or(0.0) > 0.0
@@ -46,28 +46,28 @@ impl Sample {
 
 /// See the module.
 #[derive(Default)]
-pub struct Rollouts {
+pub struct SampledRollouts {
     /// In the order of steps and distributions.
-    pub samples: Vec<Sample>,
+    pub samples: Vec<SampleCompletion>,
     /// The first fifth of the steps.
-    pub early: Drawn,
+    pub early: CompletionSizes,
     /// The last fifth.
-    pub late: Drawn,
+    pub late: CompletionSizes,
     /// Steps that were read, and steps that there are.
     pub files: (usize, usize),
 }
 
 /// Rewards and lengths of completions.
 #[derive(Default, Clone)]
-pub struct Drawn {
+pub struct CompletionSizes {
     pub rewards: Vec<f64>,
     pub lengths: Vec<f64>,
     /// First and last step.
     pub steps: Option<(u64, u64)>,
 }
 
-impl Drawn {
-    fn add(&mut self, sample: &Sample) {
+impl CompletionSizes {
+    fn add(&mut self, sample: &SampleCompletion) {
         self.rewards.extend(sample.reward);
         self.lengths.push(sample.tokens as f64);
         let (first, last) = self.steps.unwrap_or((sample.step, sample.step));
@@ -75,7 +75,7 @@ impl Drawn {
     }
 }
 
-impl Rollouts {
+impl SampledRollouts {
     /// Reads `folder`; it may be missing. At most `most` samples are kept: of each of `sources` distributions in each part
     /// of the run a right one and a wrong one, where there are such.
     ///
@@ -86,10 +86,10 @@ impl Rollouts {
         let chosen = spread(&all, MOST_FILES);
         let parts = most.div_ceil(2 * sources.max(1)).clamp(1, chosen.len().max(1));
         let fifth = chosen.len().div_ceil(5);
-        let mut kept: BTreeMap<(usize, String, bool), (u64, Sample)> = BTreeMap::new();
+        let mut kept: BTreeMap<(usize, String, bool), (u64, SampleCompletion)> = BTreeMap::new();
         let mut rollouts = Self { files: (chosen.len(), all.len()), ..Self::default() };
         for (index, (_, path)) in chosen.iter().enumerate() {
-            json_lines(path, |sample: Sample| {
+            json_lines(path, |sample: SampleCompletion| {
                 if index < fifth {
                     rollouts.early.add(&sample);
                 } else if index + fifth >= chosen.len() {
@@ -99,7 +99,7 @@ impl Rollouts {
                 Ok(())
             })?;
         }
-        let mut samples: Vec<Sample> = kept.into_values().map(|(_, sample)| sample).collect();
+        let mut samples: Vec<SampleCompletion> = kept.into_values().map(|(_, sample)| sample).collect();
         samples.sort_by_key(|sample| sample.step);
         rollouts.samples = spread(&samples, most).into_iter().cloned().collect();
         Ok(rollouts)
@@ -107,7 +107,11 @@ impl Rollouts {
 }
 
 /// Keeps the sample with the smallest hash: any of them with the same chance, and the same one every time.
-fn keep(kept: &mut BTreeMap<(usize, String, bool), (u64, Sample)>, part: usize, mut sample: Sample) {
+fn keep(
+    kept: &mut BTreeMap<(usize, String, bool), (u64, SampleCompletion)>,
+    part: usize,
+    mut sample: SampleCompletion,
+) {
     let hash = hash(&sample);
     let key = (part, sample.data_source.clone(), sample.is_right());
     if kept.get(&key).is_none_or(|(smallest, _)| hash < *smallest) {
@@ -117,7 +121,7 @@ fn keep(kept: &mut BTreeMap<(usize, String, bool), (u64, Sample)>, part: usize, 
 }
 
 /// FNV-1a over step, row and text.
-fn hash(sample: &Sample) -> u64 {
+fn hash(sample: &SampleCompletion) -> u64 {
     let numbers = [sample.step, sample.row as u64].map(u64::to_le_bytes);
     let bytes = numbers.as_flattened().iter().chain(sample.completion.as_bytes().iter().take(512));
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::load::Run;
+use super::load::LoadedRun;
 use crate::metric_names::ArmMetric;
 
 /// No line has more points than this; longer ones are means over neighbouring steps.
@@ -10,14 +10,14 @@ pub const MOST_POINTS: usize = 400;
 
 /// A point of a line. `low` and `high` are equal to `y` where one run was drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Point {
+pub struct PlotPoint {
     pub x: f64,
     pub y: f64,
     pub low: f64,
     pub high: f64,
 }
 
-impl Point {
+impl PlotPoint {
     /// A point without a band.
     pub fn new(x: f64, y: f64) -> Self {
         Self { x, y, low: y, high: y }
@@ -26,7 +26,7 @@ impl Point {
 
 /// The mean of several runs, each (step, x, y), over the steps that all of those have which have any; with the least and the
 /// largest y as a band. Thinned.
-pub fn mean(runs: &[Vec<(u64, f64, f64)>]) -> Vec<Point> {
+pub fn mean(runs: &[Vec<(u64, f64, f64)>]) -> Vec<PlotPoint> {
     let count = runs.iter().filter(|run| !run.is_empty()).count();
     let mut by_step: BTreeMap<u64, Vec<(f64, f64)>> = BTreeMap::new();
     for &(step, x, y) in runs.iter().flatten() {
@@ -35,7 +35,7 @@ pub fn mean(runs: &[Vec<(u64, f64, f64)>]) -> Vec<Point> {
     let points = by_step.into_values().filter(|values| values.len() >= count).map(|values| {
         let n = values.len() as f64;
         let ys = || values.iter().map(|(_, y)| *y);
-        Point {
+        PlotPoint {
             x: values.iter().map(|(x, _)| x).sum::<f64>() / n,
             y: ys().sum::<f64>() / n,
             low: ys().fold(f64::INFINITY, f64::min),
@@ -46,13 +46,13 @@ pub fn mean(runs: &[Vec<(u64, f64, f64)>]) -> Vec<Point> {
 }
 
 /// At most [`MOST_POINTS`] points: means over neighbours.
-pub fn thin(points: Vec<Point>) -> Vec<Point> {
+pub fn thin(points: Vec<PlotPoint>) -> Vec<PlotPoint> {
     if points.len() <= MOST_POINTS {
         return points;
     }
     let size = points.len().div_ceil(MOST_POINTS);
-    let mean_of = |chunk: &[Point], f: fn(&Point) -> f64| chunk.iter().map(f).sum::<f64>() / chunk.len() as f64;
-    let one = |chunk: &[Point]| Point {
+    let mean_of = |chunk: &[PlotPoint], f: fn(&PlotPoint) -> f64| chunk.iter().map(f).sum::<f64>() / chunk.len() as f64;
+    let one = |chunk: &[PlotPoint]| PlotPoint {
         x: mean_of(chunk, |p| p.x),
         y: mean_of(chunk, |p| p.y),
         low: mean_of(chunk, |p| p.low),
@@ -71,7 +71,7 @@ pub struct Mix {
 
 impl Mix {
     /// From the running totals `curriculum/<source>/<what>` of the runs, added up; none without any.
-    pub fn of(runs: &[&Run], sources: &[String], what: ArmMetric) -> Option<Self> {
+    pub fn of(runs: &[&LoadedRun], sources: &[String], what: ArmMetric) -> Option<Self> {
         let mut by_step: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
         for run in runs {
             for (index, source) in sources.iter().enumerate() {
@@ -131,14 +131,15 @@ mod tests {
     fn a_mean_is_over_the_steps_that_all_runs_have() {
         let runs =
             [vec![(0, 0.0, 1.0), (10, 10.0, 2.0), (20, 20.0, 9.0)], vec![(0, 0.0, 3.0), (10, 20.0, 4.0)], vec![]];
-        let expected = [Point { x: 0.0, y: 2.0, low: 1.0, high: 3.0 }, Point { x: 15.0, y: 3.0, low: 2.0, high: 4.0 }];
+        let expected =
+            [PlotPoint { x: 0.0, y: 2.0, low: 1.0, high: 3.0 }, PlotPoint { x: 15.0, y: 3.0, low: 2.0, high: 4.0 }];
         assert_eq!(mean(&runs), expected);
     }
 
     #[test]
     fn a_long_line_is_thinned_to_means() {
-        let thinned = thin((0..1000).map(|i| Point::new(f64::from(i), 2.0 * f64::from(i))).collect());
-        assert_eq!((thinned.len(), thinned[0]), (334, Point::new(1.0, 2.0)));
+        let thinned = thin((0..1000).map(|i| PlotPoint::new(f64::from(i), 2.0 * f64::from(i))).collect());
+        assert_eq!((thinned.len(), thinned[0]), (334, PlotPoint::new(1.0, 2.0)));
     }
 
     #[test]

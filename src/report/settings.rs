@@ -5,8 +5,8 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
-use super::load::Run;
-use super::series::{self, Point};
+use super::load::LoadedRun;
+use super::series::{self, PlotPoint};
 use super::svg::Colour;
 use crate::error::InputError;
 
@@ -15,9 +15,9 @@ const MOST_LINES: usize = 8;
 
 /// Every setting by its dotted key, as it stands in the file.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Settings(BTreeMap<String, String>);
+pub struct RunSettings(BTreeMap<String, String>);
 
-impl Settings {
+impl RunSettings {
     /// Reads config.toml; none if there is no such file.
     ///
     /// # Errors
@@ -63,7 +63,7 @@ impl Settings {
 }
 
 /// The keys in which the runs differ, in alphabetical order.
-pub fn differences(runs: &[Run]) -> Vec<&str> {
+pub fn differences(runs: &[LoadedRun]) -> Vec<&str> {
     let keys: BTreeSet<&str> = runs.iter().flat_map(|run| run.settings.0.keys().map(String::as_str)).collect();
     keys.into_iter().filter(|key| runs.iter().any(|run| run.settings.get(key) != runs[0].settings.get(key))).collect()
 }
@@ -71,23 +71,23 @@ pub fn differences(runs: &[Run]) -> Vec<&str> {
 /// Runs that are drawn as one line: one run, or several that differ in nothing but their seed.
 pub struct Cohort<'a> {
     pub label: String,
-    pub runs: Vec<&'a Run>,
+    pub runs: Vec<&'a LoadedRun>,
     pub colour: Colour,
 }
 
 impl Cohort<'_> {
     /// A metric against the step: the mean of the runs.
-    pub fn curve(&self, metric: &str) -> Vec<Point> {
+    pub fn curve(&self, metric: &str) -> Vec<PlotPoint> {
         self.curve_of(|run| run.metrics.get(metric).iter().map(|&(step, y)| (step, step as f64, y)).collect())
     }
 
     /// What `of` takes from each run, as (step, x, y), averaged over the runs that have any.
-    pub fn curve_of(&self, of: impl Fn(&Run) -> Vec<(u64, f64, f64)>) -> Vec<Point> {
+    pub fn curve_of(&self, of: impl Fn(&LoadedRun) -> Vec<(u64, f64, f64)>) -> Vec<PlotPoint> {
         series::mean(&self.runs.iter().map(|run| of(run)).collect::<Vec<_>>())
     }
 
     /// The mean of `of` over the runs that have it.
-    pub fn mean(&self, of: impl Fn(&Run) -> Option<f64>) -> Option<f64> {
+    pub fn mean(&self, of: impl Fn(&LoadedRun) -> Option<f64>) -> Option<f64> {
         let values: Vec<f64> = self.runs.iter().filter_map(|run| of(run)).collect();
         (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
     }
@@ -99,7 +99,7 @@ impl Cohort<'_> {
 }
 
 /// One line for each run; for more than eight, one for each set of runs that differ in nothing but their seed.
-pub fn cohorts(runs: &[Run]) -> Vec<Cohort<'_>> {
+pub fn cohorts(runs: &[LoadedRun]) -> Vec<Cohort<'_>> {
     let different = differences(runs);
     let keys: Vec<&str> = different.into_iter().filter(|key| *key != "seed").collect();
     let mut cohorts: Vec<Cohort> = Vec::new();
@@ -118,7 +118,7 @@ pub fn cohorts(runs: &[Run]) -> Vec<Cohort<'_>> {
 }
 
 /// The policy's name, and every other setting in which the runs differ.
-fn label(run: &Run, keys: &[&str]) -> String {
+fn label(run: &LoadedRun, keys: &[&str]) -> String {
     let other = keys.iter().filter(|key| **key != "curriculum.policy");
     let parts = other.map(|key| format!(", {key} = {}", run.settings.get(key)));
     run.settings.get("curriculum.policy").to_string() + &parts.collect::<String>()

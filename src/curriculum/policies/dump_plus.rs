@@ -107,13 +107,13 @@ struct DumpPlus {
 struct State {
     /// The lowest and the highest reward seen.
     range: Option<(f64, f64)>,
-    arms: Vec<Arm>,
+    arms: Vec<ArmState>,
 }
 
 /// Discounted sums over the groups of one arm.
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Arm {
+struct ArmState {
     /// n_d.
     groups: f64,
     /// Σ s² or Σ mean |Â|, and the Σ 1 beside it.
@@ -138,12 +138,12 @@ pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Pol
     within("dump_plus.floor", settings.floor, 0.0, 1.0)?;
     within("dump_plus.bonus", settings.bonus, 0.0, 1e6)?;
     above_zero("dump_plus.temperature", settings.temperature)?;
-    Ok(Box::new(DumpPlus { settings, state: State { range: None, arms: vec![Arm::default(); mixture.arms()] } }))
+    Ok(Box::new(DumpPlus { settings, state: State { range: None, arms: vec![ArmState::default(); mixture.arms()] } }))
 }
 
 impl DumpPlus {
     /// L(d).
-    fn signal(&self, arm: &Arm) -> f64 {
+    fn signal(&self, arm: &ArmState) -> f64 {
         let prior = self.settings.prior;
         let (mean, seen) = match arm.weight > FADED {
             true => (arm.signal / arm.weight, arm.groups / (arm.groups + prior)),
@@ -162,7 +162,7 @@ impl DumpPlus {
 
     /// ρ of each arm; 1 where the tokens are not known.
     fn lengths(&self) -> Vec<f64> {
-        let known = |arm: &Arm| (arm.completions > FADED).then(|| arm.tokens / arm.completions);
+        let known = |arm: &ArmState| (arm.completions > FADED).then(|| arm.tokens / arm.completions);
         let lengths: Vec<Option<f64>> = self.state.arms.iter().map(known).collect();
         let count = lengths.iter().flatten().count();
         let mean = lengths.iter().flatten().sum::<f64>() / count as f64;
@@ -201,7 +201,7 @@ impl Policy for DumpPlus {
             Signal::Advantage => group.mean_abs_advantage(),
         };
         let Some(signal) = signal else { return };
-        for sum in arms.iter_mut().flat_map(Arm::sums) {
+        for sum in arms.iter_mut().flat_map(ArmState::sums) {
             *sum *= self.settings.discount;
         }
         let arm = &mut arms[group.arm];
@@ -223,7 +223,7 @@ impl Policy for DumpPlus {
     }
 }
 
-impl Arm {
+impl ArmState {
     fn sums(&mut self) -> [&mut f64; 5] {
         [&mut self.groups, &mut self.signal, &mut self.weight, &mut self.tokens, &mut self.completions]
     }

@@ -48,12 +48,12 @@ struct Exp3s {
 struct State {
     /// The largest mean |Â| seen, at least 1.
     largest: f64,
-    arms: Vec<Arm>,
+    arms: Vec<ArmState>,
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Arm {
+struct ArmState {
     /// ln w, at most 0.
     log_weight: f64,
 }
@@ -68,7 +68,7 @@ pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Pol
     let settings = config.exp3s.clone();
     rate("exp3s.gamma", settings.gamma)?;
     within("exp3s.alpha", settings.alpha, 0.0, 1.0)?;
-    Ok(Box::new(Exp3s { settings, state: State { largest: 1.0, arms: vec![Arm::default(); mixture.arms()] } }))
+    Ok(Box::new(Exp3s { settings, state: State { largest: 1.0, arms: vec![ArmState::default(); mixture.arms()] } }))
 }
 
 impl Exp3s {

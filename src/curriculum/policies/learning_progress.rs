@@ -35,12 +35,12 @@ impl Default for Settings {
 
 struct LearningProgress {
     settings: Settings,
-    arms: Vec<Arm>,
+    arms: Vec<ArmState>,
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Arm {
+struct ArmState {
     fast: RunningMean,
     slow: RunningMean,
 }
@@ -64,7 +64,7 @@ impl RunningMean {
     }
 }
 
-impl Arm {
+impl ArmState {
     fn progress(&self) -> f64 {
         (self.fast.mean() - self.slow.mean()).abs()
     }
@@ -79,12 +79,12 @@ pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Pol
         let problem = format!("must be below learning_progress.fast = {}, got {}", settings.fast, settings.slow);
         return Err(KeyError::new("learning_progress.slow", problem));
     }
-    Ok(Box::new(LearningProgress { settings, arms: vec![Arm::default(); mixture.arms()] }))
+    Ok(Box::new(LearningProgress { settings, arms: vec![ArmState::default(); mixture.arms()] }))
 }
 
 impl Policy for LearningProgress {
     fn weights(&self, _view: View) -> Vec<f64> {
-        with_floor(normalised(self.arms.iter().map(Arm::progress).collect()), self.settings.floor)
+        with_floor(normalised(self.arms.iter().map(ArmState::progress).collect()), self.settings.floor)
     }
 
     fn scores(&self, _view: View) -> Vec<Score> {

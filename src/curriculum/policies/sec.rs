@@ -30,12 +30,12 @@ impl Default for Settings {
 
 struct Sec {
     settings: Settings,
-    arms: Vec<Arm>,
+    arms: Vec<ArmState>,
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Arm {
+struct ArmState {
     q: f64,
 }
 
@@ -43,7 +43,7 @@ pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Pol
     let settings = config.sec.clone();
     rate("sec.alpha", settings.alpha)?;
     above_zero("sec.temperature", settings.temperature)?;
-    Ok(Box::new(Sec { settings, arms: vec![Arm::default(); mixture.arms()] }))
+    Ok(Box::new(Sec { settings, arms: vec![ArmState::default(); mixture.arms()] }))
 }
 
 impl Policy for Sec {

@@ -43,7 +43,7 @@ impl Default for Settings {
 struct Thompson {
     discount: f64,
     success_above: f64,
-    arms: Vec<Arm>,
+    arms: Vec<ArmState>,
     /// ln(½ + y) and ln(½ − y) at the middle of each bin.
     logarithms: Vec<(f64, f64)>,
     /// What follows from `arms`, where it was asked for: the integral is dear.
@@ -52,7 +52,7 @@ struct Thompson {
 
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Arm {
+struct ArmState {
     successes: f64,
     failures: f64,
 }
@@ -62,7 +62,7 @@ pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Pol
     rate("thompson.discount", discount)?;
     let middle = |bin| (bin as f64 + 0.5) / BINS as f64 / 2.0;
     let logarithms = (0..BINS).map(middle).map(|y| ((0.5 + y).ln(), (0.5 - y).ln())).collect();
-    let arms = vec![Arm::default(); mixture.arms()];
+    let arms = vec![ArmState::default(); mixture.arms()];
     let (success_above, weights) = (config.success_above, OnceCell::new());
     Ok(Box::new(Thompson { discount, success_above, arms, logarithms, weights }))
 }
@@ -93,7 +93,7 @@ impl Thompson {
     }
 
     /// The probability of each bin of |p − ½|.
-    fn belief(&self, arm: &Arm) -> Vec<f64> {
+    fn belief(&self, arm: &ArmState) -> Vec<f64> {
         let density = |&(more, less): &(f64, f64)| {
             let (high, low) = (arm.successes * more + arm.failures * less, arm.successes * less + arm.failures * more);
             (high.max(low), (high - low).abs())
@@ -114,7 +114,7 @@ impl Policy for Thompson {
 
     /// The expectation of p(1 − p): ab/((a + b)(a + b + 1)) for Beta(a, b).
     fn scores(&self, _view: View) -> Vec<Score> {
-        let expected = |arm: &Arm| {
+        let expected = |arm: &ArmState| {
             let (a, b) = (1.0 + arm.successes, 1.0 + arm.failures);
             Score { value: a * b / ((a + b) * (a + b + 1.0)), bonus: 0.0 }
         };

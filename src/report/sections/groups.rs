@@ -6,9 +6,9 @@ use std::ops::Range;
 use super::Report;
 use crate::metric_names as names;
 use crate::report::html;
-use crate::report::load::Run;
-use crate::report::rollouts::{Drawn, MOST_FILES};
-use crate::report::series::{Point, bins, gains};
+use crate::report::load::LoadedRun;
+use crate::report::rollouts::{CompletionSizes, MOST_FILES};
+use crate::report::series::{PlotPoint, bins, gains};
 use crate::report::settings::Cohort;
 use crate::report::svg::bars::{self, Stack};
 use crate::report::svg::{Colour, Size, escape};
@@ -21,9 +21,9 @@ pub fn body(report: &Report) -> String {
 }
 
 /// Means of curves over parts of the steps, on each other.
-fn stacks(curves: &[Vec<Point>]) -> Vec<Stack> {
+fn stacks(curves: &[Vec<PlotPoint>]) -> Vec<Stack> {
     let length = curves.iter().map(Vec::len).min().unwrap_or(0);
-    let mean = |points: &[Point]| points.iter().map(|p| p.y).sum::<f64>() / points.len() as f64;
+    let mean = |points: &[PlotPoint]| points.iter().map(|p| p.y).sum::<f64>() / points.len() as f64;
     let one = |range: Range<usize>| Stack {
         steps: (curves[0][range.start].x as u64, curves[0][range.end - 1].x as u64),
         parts: curves.iter().map(|curve| mean(&curve[range.clone()])).collect(),
@@ -41,8 +41,8 @@ fn solved(report: &Report) -> String {
     super::stacked_figure(report, "Solved and unsolved groups", caption, &parts, Some(100.0), stacks)
 }
 
-fn percentages(points: Vec<Point>) -> Vec<Point> {
-    points.into_iter().map(|p| Point::new(p.x, 100.0 * p.y)).collect()
+fn percentages(points: Vec<PlotPoint>) -> Vec<PlotPoint> {
+    points.into_iter().map(|p| PlotPoint::new(p.x, 100.0 * p.y)).collect()
 }
 
 /// Groups left out in each step, by reason; nothing where none was.
@@ -99,16 +99,18 @@ fn outcome_table(report: &Report, cohort: &Cohort) -> String {
 
 /// Rewards and lengths of the first and the last fifth of the steps.
 fn histograms(report: &Report) -> String {
-    let pooled = |cohort: &Cohort, of: fn(&Drawn) -> &Vec<f64>| -> [Vec<f64>; 2] {
-        let all = |which: fn(&Run) -> &Drawn| cohort.runs.iter().flat_map(|run| of(which(run))).copied().collect();
+    let pooled = |cohort: &Cohort, of: fn(&CompletionSizes) -> &Vec<f64>| -> [Vec<f64>; 2] {
+        let all = |which: fn(&LoadedRun) -> &CompletionSizes| {
+            cohort.runs.iter().flat_map(|run| of(which(run))).copied().collect()
+        };
         [all(|run| &run.rollouts.early), all(|run| &run.rollouts.late)]
     };
-    let chart = |cohort: &Cohort, name: &str, of: fn(&Drawn) -> &Vec<f64>| {
+    let chart = |cohort: &Cohort, name: &str, of: fn(&CompletionSizes) -> &Vec<f64>| {
         let [early, late] = pooled(cohort, of);
         let sets = [("first fifth".to_string(), early.as_slice()), ("last fifth".to_string(), late.as_slice())];
         bars::histogram(name, Size::SMALL, &sets)
     };
-    let panels = |what: &str, of: fn(&Drawn) -> &Vec<f64>| {
+    let panels = |what: &str, of: fn(&CompletionSizes) -> &Vec<f64>| {
         let titles =
             report.titles().map(|run| if run.is_empty() { what.to_string() } else { format!("{what}, {run}") });
         titles.zip(report.cohorts.iter().map(|cohort| chart(cohort, what, of))).collect::<Vec<_>>()

@@ -3,7 +3,7 @@
 use super::Report;
 use crate::metric_names::ArmMetric;
 use crate::report::html;
-use crate::report::series::{Mix, Point, thin};
+use crate::report::series::{Mix, PlotPoint, thin};
 use crate::report::settings::Cohort;
 use crate::report::svg::heat::{self, Column, Map};
 use crate::report::svg::{Size, number, percent};
@@ -46,7 +46,7 @@ fn curves(report: &Report) -> String {
         let Some(mix) = Mix::of(&cohort.runs, &report.sources, ArmMetric::Trained) else { return Vec::new() };
         let shares = mix.shares(window);
         let shares = mix.steps.iter().zip(&shares).filter_map(|(step, shares)| Some((*step, shares.as_ref()?[arm])));
-        thin(shares.map(|(step, share)| Point::new(step as f64, 100.0 * share)).collect())
+        thin(shares.map(|(step, share)| PlotPoint::new(step as f64, 100.0 * share)).collect())
     };
     let smoothed = if window > 1 { format!(", smoothed over {window} steps") } else { String::new() };
     let caption = format!("Share of the groups trained on, in percent{smoothed}.");
@@ -109,8 +109,8 @@ fn scores(report: &Report, what: ArmMetric, title: &str, caption: &str) -> Strin
 }
 
 /// The same line without its band: many distributions would hide each other.
-fn middle(points: Vec<Point>) -> Vec<Point> {
-    points.into_iter().map(|p| Point::new(p.x, p.y)).collect()
+fn middle(points: Vec<PlotPoint>) -> Vec<PlotPoint> {
+    points.into_iter().map(|p| PlotPoint::new(p.x, p.y)).collect()
 }
 
 /// Mean reward of the completions that the curriculum observed, also of groups that were left out.

@@ -9,23 +9,23 @@ mod time;
 mod training;
 
 use super::html::{self, Section};
-use super::load::Run;
-use super::series::Point;
+use super::load::LoadedRun;
+use super::series::PlotPoint;
 use super::settings::{Cohort, cohorts};
-use super::svg::bars::{self, Part, Stack};
-use super::svg::line::{self, Line};
+use super::svg::bars::{self, Stack, StackPart};
+use super::svg::line::{self, PlotLine};
 use super::svg::{Colour, Size};
 
 /// What every part is made of.
 struct Report<'a> {
-    runs: &'a [Run],
+    runs: &'a [LoadedRun],
     cohorts: Vec<Cohort<'a>>,
     /// The distributions of all runs, in the order of first appearance.
     sources: Vec<String>,
 }
 
 /// The whole page over `runs`.
-pub fn page(runs: &[Run]) -> String {
+pub fn page(runs: &[LoadedRun]) -> String {
     let mut sources: Vec<String> = Vec::new();
     for source in runs.iter().flat_map(|run| &run.sources) {
         if !sources.contains(source) {
@@ -47,8 +47,9 @@ pub fn page(runs: &[Run]) -> String {
 
 impl Report<'_> {
     /// A line for each cohort.
-    fn lines(&self, points: impl Fn(&Cohort) -> Vec<Point>) -> Vec<Line> {
-        let one = |cohort: &Cohort| Line { label: cohort.label.clone(), colour: cohort.colour, points: points(cohort) };
+    fn lines(&self, points: impl Fn(&Cohort) -> Vec<PlotPoint>) -> Vec<PlotLine> {
+        let one =
+            |cohort: &Cohort| PlotLine { label: cohort.label.clone(), colour: cohort.colour, points: points(cohort) };
         self.cohorts.iter().map(one).collect()
     }
 
@@ -89,14 +90,19 @@ impl Report<'_> {
 }
 
 /// A chart for each cohort with a line for each distribution, all on one scale; `points` of a cohort and a distribution.
-fn arms_figure(report: &Report, title: &str, caption: &str, points: impl Fn(&Cohort, usize) -> Vec<Point>) -> String {
-    let line = |cohort: &Cohort, arm: usize| Line {
+fn arms_figure(
+    report: &Report,
+    title: &str,
+    caption: &str,
+    points: impl Fn(&Cohort, usize) -> Vec<PlotPoint>,
+) -> String {
+    let line = |cohort: &Cohort, arm: usize| PlotLine {
         label: report.sources[arm].clone(),
         colour: Colour::Arm(arm),
         points: points(cohort, arm),
     };
-    let lines = |cohort: &Cohort| (0..report.sources.len()).map(|arm| line(cohort, arm)).collect::<Vec<Line>>();
-    let all: Vec<Vec<Line>> = report.cohorts.iter().map(lines).collect();
+    let lines = |cohort: &Cohort| (0..report.sources.len()).map(|arm| line(cohort, arm)).collect::<Vec<PlotLine>>();
+    let all: Vec<Vec<PlotLine>> = report.cohorts.iter().map(lines).collect();
     if all.iter().flatten().flat_map(|line| &line.points).all(|p| p.y == 0.0) {
         return String::new();
     }
@@ -113,7 +119,7 @@ fn stacked_figure(
     report: &Report,
     title: &str,
     caption: &str,
-    parts: &[Part],
+    parts: &[StackPart],
     top: Option<f64>,
     stacks: impl Fn(&Cohort) -> Vec<Stack>,
 ) -> String {
@@ -122,12 +128,12 @@ fn stacked_figure(
     let top = top.unwrap_or(1.04 * highest);
     let charts = all.iter().map(|stacks| bars::stacked(title, Size::HALF, top, parts, stacks));
     let used = |part: &usize| all.iter().flatten().any(|stack| stack.parts[*part] > 0.0);
-    let used: Vec<Part> = (0..parts.len()).filter(used).map(|part| parts[part]).collect();
+    let used: Vec<StackPart> = (0..parts.len()).filter(used).map(|part| parts[part]).collect();
     parts_figure(title, caption, &used, html::grid(true, report.titles().zip(charts)))
 }
 
 /// A figure whose colours are parts of a whole.
-fn parts_figure(title: &str, caption: &str, parts: &[Part], grid: String) -> String {
+fn parts_figure(title: &str, caption: &str, parts: &[StackPart], grid: String) -> String {
     if grid.is_empty() {
         return grid;
     }

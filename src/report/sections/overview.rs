@@ -4,7 +4,7 @@ use super::Report;
 use crate::metric_names::{self as names, EvalMetric};
 use crate::report::advice::duration;
 use crate::report::html;
-use crate::report::load::Run;
+use crate::report::load::LoadedRun;
 use crate::report::settings::differences;
 use crate::report::svg::{escape, number, percent};
 
@@ -32,12 +32,12 @@ pub fn summary(report: &Report) -> String {
 }
 
 /// Seconds of all steps and evaluations.
-fn wall(run: &Run) -> f64 {
+fn wall(run: &LoadedRun) -> f64 {
     run.metrics.sum(names::TIME_STEP) + run.metrics.sum(names::TIME_EVAL)
 }
 
 /// Tokens a second over the steps, without evaluations.
-fn speed(run: &Run) -> Option<f64> {
+fn speed(run: &LoadedRun) -> Option<f64> {
     let seconds = run.metrics.sum(names::TIME_STEP);
     let tokens = run.metrics.last(names::TOTAL_TOKENS)?;
     (seconds > 0.0).then(|| tokens / seconds)
@@ -69,7 +69,7 @@ pub fn body(report: &Report) -> String {
     html::table(&head.map(String::from), &rows) + note + &difference_table(report)
 }
 
-fn row(run: &Run) -> Vec<String> {
+fn row(run: &LoadedRun) -> Vec<String> {
     let (settings, metrics) = (&run.settings, &run.metrics);
     let text = |key: &str| escape(settings.get(key));
     let last = |name: &str, show: fn(f64) -> String| metrics.last(name).map_or("–".into(), show);
@@ -119,7 +119,7 @@ fn difference_table(report: &Report) -> String {
         return note;
     }
     let head: Vec<String> = std::iter::once("run").chain(keys.iter().copied()).map(escape).collect();
-    let cells = |run: &Run| {
+    let cells = |run: &LoadedRun| {
         let values = keys.iter().map(|key| run.settings.get(key));
         std::iter::once(run.name.as_str()).chain(values).map(escape).collect()
     };

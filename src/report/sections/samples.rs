@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::Report;
-use crate::report::rollouts::Sample;
+use crate::report::rollouts::SampleCompletion;
 use crate::report::svg::{escape, number};
 
 pub fn body(report: &Report) -> String {
@@ -46,7 +46,7 @@ fn controls(report: &Report) -> String {
     )
 }
 
-fn details(out: &mut String, runs: usize, run: &str, sample: &Sample) {
+fn details(out: &mut String, runs: usize, run: &str, sample: &SampleCompletion) {
     let grade = if sample.is_right() { "right" } else { "wrong" };
     let (run_attribute, source) = (escape(run), escape(&sample.data_source));
     let run = if runs > 1 { format!("{run_attribute} · ") } else { String::new() };

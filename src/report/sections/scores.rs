@@ -3,7 +3,7 @@
 use super::Report;
 use crate::metric_names::{self as names, EvalMetric};
 use crate::report::html;
-use crate::report::load::Run;
+use crate::report::load::LoadedRun;
 use crate::report::settings::Cohort;
 use crate::report::svg::line;
 use crate::report::svg::{Size, escape, percent};
@@ -25,7 +25,7 @@ enum Kind {
 }
 
 impl Kind {
-    fn values<'a>(self, run: &'a Run, source: &str) -> &'a [(u64, f64)] {
+    fn values<'a>(self, run: &'a LoadedRun, source: &str) -> &'a [(u64, f64)] {
         match self {
             Self::AnswerReward => run.metrics.get(&EvalMetric::AnswerReward.of(source)),
             Self::Right => run.metrics.avg_name(source).map_or(&[], |name| run.metrics.get(name)),
@@ -124,9 +124,10 @@ fn by_source(report: &Report) -> String {
 
 /// The mean over the distributions, against steps and against tokens.
 fn means(report: &Report) -> String {
-    let reward = |run: &Run| Kind::AnswerReward.values(run, names::MEAN).to_vec();
-    let right =
-        |run: &Run| Kind::Right.values(run, names::MEAN).iter().map(|&(step, share)| (step, 100.0 * share)).collect();
+    let reward = |run: &LoadedRun| Kind::AnswerReward.values(run, names::MEAN).to_vec();
+    let right = |run: &LoadedRun| {
+        Kind::Right.values(run, names::MEAN).iter().map(|&(step, share)| (step, 100.0 * share)).collect()
+    };
     let panels = [
         against_steps(report, "answer reward against steps", &reward),
         against_tokens(report, "answer reward against generated tokens", &reward),
@@ -142,17 +143,17 @@ fn means(report: &Report) -> String {
     html::figure("Mean test score against steps and against generated tokens", &caption, &(legend + &grid))
 }
 
-type Values<'a> = &'a dyn Fn(&Run) -> Vec<(u64, f64)>;
+type Values<'a> = &'a dyn Fn(&LoadedRun) -> Vec<(u64, f64)>;
 
 fn against_steps(report: &Report, title: &str, values: Values) -> (String, String) {
-    let points = |run: &Run| values(run).into_iter().map(|(step, y)| (step, step as f64, y)).collect();
+    let points = |run: &LoadedRun| values(run).into_iter().map(|(step, y)| (step, step as f64, y)).collect();
     let lines = report.lines(|cohort| cohort.curve_of(points));
     (title.to_string(), line::chart(title, "step", Size::HALF, None, &lines))
 }
 
 /// Against the tokens that were generated until the evaluation.
 fn against_tokens(report: &Report, title: &str, values: Values) -> (String, String) {
-    let points = |run: &Run| {
+    let points = |run: &LoadedRun| {
         let tokens = run.metrics.get(names::TOTAL_TOKENS);
         let until = |step: u64| match tokens.partition_point(|(at, _)| *at <= step) {
             0 => 0.0,

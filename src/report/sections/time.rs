@@ -4,16 +4,16 @@ use super::Report;
 use crate::metric_names as names;
 use crate::report::advice::{self, Times, duration};
 use crate::report::html;
-use crate::report::load::Run;
+use crate::report::load::LoadedRun;
 use crate::report::series::bins;
 use crate::report::settings::Cohort;
-use crate::report::svg::bars::{Part, Stack};
+use crate::report::svg::bars::{Stack, StackPart};
 use crate::report::svg::{Colour, escape, percent};
 
 const BARS: usize = 40;
 
 /// What the trainer's thread does during a step; they add up to the wall time.
-const PARTS: [Part; 5] = [
+const PARTS: [StackPart; 5] = [
     ("waiting for a batch", Colour::Part(0)),
     ("training", Colour::Part(1)),
     ("publishing", Colour::Part(2)),
@@ -62,7 +62,7 @@ fn total_row(cohort: &Cohort) -> Option<Vec<String>> {
 }
 
 /// Seconds of each part in a step of a run.
-fn parts(run: &Run, step: u64) -> [f64; 5] {
+fn parts(run: &LoadedRun, step: u64) -> [f64; 5] {
     let at = |metric: &str| {
         let values = run.metrics.get(metric);
         values.binary_search_by_key(&step, |(step, _)| *step).map_or(0.0, |index| values[index].1)

@@ -13,7 +13,7 @@ pub struct Stack {
 }
 
 /// A part of a whole: its name and its colour.
-pub type Part = (&'static str, Colour);
+pub type StackPart = (&'static str, Colour);
 
 impl Stack {
     /// All parts together.
@@ -23,7 +23,7 @@ impl Stack {
 }
 
 /// Bars over steps, each of `parts`, on an axis up to `top`. Empty without bars of any height.
-pub fn stacked(name: &str, size: Size, top: f64, parts: &[Part], stacks: &[Stack]) -> String {
+pub fn stacked(name: &str, size: Size, top: f64, parts: &[StackPart], stacks: &[Stack]) -> String {
     let (Some(first), Some(last)) = (stacks.first(), stacks.last()) else { return String::new() };
     if stacks.iter().all(|stack| stack.height() <= 0.0) {
         return String::new();

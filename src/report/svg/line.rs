@@ -2,23 +2,23 @@
 
 use std::fmt::Write;
 
-use super::super::series::Point;
+use super::super::series::PlotPoint;
 use super::{Colour, Frame, Size, escape, number, short};
 
 /// Lines with no more points than this have a mark, with a tooltip, at each.
 const MARKED: usize = 45;
 
 /// One line of a chart; its points are in the order of x.
-pub struct Line {
+pub struct PlotLine {
     pub label: String,
     pub colour: Colour,
-    pub points: Vec<Point>,
+    pub points: Vec<PlotPoint>,
 }
 
 /// A chart of several lines over a common axis of x, named `x`; `range` of y, or what the lines span. Empty without a line
 /// that has points.
-pub fn chart(name: &str, x: &str, size: Size, range: Option<(f64, f64)>, lines: &[Line]) -> String {
-    let lines: Vec<&Line> = lines.iter().filter(|line| !line.points.is_empty()).collect();
+pub fn chart(name: &str, x: &str, size: Size, range: Option<(f64, f64)>, lines: &[PlotLine]) -> String {
+    let lines: Vec<&PlotLine> = lines.iter().filter(|line| !line.points.is_empty()).collect();
     if lines.is_empty() {
         return String::new();
     }
@@ -30,7 +30,7 @@ pub fn chart(name: &str, x: &str, size: Size, range: Option<(f64, f64)>, lines: 
 }
 
 /// The axis of y that lines need: what they and their bands span and a little more.
-pub fn y_range<'a>(lines: impl IntoIterator<Item = &'a Line>) -> (f64, f64) {
+pub fn y_range<'a>(lines: impl IntoIterator<Item = &'a PlotLine>) -> (f64, f64) {
     padded(span(lines.into_iter().flat_map(|line| &line.points).flat_map(|p| [p.low, p.high])))
 }
 
@@ -45,7 +45,7 @@ fn padded((low, high): (f64, f64)) -> (f64, f64) {
     (from, high + margin)
 }
 
-fn band(frame: &Frame, line: &Line) -> String {
+fn band(frame: &Frame, line: &PlotLine) -> String {
     if line.points.iter().all(|p| p.low == p.high) {
         return String::new();
     }
@@ -54,9 +54,9 @@ fn band(frame: &Frame, line: &Line) -> String {
     format!(r#"<path class="band" {} d="{}Z"/>"#, line.colour.attributes(), trace(frame, upper.chain(lower)))
 }
 
-fn path(frame: &Frame, line: &Line, x: &str) -> String {
+fn path(frame: &Frame, line: &PlotLine, x: &str) -> String {
     let label = escape(&line.label);
-    let title = |p: &Point| {
+    let title = |p: &PlotPoint| {
         let band = if p.low == p.high { String::new() } else { format!(" ({} to {})", number(p.low), number(p.high)) };
         format!("<title>{label}, {x} {}: {}{band}</title>", number(p.x), number(p.y))
     };
@@ -90,8 +90,8 @@ mod tests {
 
     #[test]
     fn a_line_runs_from_corner_to_corner() {
-        let points = vec![Point::new(0.0, 0.0), Point::new(10.0, 1.0)];
-        let lines = [Line { label: "a<b".into(), colour: Colour::Run(0), points }];
+        let points = vec![PlotPoint::new(0.0, 0.0), PlotPoint::new(10.0, 1.0)];
+        let lines = [PlotLine { label: "a<b".into(), colour: Colour::Run(0), points }];
         let svg = chart("n", "step", Size { width: 100.0, height: 60.0 }, Some((0.0, 1.0)), &lines);
         // Left: the room for labels of three letters ("0.5"); right, bottom and top: the margins.
         assert!(svg.contains(r#"d="M30.6 38L88 8""#), "{svg}");
@@ -102,8 +102,8 @@ mod tests {
 
     #[test]
     fn a_band_goes_there_and_back() {
-        let points = vec![Point { x: 0.0, y: 0.5, low: 0.0, high: 1.0 }, Point::new(1.0, 0.5)];
-        let lines = [Line { label: String::new(), colour: Colour::Run(9), points }];
+        let points = vec![PlotPoint { x: 0.0, y: 0.5, low: 0.0, high: 1.0 }, PlotPoint::new(1.0, 0.5)];
+        let lines = [PlotLine { label: String::new(), colour: Colour::Run(9), points }];
         let svg = chart("n", "step", Size { width: 100.0, height: 60.0 }, Some((0.0, 1.0)), &lines);
         assert!(svg.contains(r#"d="M30.6 8L88 23L88 23L30.6 38Z""#), "{svg}");
         assert!(svg.contains(r#"class="dashed" style="--k:var(--run1)""#), "{svg}");
