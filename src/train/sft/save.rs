@@ -8,7 +8,7 @@ use engine::decoder::number_formats;
 
 use super::SftTrainer;
 use crate::files::write_atomic;
-use crate::model_folder::write_tensors;
+use crate::model::folder::write_tensors;
 use crate::train::lora::save_adapter;
 
 const CONFIG: &str = "config.json";

@@ -20,7 +20,7 @@ impl SftTrainer {
     /// A model with random weights: normal with standard deviation 0.02, scaled by 1/√(2·layers) where a block writes to the
     /// residual stream (GPT-2). Norm weights are 1.
     pub fn init(config: DecoderConfig, optim: OptimConfig, seed: u64) -> anyhow::Result<Self> {
-        let mut rng = ChaCha8Rng::seed_from_u64(engine::sampler::mix_seed(seed, 0x1417));
+        let mut rng = ChaCha8Rng::seed_from_u64(crate::seed::mix_seed(seed, 0x1417));
         let mut vars = BTreeMap::new();
         let residual = 1.0 / (2.0 * config.num_hidden_layers as f32).sqrt();
         let weights = Weights::from_named(&config, |name, shape| {
