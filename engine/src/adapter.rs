@@ -184,7 +184,7 @@ impl Adapter {
     /// wrong.
     pub fn all_pairs(&self, decoder: &DecoderConfig) -> Result<LowRankPairs, EngineError> {
         let (mut tensors, modules) = (self.tensors()?, self.config.modules()?);
-        let keys: Vec<_> = (0..decoder.num_hidden_layers)
+        let keys: BTreeSet<_> = (0..decoder.num_hidden_layers)
             .flat_map(|layer| modules.iter().map(move |module| (layer, *module)))
             .collect();
         let names: BTreeSet<String> = keys.iter().flat_map(|(layer, module)| tensor_names(*layer, *module)).collect();

@@ -59,7 +59,7 @@ impl NativeSettings {
 /// Prompt tokens that a step on a device computes at most, in addition to the sequences that decode.
 pub const DEVICE_PREFILL_TOKENS: usize = DeviceModel::PREFILL_TOKENS;
 
-/// Logits that are in a device's memory at a time at most: once in the model's format and six times in f32.
+/// The most logits that are in a device's memory at once: one copy in the model's format and six in f32.
 pub const DEVICE_LOGITS: usize = device::LOGITS;
 
 /// The least memory of a key-value cache, in bytes, for requests of at most `tokens`, prompt and completion together.

@@ -10,6 +10,7 @@ use super::batching::{ContinuousBatcher, GroupReply, LivePolicy};
 use super::compute::Compute;
 use crate::{EngineError, PolicyVersion, Request};
 
+/// What a caller sends to the thread.
 pub enum EngineCommand {
     /// A request, and how many tokens it may draw.
     Generate(Request, usize, GroupReply),
@@ -17,6 +18,7 @@ pub enum EngineCommand {
     Suspend(oneshot::Sender<()>),
 }
 
+/// Answers a publish.
 pub type Published = oneshot::Sender<Result<PolicyVersion, EngineError>>;
 
 /// How long each of the last steps took, newest first.

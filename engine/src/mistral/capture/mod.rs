@@ -30,11 +30,13 @@ use drawn::DrawnTokens;
 pub use drawn::{Bounds, Captured};
 use logits::{rising, with_values};
 
+/// Answers the caller.
 pub type ResultSender = oneshot::Sender<Result<Captured, EngineError>>;
 
 /// The caller's end: dropping it abandons the sequence.
 pub type ResultReceiver = oneshot::Receiver<Result<Captured, EngineError>>;
 
+/// The logits processor of one sequence.
 pub struct Capture {
     bounds: Bounds,
     drawn: Mutex<DrawnTokens>,

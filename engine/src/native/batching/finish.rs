@@ -1,4 +1,4 @@
-//! What a step's results become: cached prompts, drawn tokens, finished completions, answers.
+//! Handling a step's results: cached prompts, drawn tokens, finished completions, answers.
 
 use tokio::sync::oneshot;
 

@@ -1,6 +1,6 @@
 //! Continuous batching over the paged cache: which sequences run in the next step, and what happens to them afterwards.
 //!
-//! A request is a group. Its prompt is computed once, as a sequence of its own, and each completion forks from it and shares
+//! A request is a group. Its prompt is computed once, as a separate sequence. Each completion forks from it and shares
 //! its blocks. In every step each running sequence computes a chunk of the tokens that it has not computed: one token if it
 //! decodes, more if it is a prompt. A completion whose tokens are all computed draws the next one. What a prompt has computed
 //! is shared at once: a prompt with the same beginning waits for it.
@@ -10,8 +10,7 @@
 //! sequence finishes.
 //!
 //! - `state.rs` the batcher's state · `group.rs` a request · `sequence.rs` a prompt or completion that is computed
-//! - `admission.rs` what starts to run · `plan.rs` how much each sequence computes, preemption · `finish.rs` what a step's results
-//!   become
+//! - `admission.rs` what starts to run · `plan.rs` how much each sequence computes, preemption · `finish.rs` handling a step's results
 
 mod admission;
 mod finish;

@@ -107,14 +107,14 @@ mod tests {
         assert_eq!(pool.in_use(), 2, "they have another holder");
         blocks.into_iter().for_each(|block| pool.release(block));
         prefixes.evict(&mut pool, 3);
-        assert_eq!((pool.in_use(), prefixes.find(&tokens).len()), (1, 1), "the deeper one went");
+        assert_eq!((pool.in_use(), prefixes.find(&tokens).len()), (1, 1), "the deeper one was evicted");
         // Found, then extended: the prefix was used as recently as the tail, and is evicted after it.
         let tail = pool.take().unwrap();
         let longer = [prefixes.find(&tokens), vec![tail]].concat();
         prefixes.insert(&tokens, &longer);
         longer.into_iter().for_each(|block| pool.release(block));
         prefixes.evict(&mut pool, 3);
-        assert_eq!(prefixes.find(&tokens).len(), 1, "the deeper one went");
+        assert_eq!(prefixes.find(&tokens).len(), 1, "the deeper one was evicted");
         prefixes.clear(&mut pool);
         assert_eq!((pool.in_use(), prefixes.len()), (0, 0));
     }
