@@ -61,7 +61,7 @@ pub fn check_device(settings: MistralSettings) -> Result<(), &'static str> {
         }
         // For models without grouped heads its rotary embedding (`layers.rs`) checks the feature, not the tensor's device.
         (Device::Cpu { .. }, _) if cfg!(feature = "cuda") => {
-            Err("in a program with CUDA mistral.rs 0.8.1 does not compute on a CPU; build it without, or use the GPU")
+            Err("mistral.rs 0.8.1 built with CUDA cannot compute on a CPU; build without CUDA, or use the GPU")
         }
         // `make_causal_mask_matrix` leaves the mask to flash attention, which `run_attention` does not call for f32: a
         // prompt's tokens would attend to later ones.

@@ -57,7 +57,7 @@ impl Loader {
         let thread = thread::Builder::new()
             .name("mistralrs-load".into())
             .spawn(move || drop(reply.send(loader.build(version, &adapter))))
-            .map_err(|e| model_error(&self.dir, format!("no thread to load it on: {e}")))?;
+            .map_err(|e| model_error(&self.dir, format!("the loading thread did not start: {e}")))?;
         match policy.await {
             Ok(policy) => policy,
             // The sender was dropped: mistral.rs panicked, as it does on files that it cannot read.

@@ -154,7 +154,7 @@ impl Native {
             let _ = here.synchronize();
             serve(batcher, &receiver, &times);
         });
-        let thread = thread.map_err(|e| EngineError::Start(format!("no thread for the engine: {e}")))?;
+        let thread = thread.map_err(|e| EngineError::Start(format!("its thread did not start: {e}")))?;
         Ok(Self {
             commands: Some(commands),
             thread: Some(thread),
