@@ -160,7 +160,8 @@ impl Adapter {
     /// The updates of the layers that the adapter covers; it need not cover any.
     ///
     /// # Errors
-    /// As [`Adapter::tensors`], or if a tensor fits no layer of `decoder`, its shape is wrong, or its partner is missing.
+    /// As [`Adapter::tensors`], or if a tensor fits no layer of `decoder`, its shape is wrong, or its partner is
+    /// missing.
     pub fn pairs(&self, decoder: &DecoderConfig) -> Result<LowRankPairs, EngineError> {
         let mut tensors = self.tensors()?;
         let mut pairs = BTreeMap::new();
@@ -180,8 +181,8 @@ impl Adapter {
     /// The updates of every target module in every layer, all of rank `r`.
     ///
     /// # Errors
-    /// As [`Adapter::tensors`], or if a tensor that the configuration promises is missing, one is left over, or a shape is
-    /// wrong.
+    /// As [`Adapter::tensors`], or if a tensor that the configuration promises is missing, one is left over, or a shape
+    /// is wrong.
     pub fn all_pairs(&self, decoder: &DecoderConfig) -> Result<LowRankPairs, EngineError> {
         let (mut tensors, modules) = (self.tensors()?, self.config.modules()?);
         let keys: BTreeSet<_> = (0..decoder.num_hidden_layers)

@@ -34,10 +34,10 @@ pub use version::{AdapterHash, PolicyVersion};
 ///
 /// Invariants of every engine, which `tests/engines.rs` checks:
 /// 1. A request is answered once, with exactly `group_size` completions or with an error.
-/// 2. `tokens` are exactly the ids that were sampled. `log_probs` are natural-log probabilities under the distribution they were
-///    drawn from, `full_log_probs` those before truncation: the trainer's forward agrees within 1e-4 in f32.
-/// 3. The same request under the same policy gives the same completions, whatever else runs. On a GPU this holds up to rounding,
-///    because the order of sums there depends on the number of rows.
+/// 2. `tokens` are exactly the ids that were sampled. `log_probs` are natural-log probabilities under the distribution
+///    they were drawn from, `full_log_probs` those before truncation: the trainer's forward agrees within 1e-4 in f32.
+/// 3. The same request under the same policy gives the same completions, whatever else runs. On a GPU this holds up to
+///    rounding, because the order of sums there depends on the number of rows.
 /// 4. Each completion names the policies of its first and last token, so a publish in between is visible.
 pub trait Engine: Send + Sync + 'static {
     /// Answers with the whole group. Dropping the future abandons the request and affects nothing else.
@@ -45,18 +45,18 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Makes `adapter` the policy of step `step`, and returns the version that was loaded.
     ///
-    /// Requests that run already continue under their policy or the new one; their completions say which. Requests that arrive
-    /// after this returns are answered by the new one. If the future is dropped, either policy may be in place.
+    /// Requests that run already continue under their policy or the new one; their completions say which. Requests that
+    /// arrive after this returns are answered by the new one. If the future is dropped, either policy may be in place.
     ///
     /// # Errors
     /// [`EngineError::WrongAdapter`] if the adapter's hash is not that of its bytes.
     fn publish(&self, step: u64, adapter: Adapter) -> impl Future<Output = Result<PolicyVersion, EngineError>> + Send;
 
-    /// Frees the model's memory as soon as the running requests are answered. Requests that arrive from then on wait for the next
-    /// [`Engine::publish`], which loads a model again.
+    /// Frees the model's memory as soon as the running requests are answered. Requests that arrive from then on wait
+    /// for the next [`Engine::publish`], which loads a model again.
     ///
-    /// An engine without memory of its own does nothing and keeps answering. If the future is dropped, the engine stays suspended
-    /// and its memory is still freed.
+    /// An engine without memory of its own does nothing and keeps answering. If the future is dropped, the engine stays
+    /// suspended and its memory is still freed.
     fn suspend(&self) -> impl Future<Output = Result<(), EngineError>> + Send {
         async { Ok(()) }
     }
@@ -64,8 +64,8 @@ pub trait Engine: Send + Sync + 'static {
     /// How many requests of `group_size` completions to keep in flight.
     fn concurrency(&self, group_size: usize) -> usize;
 
-    /// Removes and returns the durations of the last steps (decoding and prefill together), oldest first. Empty if the engine has
-    /// no steps of its own.
+    /// Removes and returns the durations of the last steps (decoding and prefill together), oldest first. Empty if the
+    /// engine has no steps of its own.
     fn take_step_times(&self) -> Vec<Duration> {
         Vec::new()
     }

@@ -1,8 +1,8 @@
 //! A deterministic fake engine for tests: it answers with scripted tokens after a scripted latency.
 //!
-//! Tokens are a function of the request, the completion's index and the policy, so the same request gets the same answer.
-//! Latency is a `tokio::time::sleep`, so paused time works. Invariant: every call of `generate` is counted, whether it answers,
-//! fails or is dropped.
+//! Tokens are a function of the request, the completion's index and the policy, so the same request gets the same
+//! answer. Latency is a `tokio::time::sleep`, so paused time works. Invariant: every call of `generate` is counted,
+//! whether it answers, fails or is dropped.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -39,8 +39,8 @@ struct ScriptState {
 }
 
 impl Scripted {
-    /// `script(request, index, policy)` returns the tokens of completion `index`. They are cut after the first stop token and at
-    /// `max_new_tokens`. The policy of step 0 has the hash `base`.
+    /// `script(request, index, policy)` returns the tokens of completion `index`. They are cut after the first stop
+    /// token and at `max_new_tokens`. The policy of step 0 has the hash `base`.
     pub fn new(script: impl Fn(&Request, usize, &PolicyVersion) -> Vec<u32> + Send + Sync + 'static) -> Self {
         let base = PolicyVersion { step: 0, adapter: AdapterHash("base".into()) };
         Self {

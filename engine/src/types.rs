@@ -21,7 +21,8 @@ pub struct Request {
 }
 
 impl Request {
-    /// How many tokens may be drawn: `max_new_tokens`, or fewer if a context of `context` tokens ends before. At least one.
+    /// How many tokens may be drawn: `max_new_tokens`, or fewer if a context of `context` tokens ends before. At least
+    /// one.
     ///
     /// # Errors
     /// If the prompt is empty or fills the context, or the request asks for no token or no completion.
@@ -37,14 +38,16 @@ impl Request {
     }
 }
 
-/// How tokens are drawn: from softmax(logits / temperature), truncated by top-k, then top-p, then min-p, as in transformers.
+/// How tokens are drawn: from softmax(logits / temperature), truncated by top-k, then top-p, then min-p, as in
+/// transformers.
 #[derive(Debug, Clone)]
 pub struct Sampling {
     /// 0 takes the most likely token.
     pub temperature: f32,
     /// Only this many of the likeliest tokens may be drawn; 0: all.
     pub top_k: usize,
-    /// Only the smallest set of likeliest tokens whose probabilities reach this sum may be drawn (arXiv 1904.09751); 1: all.
+    /// Only the smallest set of likeliest tokens whose probabilities reach this sum may be drawn (arXiv 1904.09751); 1:
+    /// all.
     pub top_p: f32,
     /// Only tokens with at least this fraction of the largest probability may be drawn (arXiv 2407.01082); 0: all.
     pub min_p: f32,
@@ -107,9 +110,9 @@ impl StopStrings {
         let (Some(decode), Some(longest)) = (&self.decode, self.strings.iter().map(String::len).max()) else {
             return false;
         };
-        // A token has at least one byte, so this tail is long enough, with room for one more token, because some tokenizers decode
-        // the first token differently. If tokens are single bytes, the tail may begin inside a character, and then all of its text
-        // is replaced. Of any four consecutive positions one begins a character.
+        // A token has at least one byte, so this tail is long enough, with room for one more token, because some
+        // tokenizers decode the first token differently. If tokens are single bytes, the tail may begin inside a
+        // character, and then all of its text is replaced. Of any four consecutive positions one begins a character.
         let tail = &tokens[tokens.len().saturating_sub(longest + MAX_CHAR_BYTES)..];
         for from in 0..MAX_CHAR_BYTES.min(tail.len()) {
             let text = decode(&tail[from..]);
@@ -205,8 +208,8 @@ pub enum Finish {
 mod tests {
     use super::*;
 
-    /// Tokens are bytes, as in a tokenizer with byte fallback. If they do not form whole characters, each of them is decoded as a
-    /// replacement character.
+    /// Tokens are bytes, as in a tokenizer with byte fallback. If they do not form whole characters, each of them is
+    /// decoded as a replacement character.
     fn decode(tokens: &[u32]) -> String {
         let bytes: Vec<u8> = tokens.iter().map(|token| *token as u8).collect();
         String::from_utf8(bytes).unwrap_or_else(|e| "\u{FFFD}".repeat(e.as_bytes().len()))

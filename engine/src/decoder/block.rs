@@ -1,8 +1,8 @@
 //! The forward of one decoder block, written once for the trainer and for engines that compute with tensors.
 //!
-//! The block decides what is computed and in which order; the caller's [`BlockOps`] decide how. The trainer's operators have a
-//! backward and attend inside packed sequences, the native engine's read and write a paged cache. A new model family
-//! changes this file only. (The CPU kernels in `native/cpu` compute the same block on their own.)
+//! The block decides what is computed and in which order; the caller's [`BlockOps`] decide how. The trainer's operators
+//! have a backward and attend inside packed sequences, the native engine's read and write a paged cache. A new model
+//! family changes this file only. (The CPU kernels in `native/cpu` compute the same block on their own.)
 
 use candle_core::{Result, Tensor};
 

@@ -42,8 +42,8 @@ impl StepTimeLog {
     }
 }
 
-/// Runs on the thread: takes commands between steps, and sleeps when there is nothing to do. If a caller goes away, its command
-/// still takes effect.
+/// Runs on the thread: takes commands between steps, and sleeps when there is nothing to do. If a caller goes away, its
+/// command still takes effect.
 pub fn serve<C: Compute>(
     mut batcher: ContinuousBatcher<C>,
     commands: &mpsc::Receiver<EngineCommand>,
@@ -74,8 +74,8 @@ pub fn serve<C: Compute>(
     }
 }
 
-/// Keeps requests waiting while the batcher is suspended, until a policy is published and there is room for it. `None` if all
-/// callers have gone.
+/// Keeps requests waiting while the batcher is suspended, until a policy is published and there is room for it. `None`
+/// if all callers have gone.
 fn wait_for_policy<C: Compute>(
     batcher: &mut ContinuousBatcher<C>,
     commands: &mpsc::Receiver<EngineCommand>,

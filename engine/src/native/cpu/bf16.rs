@@ -1,8 +1,8 @@
-//! Products with weights in bf16, on CPUs that multiply pairs of them (AVX-512 BF16): twice as many products per instruction as
-//! in f32, and half the bytes to read.
+//! Products with weights in bf16, on CPUs that multiply pairs of them (AVX-512 BF16): twice as many products per
+//! instruction as in f32, and half the bytes to read.
 //!
-//! Weights and activations are rounded to bf16 (8 significant bits), products are summed in f32. The order of the sums is fixed,
-//! as in [`crate::kernels`]: a sequence gives the same bits alone and in any batch.
+//! Weights and activations are rounded to bf16 (8 significant bits), products are summed in f32. The order of the sums
+//! is fixed, as in [`crate::kernels`]: a sequence gives the same bits alone and in any batch.
 
 use rayon::prelude::*;
 
