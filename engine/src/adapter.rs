@@ -160,7 +160,8 @@ impl Adapter {
     /// The updates of the layers that the adapter covers; it need not cover any.
     ///
     /// # Errors
-    /// As [`Adapter::tensors`], or if a tensor fits no layer of `decoder`, its shape is wrong, or its partner is missing.
+    /// As [`Adapter::tensors`], or if a tensor fits no layer of `decoder`, its shape is wrong, or its partner is
+    /// missing.
     pub fn pairs(&self, decoder: &DecoderConfig) -> Result<LowRankPairs, EngineError> {
         let mut tensors = self.tensors()?;
         let mut pairs = BTreeMap::new();
@@ -180,11 +181,11 @@ impl Adapter {
     /// The updates of every target module in every layer, all of rank `r`.
     ///
     /// # Errors
-    /// As [`Adapter::tensors`], or if a tensor that the configuration promises is missing, one is left over, or a shape is
-    /// wrong.
+    /// As [`Adapter::tensors`], or if a tensor that the configuration promises is missing, one is left over, or a shape
+    /// is wrong.
     pub fn all_pairs(&self, decoder: &DecoderConfig) -> Result<LowRankPairs, EngineError> {
         let (mut tensors, modules) = (self.tensors()?, self.config.modules()?);
-        let keys: Vec<_> = (0..decoder.num_hidden_layers)
+        let keys: BTreeSet<_> = (0..decoder.num_hidden_layers)
             .flat_map(|layer| modules.iter().map(move |module| (layer, *module)))
             .collect();
         let names: BTreeSet<String> = keys.iter().flat_map(|(layer, module)| tensor_names(*layer, *module)).collect();
@@ -257,4 +258,78 @@ fn to_tensor(name: &str, view: &safetensors::tensor::TensorView) -> Result<Tenso
 pub fn hash_bytes(bytes: &[u8]) -> AdapterHash {
     let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     AdapterHash(hex.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+
+    fn decoder() -> DecoderConfig {
+        let config = serde_json::json!({
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 8, "hidden_size": 6,
+            "intermediate_size": 10, "num_hidden_layers": 2, "num_attention_heads": 1, "max_position_embeddings": 8,
+            "rms_norm_eps": 1e-5,
+        });
+        DecoderConfig::parse(&config.to_string()).unwrap()
+    }
+
+    /// An adapter of rank 2 on `up_proj` (6 → 10), after a change of its tensors.
+    fn adapter(change: impl FnOnce(&mut BTreeMap<String, Tensor>)) -> Adapter {
+        let zeros = |shape: (usize, usize)| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+        let pair = |layer| tensor_names(layer, Module::Up).into_iter().zip([zeros((2, 6)), zeros((10, 2))]);
+        let mut tensors: BTreeMap<String, Tensor> = (0..2).flat_map(pair).collect();
+        change(&mut tensors);
+        let bytes = safetensors::serialize(tensors, None).unwrap();
+        Adapter::new(LoraConfig::new(2, 4.0, vec!["up_proj".into()], String::new()).into(), bytes)
+    }
+
+    #[test]
+    fn both_readers_find_every_pair() {
+        let adapter = adapter(|_| {});
+        for pairs in [adapter.pairs(&decoder()).unwrap(), adapter.all_pairs(&decoder()).unwrap()] {
+            assert_eq!(pairs.keys().collect::<Vec<_>>(), [&(0, Module::Up), &(1, Module::Up)]);
+            assert!(pairs.values().all(|pair| pair.a.dims() == [2, 6] && pair.b.dims() == [10, 2]));
+        }
+        assert_eq!(adapter.target_tensors().unwrap().len(), 4);
+    }
+
+    #[test]
+    fn tensors_that_do_not_fit_are_refused_by_name() {
+        let b = tensor_names(1, Module::Up)[1].clone();
+        let check = |adapter: Adapter, engine: Option<&str>, trainer: &str| {
+            let error = |pairs: Result<LowRankPairs, EngineError>| pairs.err().map(|error| error.to_string());
+            let (found, all) = (error(adapter.pairs(&decoder())), error(adapter.all_pairs(&decoder())).unwrap());
+            assert_eq!(found.is_some(), engine.is_some(), "{found:?}");
+            assert!(found.is_none_or(|found| found.contains(engine.unwrap())));
+            assert!(all.contains(trainer), "{all}");
+        };
+        check(
+            adapter(|tensors| drop(tensors.remove(&b))),
+            Some("one of lora_A and lora_B"),
+            &format!("{b} is missing"),
+        );
+        let renamed = |tensors: &mut BTreeMap<String, Tensor>| {
+            let tensor = tensors.remove(&b).unwrap();
+            tensors.insert(b.replace("layers.1", "layers.9"), tensor);
+        };
+        check(adapter(renamed), Some("one of lora_A and lora_B"), "belongs to no target module");
+        let transposed = |tensors: &mut BTreeMap<String, Tensor>| {
+            let tensor = tensors[&b].t().unwrap().contiguous().unwrap();
+            tensors.insert(b.clone(), tensor);
+        };
+        check(adapter(transposed), Some("(10 × rank)"), "expected shape [10, 2], found [2, 10]");
+        // The engine takes an adapter that covers one layer only.
+        check(adapter(|tensors| tensors.retain(|name, _| name.contains("layers.0"))), None, "is missing");
+    }
+
+    #[test]
+    fn a_tensor_of_no_target_module_is_refused() {
+        let other = |tensors: &mut BTreeMap<String, Tensor>| {
+            let tensor = tensors.values().next().unwrap().clone();
+            tensors.insert(tensor_names(0, Module::Down)[0].clone(), tensor);
+        };
+        let error = adapter(other).target_tensors().unwrap_err().to_string();
+        assert!(error.contains("mlp.down_proj.lora_A.weight belongs to none of"), "{error}");
+    }
 }

@@ -1,12 +1,12 @@
-//! Everything that samples: one trait, and the engines behind it.
+//! Everything that samples from a model: the [`Engine`] trait and its implementations.
 //!
-//! An engine sees token ids, numbers and safetensors bytes; it knows nothing of tasks, rewards or training.
-//! - [`types`]: what goes in and out · [`version`]: which policy made it · [`error`]
+//! An engine sees token ids, numbers and safetensors bytes. It knows nothing about tasks, rewards or training.
+//! - [`types`]: requests and completions · [`version`]: which policy made a completion · [`error`]
 //! - [`adapter`]: a LoRA adapter and its hash, the only parser of PEFT's format
 //! - [`sampler`]: how a token is drawn · [`seed`]: seeds for random streams
 //! - [`decoder`]: model configuration, weights and block, shared with the trainer
-//! - [`kernels`]: the arithmetic of a decoder on a CPU, also the trainer's
-//! - [`native`]: our own · [`mistral`]: mistral.rs in process · [`scripted`]: a deterministic fake for tests
+//! - [`kernels`]: a decoder's arithmetic on a CPU, also used by the trainer · [`math`]: functions that vectorise
+//! - [`native`]: our own engine · [`mistral`]: mistral.rs in process · [`scripted`]: a deterministic fake for tests
 
 pub mod adapter;
 pub mod decoder;
@@ -30,40 +30,42 @@ pub use error::EngineError;
 pub use types::{CacheFormat, Completion, Finish, Precision, Quantization, Request, Sampling, StopStrings};
 pub use version::{AdapterHash, PolicyVersion};
 
-/// Samples groups of completions under a policy that can be replaced while it answers.
+/// Samples groups of completions under a policy that can be replaced while requests run.
 ///
-/// Invariants that every engine keeps, and `tests/engines.rs` checks:
-/// 1. A request is answered once, with exactly `group_size` completions, or with an error.
-/// 2. `tokens` are the very ids that were sampled, `log_probs` the natural-log probabilities of the distribution they
-///    were drawn from, and `full_log_probs` those before any cut: the trainer's own forward agrees within 1e-4 at f32.
-/// 3. The same request under the same policy gives the same completions, whatever runs beside it; on a GPU but for rounding,
-///    as products there are summed in another order for another number of rows.
-/// 4. Each completion names the policies of its first and last token: a publish never changes one half-way unseen.
+/// Invariants of every engine, which `tests/engines.rs` checks:
+/// 1. A request is answered once, with exactly `group_size` completions or with an error.
+/// 2. `tokens` are exactly the ids that were sampled. `log_probs` are natural-log probabilities under the distribution
+///    they were drawn from, `full_log_probs` those before truncation: the trainer's forward agrees within 1e-4 in f32.
+/// 3. The same request under the same policy gives the same completions, whatever else runs. On a GPU this holds up to
+///    rounding, because the order of sums there depends on the number of rows.
+/// 4. Each completion names the policies of its first and last token, so a publish in between is visible.
 pub trait Engine: Send + Sync + 'static {
-    /// Answers with the whole group. Dropping the future abandons the request; nothing else is affected.
+    /// Answers with the whole group. Dropping the future abandons the request and affects nothing else.
     fn generate(&self, request: Request) -> impl Future<Output = Result<Vec<Completion>, EngineError>> + Send;
 
-    /// Makes `adapter` the policy of step `step` and returns the version that was really loaded.
+    /// Makes `adapter` the policy of step `step`, and returns the version that was loaded.
     ///
-    /// Requests that already run go on with the policy they started with or with the new one, and say so; requests that
-    /// arrive after this returns are answered by the new one. Dropping the future leaves either policy in place.
-    /// [`EngineError::WrongAdapter`] if the bytes are not those that the adapter's hash names.
+    /// Requests that run already continue under their policy or the new one; their completions say which. Requests that
+    /// arrive after this returns are answered by the new one. If the future is dropped, either policy may be in place.
+    ///
+    /// # Errors
+    /// [`EngineError::WrongAdapter`] if the adapter's hash is not that of its bytes.
     fn publish(&self, step: u64, adapter: Adapter) -> impl Future<Output = Result<PolicyVersion, EngineError>> + Send;
 
-    /// Frees the model's memory as soon as what runs is answered. Requests that arrive from then on wait for the next
-    /// [`Engine::publish`], which loads a model again.
+    /// Frees the model's memory as soon as the running requests are answered. Requests that arrive from then on wait
+    /// for the next [`Engine::publish`], which loads a model again.
     ///
-    /// Does nothing in an engine that has no memory of its own to give: such a one answers on. Dropping the future leaves
-    /// the engine suspended, with its memory on the way out.
+    /// An engine without memory of its own does nothing and keeps answering. If the future is dropped, the engine stays
+    /// suspended and its memory is still freed.
     fn suspend(&self) -> impl Future<Output = Result<(), EngineError>> + Send {
         async { Ok(()) }
     }
 
-    /// How many requests of `group_size` completions are worth keeping in flight at a time.
+    /// How many requests of `group_size` completions to keep in flight.
     fn concurrency(&self, group_size: usize) -> usize;
 
-    /// How long each of the last steps took (decoding and prefill together), oldest first, and forgets them; empty
-    /// if the engine has no steps of its own.
+    /// Removes and returns the durations of the last steps (decoding and prefill together), oldest first. Empty if the
+    /// engine has no steps of its own.
     fn take_step_times(&self) -> Vec<Duration> {
         Vec::new()
     }

@@ -51,7 +51,8 @@ impl Sampler {
         (!self.truncation.is_needed()).then_some(self.temperature)
     }
 
-    /// The next token's position in the cumulative distribution, uniform on [0, 1), for a caller that draws the token itself.
+    /// The next token's position in the cumulative distribution, uniform on [0, 1), for a caller that draws the token
+    /// itself.
     pub fn uniform(&mut self) -> f64 {
         self.rng.random()
     }
@@ -127,8 +128,8 @@ impl Truncation {
         self.top_k > 0 || self.top_p < 1.0 || self.min_p > 0.0
     }
 
-    /// Sets the weights of removed tokens to 0 and returns the sum of the rest; `None` if nothing may be removed. The largest
-    /// weight is 1. Of equally likely tokens the one with the smaller id is kept.
+    /// Sets the weights of removed tokens to 0 and returns the sum of the rest; `None` if nothing may be removed. The
+    /// largest weight is 1. Of equally likely tokens the one with the smaller id is kept.
     fn apply(self, weights: &mut [f32], sums: &mut [f64]) -> Option<f64> {
         if !self.is_needed() {
             return None;

@@ -1,8 +1,8 @@
-//! A deterministic fake engine for tests: says what it is told, when it is told.
+//! A deterministic fake engine for tests: it answers with scripted tokens after a scripted latency.
 //!
-//! Tokens come from a function of the request, the completion's index and the policy, so that a run that asks the
-//! same again gets the same again. Latency is a `tokio::time::sleep`, so paused time works. Invariant: every call of
-//! `generate` is counted, whether it answers, fails or is dropped.
+//! Tokens are a function of the request, the completion's index and the policy, so the same request gets the same
+//! answer. Latency is a `tokio::time::sleep`, so paused time works. Invariant: every call of `generate` is counted,
+//! whether it answers, fails or is dropped.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,16 +30,16 @@ pub struct Scripted {
 }
 
 struct ScriptState {
-    /// Never empty; the last one answers.
+    /// Never empty; the last one is current.
     published: Vec<PolicyVersion>,
-    /// How often a request of this prompt and seed has arrived.
+    /// How often a request with this prompt and seed has arrived.
     attempts: HashMap<(Arc<[u32]>, u64), usize>,
     calls: usize,
     most_running: usize,
 }
 
 impl Scripted {
-    /// `script(request, index, policy)` gives the tokens of completion `index`. They are cut behind the first stop
+    /// `script(request, index, policy)` returns the tokens of completion `index`. They are cut after the first stop
     /// token and at `max_new_tokens`. The policy of step 0 has the hash `base`.
     pub fn new(script: impl Fn(&Request, usize, &PolicyVersion) -> Vec<u32> + Send + Sync + 'static) -> Self {
         let base = PolicyVersion { step: 0, adapter: AdapterHash("base".into()) };
@@ -60,13 +60,13 @@ impl Scripted {
         }
     }
 
-    /// How long a request takes.
+    /// Sets how long a request takes.
     pub fn with_latency(mut self, latency: impl Fn(&Request) -> Duration + Send + Sync + 'static) -> Self {
         self.latency = Box::new(latency);
         self
     }
 
-    /// `failure(request, attempt)` says whether this attempt, counted from 0, fails. It fails after its latency.
+    /// `failure(request, attempt)` says whether this attempt, counted from 0, fails. It fails after the latency.
     pub fn with_failure(
         mut self,
         failure: impl Fn(&Request, usize) -> Option<EngineError> + Send + Sync + 'static,
@@ -80,19 +80,19 @@ impl Scripted {
         self
     }
 
-    /// Longest sequence, prompt and completion together.
+    /// Sets the greatest length of prompt and completion together.
     pub fn with_context(mut self, context: usize) -> Self {
         self.context = context;
         self
     }
 
-    /// What every token's log-probability is said to be, in place of [`LOG_PROB`].
+    /// Sets the log-probability of every token, instead of [`LOG_PROB`].
     pub fn with_log_prob(mut self, log_prob: f32) -> Self {
         self.log_prob = log_prob;
         self
     }
 
-    /// Every policy there was, that of step 0 first.
+    /// Every policy so far, that of step 0 first.
     pub fn published(&self) -> Vec<PolicyVersion> {
         self.state().published.clone()
     }
@@ -102,7 +102,7 @@ impl Scripted {
         self.state().calls
     }
 
-    /// The most requests that ran at a time.
+    /// The greatest number of requests that ran at the same time.
     pub fn most_running(&self) -> usize {
         self.state().most_running
     }
@@ -111,7 +111,7 @@ impl Scripted {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts the request in; returns the policy it starts with and which attempt it is.
+    /// Counts the request. Returns the policy it starts with, and which attempt it is.
     fn arrive(&self, request: &Request, running: usize) -> (Option<PolicyVersion>, usize) {
         let mut state = self.state();
         state.calls += 1;
@@ -153,10 +153,10 @@ impl Engine for Scripted {
     }
 }
 
-/// Counts a request for as long as it lives, so that a dropped one is counted out too.
+/// Counts a request while it exists, so that a dropped one is also subtracted.
 struct RunningCount {
     total: Arc<AtomicUsize>,
-    /// How many ran when this one came, itself included.
+    /// How many ran when this one arrived, itself included.
     count: usize,
 }
 
@@ -172,7 +172,7 @@ impl Drop for RunningCount {
     }
 }
 
-/// Cuts scripted tokens as sampling would have ended them. A script that ends early counts as cut by length.
+/// Cuts scripted tokens where sampling would have ended. A script that ends earlier counts as [`Finish::Length`].
 fn complete(mut tokens: Vec<u32>, most: usize, sampling: &Sampling, policy: &PolicyVersion) -> Completion {
     let ends = |len: usize| Some((len, sampling.finish(&tokens[..len], most)?));
     let (len, finish) = (1..=tokens.len()).find_map(ends).unwrap_or((tokens.len(), Finish::Length));

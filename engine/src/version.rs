@@ -1,4 +1,4 @@
-//! Which weights made something.
+//! Which weights made a completion.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ pub struct PolicyVersion {
 pub struct AdapterHash(pub Arc<str>);
 
 impl AdapterHash {
-    /// The first 12 hexadecimal digits, enough to tell two adapters apart in a log.
+    /// The first 12 hexadecimal digits, enough to distinguish adapters in a log.
     pub fn short(&self) -> &str {
         self.0.get(..12).unwrap_or(&self.0)
     }

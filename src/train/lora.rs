@@ -19,7 +19,7 @@ use crate::files::write_atomic;
 /// Writes an adapter's two files into `dir`.
 ///
 /// # Errors
-/// What writing fails with.
+/// If writing fails.
 pub fn save_adapter(adapter: &Adapter, dir: &Path) -> std::io::Result<()> {
     write_atomic(&dir.join(ADAPTER), &adapter.bytes)?;
     write_atomic(&dir.join(ADAPTER_CONFIG), &serde_json::to_vec_pretty(&*adapter.config)?)
@@ -43,7 +43,7 @@ impl Lora {
     /// A ~ U(−1/√in, 1/√in), as PEFT's kaiming_uniform(a = √5) gives; B = 0, so the policy starts as the base model.
     ///
     /// # Errors
-    /// If a target module is not a linear layer of the block.
+    /// If a target module is not a linear layer of a block.
     pub fn init(config: Arc<LoraConfig>, decoder: &DecoderConfig, seed: u64, device: &Device) -> Result<Self> {
         let mut rng = ChaCha8Rng::seed_from_u64(crate::seed::mix_seed(seed, 0x10AA));
         let mut deltas = BTreeMap::new();
@@ -77,19 +77,19 @@ impl Lora {
         Ok(Self { config: adapter.config.clone(), deltas })
     }
 
-    /// Rank, scale and extent.
+    /// Rank, scale and target modules.
     pub fn config(&self) -> &LoraConfig {
         &self.config
     }
 
-    /// The adapter as PEFT writes it.
+    /// The adapter in PEFT's format.
     pub fn to_adapter(&self) -> Result<Adapter> {
         let tensors: BTreeMap<String, Tensor> =
             self.vars().into_iter().map(|(name, var)| (name, var.as_tensor().clone())).collect();
         Ok(Adapter::new(self.config.clone(), super::tensors_to_bytes(&tensors)?))
     }
 
-    /// Every trainable variable by its PEFT name, in the order of the names.
+    /// Every trainable variable by its PEFT name, ordered by name.
     pub fn vars(&self) -> BTreeMap<String, Var> {
         let named = |((layer, module), pair): (&(usize, Module), &Pair)| {
             let [a, b] = tensor_names(*layer, *module);

@@ -99,8 +99,8 @@ impl Model {
         Ok(all)
     }
 
-    /// Natural-log probabilities under softmax(logits / temperature) of `targets` (M ids), where `positions` (M) are the
-    /// rows of `hidden` (before the final norm) that predict them. Also the entropy of each of those distributions.
+    /// Natural-log probabilities under softmax(logits / temperature) of `targets` (M ids), where `positions` (M) are
+    /// the rows of `hidden` (before the final norm) that predict them. Also the entropy of each of those distributions.
     pub fn log_probs(
         &self,
         hidden: &Tensor,

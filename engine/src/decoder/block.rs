@@ -1,8 +1,8 @@
 //! The forward of one decoder block, written once for the trainer and for engines that compute with tensors.
 //!
-//! The block decides what is computed in which order; the caller's [`BlockOps`] decide how. The trainer's operators have a
-//! backward and attend inside packed sequences, the native engine's read and write a paged cache. A new model family
-//! changes this file only. (The CPU kernels in `native/cpu` compute the same block on their own.)
+//! The block decides what is computed and in which order; the caller's [`BlockOps`] decide how. The trainer's operators
+//! have a backward and attend inside packed sequences, the native engine's read and write a paged cache. A new model
+//! family changes this file only. (The CPU kernels in `native/cpu` compute the same block on their own.)
 
 use candle_core::{Result, Tensor};
 
@@ -20,7 +20,7 @@ pub trait BlockOps {
     /// Rotary embedding of x (N × heads·d) by the angles of the rows (arXiv 2104.09864).
     fn rope(&self, x: &Tensor) -> Result<Tensor>;
 
-    /// W·x + b for x (N × in), plus (alpha / r)·B·A·x where an adapter covers this layer's `module`.
+    /// W·x + b for x (N × in), plus (alpha / r)·B·A·x if an adapter covers this layer's `module`.
     fn project(&self, x: &Tensor, linear: &Linear, module: Module) -> Result<Tensor>;
 
     /// softmax(q·kᵀ/√d)·v for each head over each row's context; q (N × H·d), k and v (N × K·d) of the rows themselves.

@@ -25,8 +25,8 @@ pub struct DecoderConfig {
     /// Defaults to `hidden_size / num_attention_heads`.
     #[serde(default, deserialize_with = "null_is_default")]
     pub head_dim: usize,
-    /// The greatest length of prompt and completion together. [`DecoderConfig::load`] reduces it to the length within which every
-    /// token attends to all earlier ones: a sliding window, or the first chunk of dual chunk attention.
+    /// The greatest length of prompt and completion together. [`DecoderConfig::load`] reduces it to the length within
+    /// which every token attends to all earlier ones: a sliding window, or the first chunk of dual chunk attention.
     pub max_position_embeddings: usize,
     pub rms_norm_eps: f64,
     #[serde(default = "default_rope_theta")]

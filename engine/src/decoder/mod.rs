@@ -1,8 +1,8 @@
-//! A decoder's configuration, weights and block, with Hugging Face names. They are loaded once, and shared by the trainer and the
-//! engines in this process.
+//! A decoder's configuration, weights and block, with Hugging Face names. They are loaded once, and shared by the
+//! trainer and the engines in this process.
 //!
-//! One structure computes Llama 2 and 3, SmolLM2, Mistral, Qwen2, Qwen2.5 and Qwen3. They differ in biases, in the normalisation
-//! of queries and keys, and in their rotary angles; `config.json` says which.
+//! One structure computes Llama 2 and 3, SmolLM2, Mistral, Qwen2, Qwen2.5 and Qwen3. They differ in biases, in the
+//! normalisation of queries and keys, and in their rotary angles; `config.json` says which.
 //!
 //! - `architecture.rs` families · `config.rs` sizes and constants · `config_file.rs` reading `config.json` · `heads.rs`
 //! - `module.rs` names of linear layers · `weights.rs` tensors · `weight_files.rs`, `file.rs` reading safetensors files

@@ -1,8 +1,8 @@
-//! Forward operators of a decoder as compositions of candle's own, for any device and number format. On a GPU the trainer and the
-//! native engine both use them.
+//! Forward operators of a decoder as compositions of candle's own, for any device and number format. On a GPU the
+//! trainer and the native engine both use them.
 //!
-//! Activations and frozen weights have one format, bf16 on a GPU. Norms, rotations, SiLU and an adapter's update are computed in
-//! f32 and rounded once. Nothing here waits for the device.
+//! Activations and frozen weights have one format, bf16 on a GPU. Norms, rotations, SiLU and an adapter's update are
+//! computed in f32 and rounded once. Nothing here waits for the device.
 
 use candle_core::{DType, Result, Tensor};
 
@@ -16,8 +16,8 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     gate.to_dtype(DType::F32)?.silu()?.to_dtype(up.dtype())? * up
 }
 
-/// Rotary embedding (arXiv 2104.09864) of x (N × heads·d), with the halves of each head rotated as Llama's weights expect;
-/// cos, sin: (N × d/2) in f32.
+/// Rotary embedding (arXiv 2104.09864) of x (N × heads·d), with the halves of each head rotated as Llama's weights
+/// expect; cos, sin: (N × d/2) in f32.
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let ((n, width), half) = (x.dims2()?, cos.dim(1)?);
     let heads = x.to_dtype(DType::F32)?.contiguous()?.reshape((1, n, width / (2 * half), 2 * half))?;

@@ -1,10 +1,10 @@
-//! Rotary position embeddings (arXiv 2104.09864) and how models stretch them to longer contexts.
+//! Rotary position embeddings (arXiv 2104.09864), and their scaling to longer contexts.
 
 use std::f64::consts::PI;
 
 use serde_json::Value;
 
-/// The angle by which each pair of features turns from one position to the next.
+/// The angle by which each pair of features is rotated from one position to the next.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
     /// (head_dim/2), in radians.
@@ -12,7 +12,7 @@ pub struct Rope {
 }
 
 impl Rope {
-    /// θ^(−2i/d), changed as `scaling` (`rope_scaling` of `config.json`) says.
+    /// θ^(−2i/d), scaled as `scaling` (`rope_scaling` of `config.json`) says.
     ///
     /// # Errors
     /// If the scaling is not `default`, `linear` or `llama3`, or lacks a number.
@@ -46,7 +46,7 @@ impl Rope {
         Ok(Self { frequencies })
     }
 
-    /// cos and sin of the angles, position by position: (positions × head_dim/2) each.
+    /// cos and sin of the angles, each (positions × head_dim/2).
     pub fn tables(&self, positions: usize) -> (Vec<f32>, Vec<f32>) {
         let size = positions * self.frequencies.len();
         let (mut cos, mut sin) = (Vec::with_capacity(size), Vec::with_capacity(size));
@@ -61,13 +61,13 @@ impl Rope {
     }
 }
 
-/// Llama 3.1's scaling: slow angles are stretched by `factor`, fast ones stay, those between are blended
-/// (arXiv 2407.21783; the formula is transformers' `_compute_llama3_parameters`).
+/// Llama 3.1's scaling: low frequencies are divided by `factor`, high ones stay, those in between are interpolated
+/// (arXiv 2407.21783; the formula is that of transformers' `_compute_llama3_parameters`).
 struct Llama3 {
     factor: f64,
     low: f64,
     high: f64,
-    /// The context of pre-training.
+    /// The context length of pre-training.
     context: f64,
 }
 
@@ -85,7 +85,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn llama3_stretches_slow_angles_only() {
+    fn llama3_scales_low_frequencies_only() {
         let scaling = json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
             "original_max_position_embeddings": 8192});
         let (plain, scaled) = (Rope::new(128, 5e5, &Value::Null).unwrap(), Rope::new(128, 5e5, &scaling).unwrap());
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_refused_by_name() {
+    fn unknown_scaling_is_refused_by_name() {
         let check = |scaling: Value, part: &str| {
             let problem = Rope::new(64, 1e4, &scaling).unwrap_err();
             assert!(problem.contains(part), "{problem}");

@@ -78,7 +78,8 @@ pub fn has_weights(dir: &Path) -> bool {
     dir.join(SINGLE).exists() || dir.join(INDEX).exists()
 }
 
-/// The safetensors files of a model folder: `model.safetensors`, or the shards that `model.safetensors.index.json` names.
+/// The safetensors files of a model folder: `model.safetensors`, or the shards that `model.safetensors.index.json`
+/// names.
 ///
 /// # Errors
 /// If the index is broken or a file is missing. Names the file.

@@ -44,8 +44,8 @@ impl Weights {
     /// Reads `model.safetensors`, or the shards that `model.safetensors.index.json` names.
     ///
     /// # Errors
-    /// If a file or a tensor is missing, a tensor is left over, or its shape is not what `config` says. Names the tensor and both
-    /// shapes.
+    /// If a file or a tensor is missing, a tensor is left over, or its shape is not what `config` says. Names the
+    /// tensor and both shapes.
     pub fn load(dir: &Path, config: &DecoderConfig, dtype: DType, device: &Device) -> Result<Self, EngineError> {
         let mut folder = WeightFolder::open(dir)?;
         let weights = Self::from_named(config, |name, shape| folder.take(name, shape)?.read(name, dtype, device))?;

@@ -1,7 +1,7 @@
 //! What mistral.rs 0.8.1 cannot compute, and which keys of a `config.json` it ignores.
 //!
-//! If it ignores a key, it silently computes another model than the trainer. So such a model is refused, with the key's name.
-//! Check this file again with every new version of mistral.rs.
+//! If it ignores a key, it silently computes another model than the trainer. So such a model is refused, with the key's
+//! name. Check this file again with every new version of mistral.rs.
 
 use serde_json::Value;
 
@@ -43,8 +43,8 @@ pub fn check(config: &DecoderConfig, raw: &Value) -> Result<(), String> {
     }
 }
 
-/// How many tokens of context mistral.rs computes as `config` says. Its Mistral and Qwen models apply `sliding_window` to every
-/// layer, whatever the other keys say.
+/// How many tokens of context mistral.rs computes as `config` says. Its Mistral and Qwen models apply `sliding_window`
+/// to every layer, whatever the other keys say.
 pub fn context(config: &DecoderConfig, raw: &Value) -> usize {
     let window = raw["sliding_window"].as_u64().filter(|_| config.architecture() != Architecture::Llama);
     window.map_or(config.max_position_embeddings, |window| config.max_position_embeddings.min(window as usize))
@@ -59,9 +59,10 @@ pub fn check_device(settings: MistralSettings) -> Result<(), &'static str> {
         (Device::Cpu { .. }, Precision::Bf16) => {
             Err("bf16 needs a GPU: candle has no bf16 matrix product on the CPU; use f32")
         }
-        // For models without grouped heads its rotary embedding (`layers.rs`) checks the feature, not the tensor's device.
+        // For models without grouped heads its rotary embedding (`layers.rs`) checks the feature, not the tensor's
+        // device.
         (Device::Cpu { .. }, _) if cfg!(feature = "cuda") => {
-            Err("in a program with CUDA mistral.rs 0.8.1 does not compute on a CPU; build it without, or use the GPU")
+            Err("mistral.rs 0.8.1 built with CUDA cannot compute on a CPU; build without CUDA, or use the GPU")
         }
         // `make_causal_mask_matrix` leaves the mask to flash attention, which `run_attention` does not call for f32: a
         // prompt's tokens would attend to later ones.
@@ -72,8 +73,8 @@ pub fn check_device(settings: MistralSettings) -> Result<(), &'static str> {
     }
 }
 
-/// How much of a context of `longest` tokens can be used on a CPU. 0.8.1 grows its cache by 512 positions; when that exceeds what
-/// the model allows, the sequence fails.
+/// How much of a context of `longest` tokens can be used on a CPU. 0.8.1 grows its cache by 512 positions; when that
+/// exceeds what the model allows, the sequence fails.
 pub fn usable_context(longest: usize) -> usize {
     const GROWTH: usize = 512;
     if longest < GROWTH { longest } else { longest - longest % GROWTH }

@@ -1,8 +1,8 @@
 //! Builds a model with an adapter merged into its weights.
 //!
-//! mistral.rs takes in-memory adapters from a thread-local list while it builds. So each build has its own OS thread, and
-//! nothing leaks from one publish to the next. The build needs a tokio runtime only to be awaited; the model makes its own
-//! thread and runtime, and outlives both.
+//! mistral.rs takes in-memory adapters from a thread-local list while it builds. So each build has its own OS thread,
+//! and nothing leaks from one publish to the next. The build needs a tokio runtime only to be awaited; the model makes
+//! its own thread and runtime, and outlives both.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -49,15 +49,15 @@ impl Loader {
         Ok(Self { settings, dir: dir.to_path_buf(), weights, context, device })
     }
 
-    /// Builds a policy on a new thread; `version` names the adapter. If the future is dropped, the thread finishes and the policy
-    /// is dropped.
+    /// Builds a policy on a new thread; `version` names the adapter. If the future is dropped, the thread finishes and
+    /// the policy is dropped.
     pub async fn load(self: &Arc<Self>, version: PolicyVersion, adapter: Adapter) -> Result<LoadedPolicy, EngineError> {
         let loader = Arc::clone(self);
         let (reply, policy) = oneshot::channel();
         let thread = thread::Builder::new()
             .name("mistralrs-load".into())
             .spawn(move || drop(reply.send(loader.build(version, &adapter))))
-            .map_err(|e| model_error(&self.dir, format!("no thread to load it on: {e}")))?;
+            .map_err(|e| model_error(&self.dir, format!("the loading thread did not start: {e}")))?;
         match policy.await {
             Ok(policy) => policy,
             // The sender was dropped: mistral.rs panicked, as it does on files that it cannot read.
@@ -105,10 +105,11 @@ impl Loader {
 
     /// Loads the weights and starts the model's thread. Also returns the greatest length of a sequence.
     ///
-    /// This is one level below `TextModelBuilder`, which takes no device, maps layers by free memory, and lists the folder
-    /// through the hub's client. The prefix cache stays off: if exactly one token of a prompt is not in it, mistral.rs computes
-    /// that token as if it did not attend to itself (`make_prompt_chunk` counts one too few). It gets neither template nor
-    /// generation defaults, so the only end-of-sequence tokens that it knows are those of the request.
+    /// This is one level below `TextModelBuilder`, which takes no device, maps layers by free memory, and lists the
+    /// folder through the hub's client. The prefix cache stays off: if exactly one token of a prompt is not in it,
+    /// mistral.rs computes that token as if it did not attend to itself (`make_prompt_chunk` counts one too few). It
+    /// gets neither template nor generation defaults, so the only end-of-sequence tokens that it knows are those of the
+    /// request.
     async fn build_replica(&self) -> Result<(Replica, usize), EngineError> {
         let specific = NormalSpecificConfig::default();
         let id = self.dir.to_string_lossy().into_owned();

@@ -1,16 +1,18 @@
 //! mistral.rs in process; the only folder that imports it.
 //!
-//! - `settings.rs` how a model is loaded · `check.rs` refuses models that mistral.rs would compute differently from the trainer
-//! - `load.rs` builds a model with an adapter merged into it, on its own thread · `options.rs` our settings in its types
+//! - `settings.rs` how a model is loaded · `check.rs` refuses models that mistral.rs would compute differently from the
+//!   trainer
+//! - `load.rs` builds a model with an adapter merged into it, on its own thread · `options.rs` our settings in its
+//!   types
 //! - `policy.rs` a loaded policy · `sequence.rs` a completion that is not in a model yet
 //! - `admission.rs` what a sequence holds in a model: on a CPU one of the `slots.rs`, on a GPU a ticket of a `wave/`
 //! - `capture/` draws the tokens of one sequence and sends its result out · `messages.rs` readable error messages
 //!
-//! mistral.rs 0.8.1 cannot exchange an adapter, so a publish builds another model ([`Swap`] says when the old one is freed).
-//! Invariants:
+//! mistral.rs 0.8.1 cannot exchange an adapter, so a publish builds another model ([`Swap`] says when the old one is
+//! freed). Invariants:
 //! - a request is answered by the policy that was current when it arrived, whatever is published meanwhile;
-//! - a model without requests and without a policy ends its thread and frees its memory. 0.8.1 leaks one sleeping thread per model
-//!   (its interval logger never ends): some kilobytes per publish;
+//! - a model without requests and without a policy ends its thread and frees its memory. 0.8.1 leaks one sleeping
+//!   thread per model (its interval logger never ends): some kilobytes per publish;
 //! - nothing here uses the network: every file has a local path.
 //!
 //! When a mistral.rs with exchangeable adapters is published, only `load.rs` changes.
@@ -97,8 +99,8 @@ async fn version(step: u64, adapter: &Adapter) -> Result<PolicyVersion, EngineEr
 }
 
 impl Engine for MistralRs {
-    /// If the future is dropped, the running sequences draw a stop token next; without stop tokens they continue to their full
-    /// length. A slot is free again only when mistral.rs has dropped its sequence.
+    /// If the future is dropped, the running sequences draw a stop token next; without stop tokens they continue to
+    /// their full length. A slot is free again only when mistral.rs has dropped its sequence.
     async fn generate(&self, request: Request) -> Result<Vec<Completion>, EngineError> {
         let policy = self.current().await?;
         let max_new_tokens = request.room(policy.context)?;
@@ -120,8 +122,8 @@ impl Engine for MistralRs {
         Ok(completions)
     }
 
-    /// If the future is dropped with [`Swap::SideBySide`], the old policy stays and the new model is dropped when it is built. With
-    /// [`Swap::Reload`] the engine may stay suspended.
+    /// If the future is dropped with [`Swap::SideBySide`], the old policy stays and the new model is dropped when it is
+    /// built. With [`Swap::Reload`] the engine may stay suspended.
     async fn publish(&self, step: u64, adapter: Adapter) -> Result<PolicyVersion, EngineError> {
         let _turn = self.turn.lock().await;
         // Before the old policy is removed, so that a wrong adapter does not leave the engine without one.

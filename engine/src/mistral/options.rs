@@ -46,8 +46,8 @@ pub fn quantization(quantization: Quantization) -> Option<IsqType> {
     }
 }
 
-/// PagedAttention, on a GPU only. The cache has a fixed size: one that follows the free memory would leave none for the trainer,
-/// or for the model that a publish builds next.
+/// PagedAttention, on a GPU only. The cache has a fixed size: one that follows the free memory would leave none for the
+/// trainer, or for the model that a publish builds next.
 pub fn paged_attention(device: Device) -> Result<Option<PagedAttentionConfig>, String> {
     let Device::Gpu { cache: Cache { mb, block_size, format }, .. } = device else { return Ok(None) };
     let format = match format {

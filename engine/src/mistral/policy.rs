@@ -30,8 +30,8 @@ pub struct Replica {
     pub pipeline: SharedPipeline,
     /// Admission on a GPU; on a CPU the engine's slots are.
     pub wave: Option<Arc<Wave>>,
-    /// Ends the model's thread when dropped. `requests` is taken from it only once: a second call would restart a thread that
-    /// died, with a model that was not checked.
+    /// Ends the model's thread when dropped. `requests` is taken from it only once: a second call would restart a
+    /// thread that died, with a model that was not checked.
     pub _runner: Arc<mistralrs::core::MistralRs>,
 }
 
@@ -54,8 +54,8 @@ impl LoadedPolicy {
         Ok(answers)
     }
 
-    /// Queues a group for the wave that will admit it. If nothing runs, a wave begins a moment later, with the shortest prompt
-    /// that has arrived by then.
+    /// Queues a group for the wave that will admit it. If nothing runs, a wave begins a moment later, with the shortest
+    /// prompt that has arrived by then.
     pub async fn start_in_waves(
         &self,
         model: &Replica,

@@ -32,7 +32,8 @@ impl PendingSequence {
         self.reply.is_closed()
     }
 
-    /// Sends it to the model. A model that has stopped drops the sequence, which frees the admission and tells the caller.
+    /// Sends it to the model. A model that has stopped drops the sequence, which frees the admission and tells the
+    /// caller.
     pub fn send(self, admission: Admission, requests: &mpsc::Sender<CoreRequest>) {
         let params = sampling_params(&self.bounds);
         let (capture, response) = Capture::new(self.bounds, self.seed, self.reply, admission);
@@ -44,8 +45,8 @@ impl PendingSequence {
     }
 }
 
-/// Greedy, because [`Capture`] draws the token. Temperature 0 takes mistral.rs's arg-max path; unset, it would mean 1.0 and a
-/// softmax over the logits.
+/// Greedy, because [`Capture`] draws the token. Temperature 0 takes mistral.rs's arg-max path; unset, it would mean 1.0
+/// and a softmax over the logits.
 fn sampling_params(bounds: &Bounds) -> SamplingParams {
     SamplingParams {
         temperature: Some(0.0),

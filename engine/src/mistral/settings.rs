@@ -38,8 +38,8 @@ pub struct Cache {
 pub enum Swap {
     /// The new model is built while the old one answers, then replaces it: both are in memory for a while.
     SideBySide,
-    /// The old model finishes its requests and is freed, then the new one is built: requests wait, but memory for one model is
-    /// enough.
+    /// The old model finishes its requests and is freed, then the new one is built: requests wait, but memory for one
+    /// model is enough.
     Reload,
 }
 
@@ -69,10 +69,10 @@ impl MistralSettings {
 
     /// How many sequences may be in a model at a time.
     ///
-    /// On a CPU exactly one. 0.8.1's single-query attention (`flash_attn_cpu_single_q`) shares one scratch area between the
-    /// sequences of a batch, so all but one get wrong logits; and its own limit (`max_num_seqs` 1) does not separate requests.
-    /// `tests/engines.rs` compares concurrent sequences with the trainer's forward, and fails if this limit is removed too
-    /// early.
+    /// On a CPU exactly one. 0.8.1's single-query attention (`flash_attn_cpu_single_q`) shares one scratch area between
+    /// the sequences of a batch, so all but one get wrong logits; and its own limit (`max_num_seqs` 1) does not
+    /// separate requests. `tests/engines.rs` compares concurrent sequences with the trainer's forward, and fails if
+    /// this limit is removed too early.
     pub fn max_sequences(&self) -> usize {
         match self.device {
             Device::Cpu { .. } => 1,

@@ -32,8 +32,8 @@ pub trait Compute: Send + 'static {
 /// The blocks of a model's cache.
 pub type BlockOf<C> = <<C as Compute>::Store as BlockStore>::Block;
 
-/// Consecutive tokens of one sequence that a step computes: a prefill chunk, or the single token of a decoding sequence. The
-/// cache holds all tokens before them.
+/// Consecutive tokens of one sequence that a step computes: a prefill chunk, or the single token of a decoding
+/// sequence. The cache holds all tokens before them.
 pub struct SequenceChunk<'a, B> {
     pub tokens: &'a [u32],
     /// Position of the first of `tokens`.

@@ -1,4 +1,4 @@
-//! A LoRA adapter that is applied beside the weights: W·x + (alpha / r)·B·(A·x) (arXiv 2106.09685).
+//! A LoRA adapter that is applied in addition to the weights: W·x + (alpha / r)·B·(A·x) (arXiv 2106.09685).
 //!
 //! Nothing is merged. The base weights stay shared with the trainer, and a publish replaces a pointer.
 

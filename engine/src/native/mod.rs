@@ -5,9 +5,10 @@
 //! - `device/` a model on any device, by candle's operators and, with CUDA, PagedAttention's kernels
 //! - `serve.rs` the engine's thread
 //!
-//! One thread owns the batcher; callers send it commands. The base weights are the caller's own tensors, not a copy (on a CPU in
-//! bf16 there is a copy of half their size). A publish waits for the current step only. Completions that are running continue
-//! under the new policy with the keys and values that the old one wrote (a preempted one is computed again), and name both.
+//! One thread owns the batcher; callers send it commands. The base weights are the caller's own tensors, not a copy (on
+//! a CPU in bf16 there is a copy of half their size). A publish waits for the current step only. Completions that are
+//! running continue under the new policy with the keys and values that the old one wrote (a preempted one is computed
+//! again), and name both.
 
 mod batching;
 mod cache;
@@ -40,8 +41,8 @@ use serve::{EngineCommand, StepTimeLog, serve};
 pub struct NativeSettings {
     /// Sequences that decode together.
     pub max_sequences: usize,
-    /// Bytes of the key-value cache. In main memory it grows if the longest request does not fit (see [`cache_bytes`]). On a
-    /// device it is allocated at the start, and a request that does not fit fails.
+    /// Bytes of the key-value cache. In main memory it grows if the longest request does not fit (see [`cache_bytes`]).
+    /// On a device it is allocated at the start, and a request that does not fit fails.
     pub cache_bytes: usize,
     /// Threads that compute on a CPU; 0: one per core.
     pub threads: usize,
@@ -62,7 +63,7 @@ pub use cpu::has_bf16;
 /// Prompt tokens that a step on a device computes at most, in addition to the sequences that decode.
 pub const DEVICE_PREFILL_TOKENS: usize = DeviceModel::PREFILL_TOKENS;
 
-/// Logits that are in a device's memory at a time at most: once in the model's format and six times in f32.
+/// The most logits that are in a device's memory at once: one copy in the model's format and six in f32.
 pub const DEVICE_LOGITS: usize = device::LOGITS;
 
 /// The least memory of a key-value cache, in bytes, for requests of at most `tokens`, prompt and completion together.
@@ -92,9 +93,10 @@ impl Native {
     /// Starts the engine on the device that holds `weights`, with `adapter` as the policy of step 0.
     ///
     /// # Errors
-    /// [`EngineError::Model`] if weights in main memory are not f32, [`EngineError::Adapter`] if the adapter does not fit,
-    /// [`EngineError::WrongAdapter`] if its hash is not that of its bytes, [`EngineError::Start`] if a thread does not start or
-    /// the device has no room for the cache.
+    /// [`EngineError::Model`] if weights in main memory are not f32, [`EngineError::Adapter`] if the adapter does not
+    /// fit,
+    /// [`EngineError::WrongAdapter`] if its hash is not that of its bytes, [`EngineError::Start`] if a thread does not
+    /// start or the device has no room for the cache.
     pub fn start(
         config: DecoderConfig,
         weights: Weights,
@@ -152,12 +154,12 @@ impl Native {
         let thread = std::thread::Builder::new().name("native-engine".into());
         let here = device.clone();
         let thread = thread.spawn(move || {
-            // Binds a card's context to this thread: freeing memory needs it, even before anything is computed. If the card is
-            // broken, the first pass reports it.
+            // Binds a card's context to this thread: freeing memory needs it, even before anything is computed. If the
+            // card is broken, the first pass reports it.
             let _ = here.synchronize();
             serve(batcher, &receiver, &times);
         });
-        let thread = thread.map_err(|e| EngineError::Start(format!("no thread for the engine: {e}")))?;
+        let thread = thread.map_err(|e| EngineError::Start(format!("its thread did not start: {e}")))?;
         Ok(Self {
             commands: Some(commands),
             thread: Some(thread),

@@ -10,6 +10,7 @@ use super::batching::{ContinuousBatcher, GroupReply, LivePolicy};
 use super::compute::Compute;
 use crate::{EngineError, PolicyVersion, Request};
 
+/// What a caller sends to the thread.
 pub enum EngineCommand {
     /// A request, and how many tokens it may draw.
     Generate(Request, usize, GroupReply),
@@ -17,6 +18,7 @@ pub enum EngineCommand {
     Suspend(oneshot::Sender<()>),
 }
 
+/// Answers a publish.
 pub type Published = oneshot::Sender<Result<PolicyVersion, EngineError>>;
 
 /// How long each of the last steps took, newest first.
@@ -40,8 +42,8 @@ impl StepTimeLog {
     }
 }
 
-/// Runs on the thread: takes commands between steps, and sleeps when there is nothing to do. If a caller goes away, its command
-/// still takes effect.
+/// Runs on the thread: takes commands between steps, and sleeps when there is nothing to do. If a caller goes away, its
+/// command still takes effect.
 pub fn serve<C: Compute>(
     mut batcher: ContinuousBatcher<C>,
     commands: &mpsc::Receiver<EngineCommand>,
@@ -72,8 +74,8 @@ pub fn serve<C: Compute>(
     }
 }
 
-/// Keeps requests waiting while the batcher is suspended, until a policy is published and there is room for it. `None` if all
-/// callers have gone.
+/// Keeps requests waiting while the batcher is suspended, until a policy is published and there is room for it. `None`
+/// if all callers have gone.
 fn wait_for_policy<C: Compute>(
     batcher: &mut ContinuousBatcher<C>,
     commands: &mpsc::Receiver<EngineCommand>,

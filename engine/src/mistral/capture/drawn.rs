@@ -54,8 +54,8 @@ impl DrawnTokens {
         }
     }
 
-    /// The token that was already drawn for this position. mistral.rs asks twice if another sequence of the batch failed,
-    /// because it then discards the token.
+    /// The token that was already drawn for this position. mistral.rs asks twice if another sequence of the batch
+    /// failed, because it then discards the token.
     pub fn kept(&self, bounds: &Bounds, context: usize) -> Option<u32> {
         self.tokens.get(context.checked_sub(bounds.prompt_tokens)?).copied()
     }

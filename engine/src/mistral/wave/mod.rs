@@ -1,17 +1,19 @@
 //! Which sequences may be in a model together on a GPU.
 //!
-//! 0.8.1's PagedAttention decodes only sequences of one length (`bucket_and_preempt_sequences`). Of several lengths it takes the
-//! shortest, drops the keys and values of all other sequences and computes those again in the next step, and in every step after
-//! it. If its cache is full, it drops those of the newest sequence, which is then the shortest. So a sequence is admitted at one
-//! moment only: when the running sequences have just become as long as its prompt will be.
+//! 0.8.1's PagedAttention decodes only sequences of one length (`bucket_and_preempt_sequences`). Of several lengths it
+//! takes the shortest, drops the keys and values of all other sequences and computes those again in the next step, and
+//! in every step after it. If its cache is full, it drops those of the newest sequence, which is then the shortest. So
+//! a sequence is admitted at one moment only: when the running sequences have just become as long as its prompt will
+//! be.
 //!
 //! Invariants, which the tests compare with a model of that scheduler:
 //! 1. All sequences in the model have the same length, prompt included.
 //! 2. The cache holds all of them at their greatest length.
 //! 3. The prompts that one step computes have at most `PREFILL_TOKENS` tokens together, unless there is only one.
 //!
-//! The running length grows by one per step. So one wave passes every waiting prompt that is longer than the shortest, and each
-//! joins when the wave reaches it. The first sequence of a wave starts alone; its first draw admits the others of its length.
+//! The running length grows by one per step. So one wave passes every waiting prompt that is longer than the shortest,
+//! and each joins when the wave reaches it. The first sequence of a wave starts alone; its first draw admits the others
+//! of its length.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -104,13 +106,13 @@ impl Wave {
     }
 }
 
-/// Tokens beyond a sequence's end: one that ends with its first token, or by a stop string, continues for a token; and the slot of
-/// the next token is taken before it is known whether there is one.
+/// Tokens beyond a sequence's end: one that ends with its first token, or by a stop string, continues for a token; and
+/// the slot of the next token is taken before it is known whether there is one.
 const EXTRA_TOKENS: usize = 2;
 
 impl Ticket {
-    /// Must be called at each draw, with the length of prompt and completion so far, before the model continues. Admits the
-    /// sequences whose prompt has this length.
+    /// Must be called at each draw, with the length of prompt and completion so far, before the model continues. Admits
+    /// the sequences whose prompt has this length.
     pub fn drawn(&self, context: usize) {
         debug_assert!(context >= self.prompt_tokens);
         let mut state = self.wave.state();

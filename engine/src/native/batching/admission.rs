@@ -69,8 +69,8 @@ impl<C: Compute> ContinuousBatcher<C> {
         Some(sequence)
     }
 
-    /// Whether `blocks` are left after every running sequence has the blocks for its present tokens; evicts idle prefixes if
-    /// necessary. A sequence that would run alone always has room.
+    /// Whether `blocks` are left after every running sequence has the blocks for its present tokens; evicts idle
+    /// prefixes if necessary. A sequence that would run alone always has room.
     fn has_room(&mut self, blocks: usize) -> bool {
         let wanted = blocks + self.running.iter().map(Sequence::missing_blocks).sum::<usize>();
         self.prefixes.evict(&mut self.pool, wanted);

@@ -1,4 +1,4 @@
-//! What a step's results become: cached prompts, drawn tokens, finished completions, answers.
+//! Handling a step's results: cached prompts, drawn tokens, finished completions, answers.
 
 use tokio::sync::oneshot;
 
@@ -23,8 +23,8 @@ impl<C: Compute> ContinuousBatcher<C> {
         group.prompt = PromptState::Cached(CachedPrompt { policy, blocks: sequence.blocks, logits });
     }
 
-    /// Appends a token that was drawn from logits of `policy`. A completion that ends goes into its group; the last one answers
-    /// the request.
+    /// Appends a token that was drawn from logits of `policy`. A completion that ends goes into its group; the last one
+    /// answers the request.
     pub(super) fn accept(&mut self, mut sequence: RunningSequence<C>, drawn: SampledToken, policy: PolicyVersion) {
         if !drawn.is_finite() {
             return self.fail(sequence);

@@ -1,17 +1,17 @@
 //! Continuous batching over the paged cache: which sequences run in the next step, and what happens to them afterwards.
 //!
-//! A request is a group. Its prompt is computed once, as a sequence of its own, and each completion forks from it and shares
-//! its blocks. In every step each running sequence computes a chunk of the tokens that it has not computed: one token if it
-//! decodes, more if it is a prompt. A completion whose tokens are all computed draws the next one. What a prompt has computed
-//! is shared at once: a prompt with the same beginning waits for it.
+//! A request is a group. Its prompt is computed once, as a separate sequence. Each completion forks from it and shares
+//! its blocks. In every step each running sequence computes a chunk of the tokens that it has not computed: one token
+//! if it decodes, more if it is a prompt. A completion whose tokens are all computed draws the next one. What a prompt
+//! has computed is shared at once: a prompt with the same beginning waits for it.
 //!
-//! Invariants: every group is answered once, or its caller has gone. `running` is in the order of admission, and the oldest
-//! sequence always gets its blocks (the youngest are preempted: they keep their tokens and are computed again later), so every
-//! sequence finishes.
+//! Invariants: every group is answered once, or its caller has gone. `running` is in the order of admission, and the
+//! oldest sequence always gets its blocks (the youngest are preempted: they keep their tokens and are computed again
+//! later), so every sequence finishes.
 //!
 //! - `state.rs` the batcher's state · `group.rs` a request · `sequence.rs` a prompt or completion that is computed
-//! - `admission.rs` what starts to run · `plan.rs` how much each sequence computes, preemption · `finish.rs` what a step's results
-//!   become
+//! - `admission.rs` what starts to run · `plan.rs` how much each sequence computes, preemption · `finish.rs` handling a
+//!   step's results
 
 mod admission;
 mod finish;
@@ -53,8 +53,8 @@ impl<C: Compute> ContinuousBatcher<C> {
         self.waiting.push_back(id);
     }
 
-    /// Everything continues under the new policy. That includes prompts: if they started again, they would never finish when
-    /// publishes follow each other closely. The prefix cache is cleared.
+    /// Everything continues under the new policy. That includes prompts: if they started again, they would never finish
+    /// when publishes follow each other closely. The prefix cache is cleared.
     pub fn publish(&mut self, policy: LivePolicy) -> PolicyVersion {
         self.prefixes.clear(&mut self.pool);
         self.running.iter_mut().for_each(|sequence| sequence.is_current = false);
@@ -62,7 +62,8 @@ impl<C: Compute> ContinuousBatcher<C> {
         self.policy.version.clone()
     }
 
-    /// Finishes all requests, then frees the cache's memory. Nothing may be submitted before [`ContinuousBatcher::resume`].
+    /// Finishes all requests, then frees the cache's memory. Nothing may be submitted before
+    /// [`ContinuousBatcher::resume`].
     pub fn suspend(&mut self) {
         while !self.is_idle() {
             self.step();

@@ -5,7 +5,8 @@ use super::state::{ContinuousBatcher, RunningSequence};
 use crate::native::compute::Compute;
 
 impl<C: Compute> ContinuousBatcher<C> {
-    /// Decides how many tokens each sequence computes in this step, and takes the blocks for them, oldest sequence first.
+    /// Decides how many tokens each sequence computes in this step, and takes the blocks for them, oldest sequence
+    /// first.
     pub(super) fn plan(&mut self) {
         let mut budget = C::PREFILL_TOKENS;
         let mut index = 0;
@@ -24,8 +25,8 @@ impl<C: Compute> ContinuousBatcher<C> {
         }
     }
 
-    /// How many tokens a sequence that does not decode computes in this step, once it shares the blocks that others have
-    /// computed: none while an older sequence computes the same block.
+    /// How many tokens a sequence that does not decode computes in this step, once it shares the blocks that others
+    /// have computed: none while an older sequence computes the same block.
     fn prefill(&mut self, index: usize, budget: usize) -> usize {
         if budget == 0 {
             return 0;
@@ -39,8 +40,8 @@ impl<C: Compute> ContinuousBatcher<C> {
         }
     }
 
-    /// Frees at least one block: an idle prefix, a cached prompt, or the youngest sequence's. `false` if that is the sequence at
-    /// `index` itself.
+    /// Frees at least one block: an idle prefix, a cached prompt, or the youngest sequence's. `false` if that is the
+    /// sequence at `index` itself.
     fn make_room(&mut self, index: usize) -> bool {
         let before = self.pool.in_use();
         self.prefixes.evict(&mut self.pool, 1);

@@ -45,8 +45,8 @@ impl<B> Sequence<B> {
         self.tokens.len() - self.computed
     }
 
-    /// Takes the blocks of its prefix that others have computed, if they are more than its own. The last token is always
-    /// computed, because its logits are needed.
+    /// Takes the blocks of its prefix that others have computed, if they are more than its own. The last token is
+    /// always computed, because its logits are needed.
     pub fn share<S: BlockStore<Block = B>>(&mut self, prefixes: &mut PrefixCache<S>, pool: &mut BlockPool<S>) {
         let found = prefixes.find(&self.tokens[..self.tokens.len() - 1]);
         if found.len() * BLOCK_TOKENS <= self.computed {
@@ -72,7 +72,8 @@ impl<B> Sequence<B> {
         self.tokens.len().div_ceil(BLOCK_TOKENS).saturating_sub(self.blocks.len())
     }
 
-    /// Takes the blocks for `scheduled` more tokens, and makes those that are written unshared; `false` if the pool is empty.
+    /// Takes the blocks for `scheduled` more tokens, and makes those that are written unshared; `false` if the pool is
+    /// empty.
     pub fn reserve(&mut self, pool: &mut BlockPool<impl BlockStore<Block = B>>) -> bool {
         if self.scheduled == 0 {
             return true;

@@ -104,8 +104,8 @@ fn alone_in(split: Split, request: Request) -> Vec<Completion> {
     answer.try_recv().unwrap().unwrap()
 }
 
-/// A publish before every step must not keep prompts from finishing. Every token then has another policy. That of the first token
-/// is the policy of the step that computed the prompt's end, though the token is drawn in a later step.
+/// A publish before every step must not keep prompts from finishing. Every token then has another policy. That of the
+/// first token is the policy of the step that computed the prompt's end, though the token is drawn in a later step.
 #[test]
 fn requests_finish_under_a_publish_per_step_and_tokens_name_the_policy_of_their_logits() {
     let mut batcher = batcher(4, 60);

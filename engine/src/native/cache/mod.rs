@@ -1,10 +1,11 @@
-//! The paged key-value cache (arXiv 2309.06180): blocks of [`BLOCK_TOKENS`] tokens, a pool that hands them out, and a tree of
-//! shared prefixes.
+//! The paged key-value cache (arXiv 2309.06180): blocks of [`BLOCK_TOKENS`] tokens, a pool that hands them out, and a
+//! tree of shared prefixes.
 //!
-//! A block holds the keys and values of all layers for consecutive tokens. Sequences hold blocks by `Arc`: a block with several
-//! holders is never written; a sequence that must write to one gets a copy (copy on write).
+//! A block holds the keys and values of all layers for consecutive tokens. Sequences hold blocks by `Arc`: a block with
+//! several holders is never written; a sequence that must write to one gets a copy (copy on write).
 //!
-//! - `store.rs` where blocks are kept · `host.rs` blocks in main memory · `pool.rs` the block pool · `prefixes.rs` the tree
+//! - `store.rs` where blocks are kept · `host.rs` blocks in main memory · `pool.rs` the block pool · `prefixes.rs` the
+//!   tree
 
 mod host;
 mod pool;

@@ -38,7 +38,8 @@ impl<S: BlockStore> BlockPool<S> {
         }
     }
 
-    /// Makes `block` writable: as it is if it has one holder, otherwise as a copy. `false` if no block is left for the copy.
+    /// Makes `block` writable: as it is if it has one holder, otherwise as a copy. `false` if no block is left for the
+    /// copy.
     pub fn make_unique(&mut self, block: &mut Arc<S::Block>) -> bool {
         if Arc::get_mut(block).is_some() {
             return true;
@@ -49,8 +50,8 @@ impl<S: BlockStore> BlockPool<S> {
         true
     }
 
-    /// Raises the capacity to at least `capacity` blocks; `false` if the store cannot hold that many. The capacity never falls,
-    /// because memory is kept.
+    /// Raises the capacity to at least `capacity` blocks; `false` if the store cannot hold that many. The capacity
+    /// never falls, because memory is kept.
     pub fn grow(&mut self, capacity: usize) -> bool {
         if S::GROWS {
             self.capacity = self.capacity.max(capacity);

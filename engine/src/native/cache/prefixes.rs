@@ -8,8 +8,8 @@ use super::store::{BLOCK_TOKENS, BlockStore};
 
 /// Full blocks of prompts that were computed under the current policy, by their tokens.
 ///
-/// A block depends on all tokens before it. So its key is its parent and its own tokens: a tree in which a block is reached
-/// only through its prefix.
+/// A block depends on all tokens before it. So its key is its parent and its own tokens: a tree in which a block is
+/// reached only through its prefix.
 pub struct PrefixCache<S: BlockStore> {
     nodes: HashMap<(u64, [u32; BLOCK_TOKENS]), Node<S::Block>>,
     ids: u64,
@@ -58,8 +58,8 @@ impl<S: BlockStore> PrefixCache<S> {
         }
     }
 
-    /// Removes blocks without another holder, least recently used first, until `pool` has `wanted` free blocks or none is left
-    /// to remove. Of equally old blocks the deepest goes first, so that no block outlives its prefix.
+    /// Removes blocks without another holder, least recently used first, until `pool` has `wanted` free blocks or none
+    /// is left to remove. Of equally old blocks the deepest goes first, so that no block outlives its prefix.
     pub fn evict(&mut self, pool: &mut BlockPool<S>, wanted: usize) {
         let missing = (pool.in_use() + wanted).saturating_sub(pool.capacity());
         if missing == 0 {
@@ -107,14 +107,14 @@ mod tests {
         assert_eq!(pool.in_use(), 2, "they have another holder");
         blocks.into_iter().for_each(|block| pool.release(block));
         prefixes.evict(&mut pool, 3);
-        assert_eq!((pool.in_use(), prefixes.find(&tokens).len()), (1, 1), "the deeper one went");
+        assert_eq!((pool.in_use(), prefixes.find(&tokens).len()), (1, 1), "the deeper one was evicted");
         // Found, then extended: the prefix was used as recently as the tail, and is evicted after it.
         let tail = pool.take().unwrap();
         let longer = [prefixes.find(&tokens), vec![tail]].concat();
         prefixes.insert(&tokens, &longer);
         longer.into_iter().for_each(|block| pool.release(block));
         prefixes.evict(&mut pool, 3);
-        assert_eq!(prefixes.find(&tokens).len(), 1, "the deeper one went");
+        assert_eq!(prefixes.find(&tokens).len(), 1, "the deeper one was evicted");
         prefixes.clear(&mut pool);
         assert_eq!((pool.in_use(), prefixes.len()), (0, 0));
     }

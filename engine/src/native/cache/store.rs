@@ -3,8 +3,8 @@
 /// Tokens in a cache block.
 pub const BLOCK_TOKENS: usize = 16;
 
-/// The number of blocks with which a request of `tokens`, prompt and completion together, can always finish: its own, a copy of
-/// the block in which the completion leaves the prompt, and one to continue into.
+/// The number of blocks with which a request of `tokens`, prompt and completion together, can always finish: its own, a
+/// copy of the block in which the completion leaves the prompt, and one to continue into.
 pub fn blocks_of_request(tokens: usize) -> usize {
     tokens.div_ceil(BLOCK_TOKENS) + 2
 }

@@ -1,14 +1,14 @@
-//! Products with weights in bf16, on CPUs that multiply pairs of them (AVX-512 BF16): twice as many products an
-//! instruction as f32, and half the weights to read.
+//! Products with weights in bf16, on CPUs that multiply pairs of them (AVX-512 BF16): twice as many products per
+//! instruction as in f32, and half the bytes to read.
 //!
-//! Weights and activations are rounded to bf16 (8 significant bits), products are summed in f32. The order of the
-//! sums is fixed, as in `kernels.rs`: a sequence gives the same bits alone and in any batch.
+//! Weights and activations are rounded to bf16 (8 significant bits), products are summed in f32. The order of the sums
+//! is fixed, as in [`crate::kernels`]: a sequence gives the same bits alone and in any batch.
 
 use rayon::prelude::*;
 
 use crate::kernels::{LANES, Split};
 
-/// Rows of a matrix that one thread works on together: a multiple of every tile's height.
+/// Rows of a matrix that a thread computes together: a multiple of every tile's height.
 const BAND: usize = 24;
 
 /// A weight matrix (O × K), each row as K/2 pairs of consecutive inputs, the first in the low half.
@@ -28,7 +28,7 @@ pub fn is_supported() -> bool {
 }
 
 impl Bf16Matrix {
-    /// Rounds `weight` (O × `k`); `None` where the CPU cannot multiply it.
+    /// Rounds `weight` (O × `k`); `None` if the CPU cannot multiply bf16.
     pub fn new(weight: &[f32], k: usize) -> Option<Self> {
         let pair = |pair: &[f32]| join(pair[0], pair.get(1).copied().unwrap_or(0.0));
         let pairs = || weight.chunks_exact(k).flat_map(|row| row.chunks(2).map(pair)).collect();
@@ -45,7 +45,7 @@ impl Bf16Matrix {
                 out.fill(0.0);
             }
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: a matrix is made only where `is_supported` has found the instructions.
+            // SAFETY: a matrix exists only if `is_supported` found the instructions.
             unsafe {
                 x86::multiply(out, pairs, packed, n, self.width);
             }
@@ -63,7 +63,7 @@ impl Bf16Matrix {
     }
 }
 
-/// Two numbers as bf16, rounded to the nearest, ties to even; a NaN stays one.
+/// Two numbers as bf16, rounded to nearest, ties to even. NaN stays NaN.
 #[inline(always)]
 fn join(low: f32, high: f32) -> u32 {
     let round = |x: f32| {
@@ -119,7 +119,7 @@ mod x86 {
         }
     }
 
-    /// All rows for R vectors of columns from `at`; returns how many columns that was.
+    /// All rows for R vectors of columns from `at`; returns the number of columns.
     #[target_feature(enable = "avx512f,avx512bf16")]
     fn tiles<const R: usize, const O: usize>(
         out: &mut [f32],
@@ -165,7 +165,7 @@ mod x86 {
         for (o, sums) in sums.iter().enumerate() {
             for (r, sum) in sums.iter().enumerate() {
                 let out = &mut out[o * n + at + r * LANES..][..LANES];
-                // SAFETY: the slice has as many numbers as the vector.
+                // SAFETY: the slice is as long as the vector.
                 unsafe { _mm512_storeu_ps(out.as_mut_ptr(), *sum) };
             }
         }
@@ -174,20 +174,20 @@ mod x86 {
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn load(values: &[f32]) -> __m512 {
-        // SAFETY: the slice has as many numbers as the vector.
+        // SAFETY: the slice is as long as the vector.
         unsafe { _mm512_loadu_ps(values[..LANES].as_ptr()) }
     }
 
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn load_pairs(values: &[u32]) -> __m512bh {
-        // SAFETY: the slice has as many numbers as the vector.
+        // SAFETY: the slice is as long as the vector.
         as_pairs(unsafe { _mm512_loadu_si512(values[..LANES].as_ptr().cast()) })
     }
 
     #[inline(always)]
     fn as_pairs(bits: __m512i) -> __m512bh {
-        // SAFETY: both are 64 bytes of which every pattern is valid.
+        // SAFETY: both are 64 bytes, and every bit pattern is valid.
         unsafe { std::mem::transmute::<__m512i, __m512bh>(bits) }
     }
 }
@@ -210,7 +210,7 @@ mod tests {
         assert!(bf16(f32::NAN).is_nan() && bf16(f32::INFINITY) == f32::INFINITY);
     }
 
-    /// On a CPU without the instructions there is nothing to test, and no engine uses this.
+    /// Without the instructions there is nothing to test, because no engine uses this code.
     #[test]
     fn products_are_those_of_the_rounded_numbers() {
         let mut rng = ChaCha8Rng::seed_from_u64(1);

@@ -22,8 +22,9 @@ pub use bf16::is_supported as has_bf16;
 use parameters::{Parameters, Rounded};
 use pass::{CpuChunk, Pass, Workspace};
 
-/// Below this number of parameters the weights stay in a CPU's caches. Each thread then computes some of the sequences, and
-/// does not wait for the others during a pass. Above it all threads share each product, so that weights are read once.
+/// Below this number of parameters the weights stay in a CPU's caches. Each thread then computes some of the sequences,
+/// and does not wait for the others during a pass. Above it all threads share each product, so that weights are read
+/// once.
 const SMALL: usize = 8_000_000;
 
 /// The decoder; its weights are shared with the caller that loaded them.
@@ -44,11 +45,12 @@ impl CpuModel {
         if config.parameters() < SMALL { Split::Alone } else { Split::Threads }
     }
 
-    /// `split` says whether each thread computes some of the sequences, or all threads share each product. Both give the same
-    /// bits.
+    /// `split` says whether each thread computes some of the sequences, or all threads share each product. Both give
+    /// the same bits.
     ///
     /// # Errors
-    /// [`EngineError::Model`] if the weights are not f32 in main memory, or the head's width is not a multiple of [`LANES`];
+    /// [`EngineError::Model`] if the weights are not f32 in main memory, or the head's width is not a multiple of
+    /// [`LANES`];
     /// [`EngineError::Start`] if the threads do not start.
     pub fn new(
         config: DecoderConfig,

@@ -13,7 +13,7 @@ use crate::native::cache::{BLOCK_TOKENS, BlockLayout, HostBlock};
 use crate::native::compute::{ChunkOutput, SequenceChunk, requested};
 use crate::native::live_adapter::LiveAdapter;
 
-/// The attention kernel reads a block as one tile.
+// The attention kernel reads a cache block as one tile of `LANES` tokens.
 const _: () = assert!(BLOCK_TOKENS == LANES);
 
 pub type CpuChunk<'a> = SequenceChunk<'a, HostBlock>;
@@ -146,7 +146,7 @@ impl Pass<'_, '_> {
         }
     }
 
-    /// Each row attends to its sequence up to itself, head by head.
+    /// Each row attends to its sequence up to its own token, head by head.
     fn attend(&mut self, layer: usize) {
         let (layout, n, d) = (&self.parameters.layout, self.n, self.parameters.config.head_dim);
         let heads = self.parameters.config.num_attention_heads;
@@ -184,7 +184,7 @@ impl Pass<'_, '_> {
         products.apply(Module::Down, &mut w.x, &w.gate, &mut w.scratch, true);
     }
 
-    /// The head, for the rows whose logits are requested only.
+    /// Computes the head for the rows whose logits are needed, and fills the chunks' outputs.
     fn answer(&mut self) {
         let (config, n) = (&self.parameters.config, self.n);
         let d = config.hidden_size;

@@ -4,9 +4,9 @@
 //! - `cache.rs` keys and values, with attention by `plain.rs` (operators) or `paged.rs` (kernels)
 //! - `sampling.rs` draws the next tokens
 //!
-//! Every row is a separate query with its own context, whether it decodes or belongs to a prompt. The host sends ids, positions
-//! and block tables before a pass. After it, it reads tokens and log-probabilities, and the logits of finished prompts and of
-//! rows with truncated sampling. In between it waits for nothing.
+//! Every row is a separate query with its own context, whether it decodes or belongs to a prompt. The host sends ids,
+//! positions and block tables before a pass. After it, it reads tokens and log-probabilities, and the logits of
+//! finished prompts and of rows with truncated sampling. In between it waits for nothing.
 
 mod blocks;
 mod cache;

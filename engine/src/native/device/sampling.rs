@@ -1,7 +1,7 @@
 //! Draws the next tokens of many sequences on the device: [`crate::sampler`] in candle's operators.
 //!
-//! Each sequence's own generator gives one number on the host: the quantile of its token in the cumulative distribution. So a
-//! draw does not depend on the other sequences, except for the rounding of f32 sums.
+//! Each sequence's own generator gives one number on the host: the quantile of its token in the cumulative
+//! distribution. So a draw does not depend on the other sequences, except for the rounding of f32 sums.
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
@@ -92,8 +92,8 @@ impl DeviceSampler {
         whole.reshape((rows, self.chunks.len(), CHUNK))
     }
 
-    /// The tokens (R × 1) at which the cumulative sums of `weights` (R × chunks × [`CHUNK`]) exceed `targets` (R × 1): first the
-    /// chunk, by the chunks' `sums` (R × chunks), then the token in it.
+    /// The tokens (R × 1) at which the cumulative sums of `weights` (R × chunks × [`CHUNK`]) exceed `targets` (R × 1):
+    /// first the chunk, by the chunks' `sums` (R × chunks), then the token in it.
     fn pick(&self, weights: &Tensor, sums: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let rows = weights.dim(0)?;
         let (chunk, below) = self.chunks.search(sums, targets)?;
@@ -126,8 +126,9 @@ impl CumulativeSum {
         self.ranks.elem_count()
     }
 
-    /// The first weight of each row of `weights` (R × n, each at most [`CHUNK`]) at which the cumulative sum exceeds its target
-    /// (R × 1), or the largest weight if rounding leaves none. Also the sum of the weights before it. Both are (R × 1).
+    /// The first weight of each row of `weights` (R × n, each at most [`CHUNK`]) at which the cumulative sum exceeds
+    /// its target (R × 1), or the largest weight if rounding leaves none. Also the sum of the weights before it. Both
+    /// are (R × 1).
     fn search(&self, weights: &Tensor, targets: &Tensor) -> Result<(Tensor, Tensor)> {
         let (sums, n) = (weights.matmul(&self.ones)?, self.len() as f64);
         let ranks = self.ranks.broadcast_as(weights.shape())?;
