@@ -1,7 +1,11 @@
 //! Measures for how long at least one request was running.
+//!
+//! By tokio's clock, which tests can pause.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// See the module.
 #[derive(Default)]

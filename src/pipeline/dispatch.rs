@@ -1,11 +1,11 @@
 //! The first stage: asks the scheduler what to sample next, and hands it to the rollout workers.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use anyhow::Result;
 use async_channel::Sender;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use super::shared::SharedScheduler;
 use crate::scheduler::{Job, Next};

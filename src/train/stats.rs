@@ -79,7 +79,8 @@ pub struct StepStats {
 }
 
 impl StepStats {
-    pub(super) fn new(samples: &[Sample], step: u64) -> Self {
+    /// Before any update: only the ages of `samples` at `step` are known.
+    pub fn new(samples: &[Sample], step: u64) -> Self {
         let ages = samples.iter().map(|s| step.saturating_sub(s.policy_step));
         Self {
             mismatch: Mismatch::default(),

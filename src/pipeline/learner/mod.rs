@@ -14,12 +14,12 @@ pub mod record;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use async_channel::Receiver;
 use engine::{AdapterHash, Engine, Finish, Sampling};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::group::ScoredGroup;
 use super::inputs::Inputs;

@@ -1,10 +1,11 @@
 //! What a step is logged as: metrics by the field's names, and the lines of rollouts, curriculum.jsonl and decisions.jsonl.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use engine::Finish;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use tokio::time::Instant;
 
 use crate::memory::process::memory_mb;
 use crate::metric_names::{self as names, ArmMetric};
