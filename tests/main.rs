@@ -6,6 +6,7 @@ mod architectures;
 mod cli;
 mod engines;
 mod pipeline;
+mod settings;
 mod tokenizer;
 mod tools;
 mod trainer;
