@@ -8,10 +8,11 @@ use crate::model::presets;
 
 const PROMPT: usize = 600;
 
-/// Qwen2.5-7B in bf16 with a cache of `cache_mb` MiB.
+/// Qwen2.5-7B in bf16 in mistral.rs, with a cache of `cache_mb` MiB.
 fn config(cache_mb: usize) -> RunConfig {
     let mut config = RunConfig::default();
     (config.engine.device, config.engine.dtype, config.engine.cache_mb) = (DeviceKind::Cuda, Precision::Bf16, cache_mb);
+    config.engine.kind = EngineKind::Mistralrs;
     (config.engine.max_new_tokens, config.engine.max_sequences) = (2048, 64);
     config.trainer.micro_batch_tokens = 4096;
     config
