@@ -1,4 +1,4 @@
-//! What a step is logged as, by the field's names.
+//! The logs of a step, under the names that are common in the field.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::scheduler::{DropReason, Ended, Observed, Scheduler};
 use crate::train::trainer::Sample;
 use crate::types::ScoredGroup;
 
-/// Where the time of a step went.
+/// How the time of a step was spent.
 pub struct StepTimes {
     since: Instant,
     wait_for_batch: Duration,
@@ -20,13 +20,13 @@ pub struct StepTimes {
 }
 
 impl StepTimes {
-    /// `since`: the end of the step before.
+    /// `since`: the end of the previous step.
     pub fn new(since: Instant, wait_for_batch: Duration) -> Self {
         Self { since, wait_for_batch, train: Duration::ZERO, publish: Duration::ZERO }
     }
 }
 
-/// One line of metrics.jsonl in the making.
+/// One line of metrics.jsonl, to be filled.
 pub struct Line {
     values: Map<String, Value>,
 }
@@ -36,7 +36,7 @@ impl Line {
         Self { values: Map::from_iter([(names::STEP.to_string(), step.into())]) }
     }
 
-    /// A value by name; 0 if it was not logged.
+    /// The value of a metric; 0 if it was not logged.
     pub fn get(&self, name: &str) -> f64 {
         self.values.get(name).and_then(Value::as_f64).unwrap_or(0.0)
     }
@@ -45,7 +45,7 @@ impl Line {
         self.values
     }
 
-    /// Adds values; one that is not finite becomes null.
+    /// Adds values; a value that is not finite becomes null.
     pub fn values<K: Into<String>>(&mut self, values: impl IntoIterator<Item = (K, f64)>) {
         self.values.extend(values.into_iter().map(|(name, value)| (name.into(), json!(value))));
     }
@@ -73,7 +73,7 @@ impl Line {
         ]);
     }
 
-    /// The curriculum's view: the weights that the latest job was drawn with, its scores, and the ledger.
+    /// The state of the curriculum: the weights that the latest job was drawn with, the scores, and the ledger.
     pub fn curriculum(&mut self, scheduler: &Scheduler) {
         let ledger = scheduler.ledger();
         self.values([
@@ -98,7 +98,7 @@ impl Line {
         }
     }
 
-    /// Seconds of each part and what follows from them.
+    /// The seconds of each part, and what follows from them.
     pub fn times(&mut self, times: &StepTimes, engine_busy: Duration, wait_for_policy: f64, batch: &[ScoredGroup]) {
         let step = times.since.elapsed().as_secs_f64();
         let train = times.train.as_secs_f64();
@@ -120,7 +120,7 @@ impl Line {
         ]);
     }
 
-    /// An evaluation with `k` completions a prompt.
+    /// An evaluation with `k` completions per prompt.
     pub fn eval(&mut self, scores: &[SourceScore], k: usize, seconds: f64) {
         scores.iter().for_each(|score| self.values(score.metrics(k)));
         let mean = |f: fn(&SourceScore) -> f64| scores.iter().map(f).sum::<f64>() / scores.len().max(1) as f64;
@@ -133,7 +133,8 @@ impl Line {
     }
 }
 
-/// Resident memory of this process in MB (10^6 bytes): `VmRSS` now, `VmHWM` the most so far; 0 where the system does not tell.
+/// Resident memory of this process in MB (10^6 bytes): `VmRSS` is the present value, `VmHWM` the peak. 0 if the system
+/// does not tell.
 pub fn memory_mb(field: &str) -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
@@ -141,7 +142,7 @@ pub fn memory_mb(field: &str) -> f64 {
     kib.map_or(0.0, |kib| kib * 1024.0 / 1e6)
 }
 
-/// A completion as it stands in rollouts/step_N.jsonl.
+/// A completion in rollouts/step_N.jsonl.
 #[derive(Serialize)]
 pub struct RolloutLine<'a> {
     step: u64,
@@ -189,7 +190,7 @@ pub fn rollout_lines<'a>(
     })
 }
 
-/// Every completion of a batch exactly as the trainer got it, `samples` in the order of the batch.
+/// Every completion of a batch exactly as the trainer received it; `samples` must be in the order of the batch.
 pub fn sample_lines<'a>(
     batch: &'a [ScoredGroup],
     samples: &'a [Sample],
@@ -204,7 +205,7 @@ pub fn sample_lines<'a>(
     })
 }
 
-/// The groups that the curriculum saw during a step, in that order, as `curriculum replay` reads them.
+/// The groups that the curriculum observed during a step, in that order, in the form that `curriculum replay` reads.
 pub fn observations(step: u64, groups: &[Observed], sources: &[String]) -> Value {
     let one = |Observed { drawn, group }: &Observed| {
         let in_flight = sources.iter().zip(&drawn.in_flight).filter(|(_, groups)| **groups > 0);
@@ -216,8 +217,8 @@ pub fn observations(step: u64, groups: &[Observed], sources: &[String]) -> Value
     json!({"step": step, "observations": groups.iter().map(one).collect::<Vec<_>>()})
 }
 
-/// The jobs that ended during a step: what they were drawn from, by which weights and scores (one an arm), and what became
-/// of them.
+/// The jobs that ended during a step: their source, the weights and scores of their draw (one per arm), and their
+/// outcome.
 pub fn decisions(step: u64, ended: &[Ended], sources: &[String]) -> Value {
     let one = |Ended { job, decision, dropped }: &Ended| {
         json!({"job": job.id, "drawn_at_step": decision.drawn.step, "source": sources[job.arm], "row": job.row,
@@ -227,7 +228,7 @@ pub fn decisions(step: u64, ended: &[Ended], sources: &[String]) -> Value {
     json!({"step": step, "sources": sources, "decisions": ended.iter().map(one).collect::<Vec<_>>()})
 }
 
-/// JSON has no number that is not finite: it becomes the text `NaN`, `inf` or `-inf`.
+/// JSON has no NaN and no infinity: they become the texts `NaN`, `inf` and `-inf`.
 fn number(x: f32) -> Value {
     if x.is_finite() { json!(x) } else { json!(x.to_string()) }
 }

@@ -1,4 +1,4 @@
-//! What a person sees while a run goes on, and its final table.
+//! What the user sees during a run, and its final table.
 
 use comfy_table::{CellAlignment, Table, presets};
 
@@ -6,7 +6,7 @@ use crate::eval::SourceScore;
 use crate::metric_names::{self as names, ArmMetric};
 use crate::metrics::Line;
 
-/// How many distributions a progress line names.
+/// The number of distributions in a progress line.
 const TOP: usize = 3;
 
 /// `step  12/100  reward +0.31  answer -0.62  8.1 s  3211 tok/s  kk_logic_4 22% …`
@@ -26,7 +26,7 @@ pub fn step_line(max_steps: u64, line: &Line, sources: &[String]) -> String {
     )
 }
 
-/// One line for an evaluation: the mean, and the share that is right for each distribution.
+/// One line for an evaluation: the mean, and the share of right answers for each distribution.
 pub fn eval_line(step: u64, scores: &[SourceScore]) -> String {
     let n = scores.len().max(1) as f64;
     let mean = |f: fn(&SourceScore) -> f64| scores.iter().map(f).sum::<f64>() / n;
@@ -39,7 +39,7 @@ pub fn eval_line(step: u64, scores: &[SourceScore]) -> String {
     )
 }
 
-/// Answer reward and share of right answers before and after, and how often each distribution was trained on.
+/// Answer reward and share of right answers before and after, and the number of groups trained on, per distribution.
 pub fn final_table(first: &[SourceScore], last: &[SourceScore], trained: &[u64]) -> String {
     let mut table = table([
         "distribution",
@@ -58,7 +58,7 @@ pub fn final_table(first: &[SourceScore], last: &[SourceScore], trained: &[u64])
     table.to_string()
 }
 
-/// An empty table: names on the left, numbers on the right.
+/// An empty table: the first column is aligned left, all others right.
 pub fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
