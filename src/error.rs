@@ -4,9 +4,9 @@
 
 use std::fmt;
 
-/// Wrong input: where it stands (file, line, key), what is wrong, and what would be right.
+/// Wrong input: its place (file, line, key), what is wrong, and what would be right.
 ///
-/// Everything else that fails while running is an ordinary error and ends with exit status 1.
+/// Any other failure is an ordinary error, and ends the program with exit status 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InputError {
     /// File, `file:line` or config key.
@@ -20,7 +20,7 @@ impl InputError {
         Self { place: place.to_string(), problem: problem.to_string() }
     }
 
-    /// A wrong key that stands at `place`, for example in a line of a file.
+    /// A wrong key at `place`, for example in a line of a file.
     pub fn at(place: impl fmt::Display, error: KeyError) -> Self {
         Self::new(place, error)
     }
@@ -40,7 +40,7 @@ impl fmt::Display for InputError {
 
 impl std::error::Error for InputError {}
 
-/// A configuration key whose value is wrong. It does not say in which file the key stands.
+/// A configuration key with a wrong value. It does not know in which file the key is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyError {
     /// The dotted key, for example `curriculum.temperature`.

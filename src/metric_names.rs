@@ -1,4 +1,5 @@
-//! The names of the metrics in metrics.jsonl. Each name stands here once; what writes and what reads use the same one.
+//! The names of the metrics in metrics.jsonl. Each name is defined once, for the code that writes it and the code that
+//! reads it.
 //!
 //! Scripts rely on the names. The tests in tests/ spell them out, so that a change is noticed.
 
@@ -21,14 +22,14 @@ pub const GROUPS_FAILED: &str = "groups/failed";
 pub const FILTERED_SOLVED_ALL: &str = "groups/filtered_solved_all";
 pub const FILTERED_SOLVED_NONE: &str = "groups/filtered_solved_none";
 
-/// What the names of staleness begin with.
+/// The prefix of the staleness metrics.
 pub const OFF_POLICY: &str = "off_policy/";
 pub const OFF_POLICY_MEAN: &str = "off_policy/mean";
 pub const OFF_POLICY_MAX: &str = "off_policy/max";
 pub const OFF_POLICY_DROPPED: &str = "off_policy/dropped";
 pub const OFF_POLICY_IN_FLIGHT: &str = "off_policy/in_flight";
 
-/// What the names of the trainer's numbers begin with.
+/// The prefix of the metrics of the trainer.
 pub const ACTOR: &str = "actor/";
 pub const PG_LOSS: &str = "actor/pg_loss";
 pub const KL_LOSS: &str = "actor/kl_loss";
@@ -39,7 +40,7 @@ pub const LR: &str = "actor/lr";
 pub const SKIPPED_UPDATES: &str = "actor/skipped_updates";
 pub const ENTROPY: &str = "actor/entropy";
 
-/// What the names of the difference between engine and trainer begin with.
+/// The prefix of the metrics about the difference between engine and trainer.
 pub const ROLLOUT_CORR: &str = "rollout_corr/";
 pub const MISMATCH_KL: &str = "rollout_corr/kl";
 pub const MISMATCH_K3_KL: &str = "rollout_corr/k3_kl";
@@ -60,13 +61,13 @@ pub const TOKENS_PER_S: &str = "perf/tokens_per_s";
 pub const COMPLETIONS_PER_S: &str = "perf/completions_per_s";
 pub const TRAINER_IDLE: &str = "perf/trainer_idle";
 pub const ENGINE_IDLE: &str = "perf/engine_idle";
-/// MB (10^6 bytes) that the process takes now, and took at most.
+/// Memory of the process in MB (10^6 bytes): the present value, and the peak.
 pub const MEMORY: &str = "perf/memory";
 pub const PEAK_MEMORY: &str = "perf/peak_memory";
-/// Tokens of all training completions since the start, also those of dropped groups.
+/// Tokens of all training completions since the start, including those of dropped groups.
 pub const TOTAL_TOKENS: &str = "perf/total_tokens";
 
-/// The source under which the means over all distributions stand in an evaluation.
+/// The source name of the means over all distributions in an evaluation.
 pub const MEAN: &str = "mean";
 
 const CURRICULUM: &str = "curriculum/";
@@ -108,7 +109,7 @@ pub enum EvalMetric {
     Reward,
     AnswerReward,
     FormatReward,
-    /// Share of right completions, of k a prompt.
+    /// Share of right completions, with k per prompt.
     Avg(usize),
     /// Share of prompts with a right completion among k.
     Pass(usize),
@@ -129,13 +130,13 @@ impl EvalMetric {
     }
 }
 
-/// What the name of [`EvalMetric::Avg`] begins with, whatever k is.
+/// The start of the name of [`EvalMetric::Avg`], without k.
 pub fn avg_at(source: &str) -> String {
     format!("{EVAL}{source}/avg@")
 }
 
-/// The distribution that a metric is about; none for the mean of all, and for a metric that is not about one. A source may
-/// have slashes in its name.
+/// The distribution that a metric is about; none for the mean of all, and for a metric that is not about one. A source
+/// may have slashes in its name.
 pub fn source_of(name: &str) -> Option<&str> {
     let rest = name.strip_prefix(CURRICULUM).or_else(|| name.strip_prefix(EVAL))?;
     let (source, _) = rest.rsplit_once('/')?;

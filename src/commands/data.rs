@@ -1,4 +1,4 @@
-//! `dump-rl data`: makes Knights and Knaves rows, and shows what a file of rows holds.
+//! `dump-rl data`: makes Knights and Knaves rows, and shows what a file of rows contains.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -9,21 +9,21 @@ use std::path::Path;
 use crate::error::InputError;
 use crate::task::{Row, kk, rows};
 
-/// Writes `out/train.jsonl` and `out/test.jsonl`, with `train` and `test` rows of every size in order; a split of no
+/// Writes `out/train.jsonl` and `out/test.jsonl`, with `train` and `test` rows of every size in order. A split without
 /// rows is not written. The same arguments give the same bytes.
 ///
 /// # Errors
-/// Sizes or counts that are not possible, a file that is there already, and a path that cannot be written.
+/// Sizes or counts that are not possible, a file that exists already, and a path that cannot be written.
 pub fn kk(people: RangeInclusive<usize>, train: usize, test: usize, seed: u64, out: &Path) -> Result<(), InputError> {
     let files = ["train.jsonl", "test.jsonl"].map(|name| out.join(name));
     if let Some(path) = files.iter().find(|path| path.exists()) {
-        return Err(InputError::new(path.display(), "is there already; remove it or choose another --out"));
+        return Err(InputError::new(path.display(), "exists already; remove it or choose another --out"));
     }
     let (train, test) = kk::splits(people, train, test, seed).map_err(|e| InputError::new("data kk", e))?;
     if train.is_empty() && test.is_empty() {
         return Err(InputError::new("data kk", "--train and --test are both 0; ask for at least one row"));
     }
-    fs::create_dir_all(out).map_err(|e| InputError::new(out.display(), format!("cannot be made: {e}")))?;
+    fs::create_dir_all(out).map_err(|e| InputError::new(out.display(), format!("cannot be created: {e}")))?;
     for (path, rows) in files.iter().zip([train, test]).filter(|(_, rows)| !rows.is_empty()) {
         write_rows(path, &rows).map_err(|e| InputError::new(path.display(), format!("cannot be written: {e}")))?;
     }
@@ -39,7 +39,8 @@ fn write_rows(path: &Path, rows: &[Row]) -> std::io::Result<()> {
     file.flush()
 }
 
-/// What a file of rows holds: rows and mean prompt length (characters) of every source, and one row as an example.
+/// What a file of rows contains: the number of rows and the mean prompt length (in characters) of every source, and an
+/// example.
 ///
 /// # Errors
 /// As [`rows::load`].
@@ -71,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_seed_writes_the_same_bytes_that_load_again() {
+    fn the_same_seed_writes_the_same_bytes_and_they_load_again() {
         let folder = temp_dir::TempDir::new().unwrap();
         let made = |name: &str, seed| {
             let out = folder.path().join(name).join("deep");
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_made_is_refused() {
+    fn impossible_requests_are_refused() {
         let folder = temp_dir::TempDir::new().unwrap();
         let problem = |people, train| kk(people, train, 0, 0, folder.path()).unwrap_err().problem;
         assert!(problem(3..=3, 0).contains("both 0"));
@@ -108,7 +109,7 @@ mod tests {
 
     #[test]
     #[cfg_attr(debug_assertions, ignore = "takes 15 s without optimisation")]
-    fn more_puzzles_than_there_are_is_refused() {
+    fn more_puzzles_than_exist_are_refused() {
         // With three people each can say 73 things, so there are at most 73³ puzzles.
         let error = kk(3..=3, 73 * 73 * 73, 0, 0, Path::new("unused")).unwrap_err();
         assert!(error.problem.contains("distinct puzzles with 3 people"), "{error}");

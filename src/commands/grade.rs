@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::InputError;
 use crate::task::{Grader, Row, rows};
 
-/// One line of the completions' file.
+/// One line of the file of completions.
 #[derive(Deserialize)]
 struct Given {
     /// Row number in the data, from 0.
@@ -16,7 +16,7 @@ struct Given {
     completion: String,
 }
 
-/// One line of what is printed.
+/// One line of the output.
 #[derive(Serialize)]
 struct Scored<'a> {
     index: usize,
@@ -30,8 +30,8 @@ struct Scored<'a> {
 /// order, `{"index", "data_source", "format_score", "answer_score", "score"}`.
 ///
 /// # Errors
-/// Rows that cannot be loaded; a line that is no JSON, lacks a field or names no row, as `path:line`; an output that
-/// cannot be written.
+/// Rows that cannot be loaded; a line that is not JSON, lacks a field or names no row, as `path:line`; an
+/// output that cannot be written.
 pub fn run(data: &Path, completions: &Path, out: &mut impl Write) -> Result<(), InputError> {
     let rows = rows::load(data)?;
     for line in rows::numbered_lines(completions)? {

@@ -1,14 +1,16 @@
 //! The curriculum: which distribution the next prompt comes from. Pure: no async, no tensors, no clock.
 //!
-//! An *arm* is one distribution (a `data_source`), named here by its index. A [`Policy`] turns what was observed of
+//! An *arm* is one distribution (a `data_source`), identified by its index. A [`Policy`] turns what was observed of
 //! the arms into sampling weights; [`draw`] turns weights into an arm. Every policy observes every finished training
-//! group, also one that is dropped later, and never a validation group.
+//! group, including groups that are dropped later, but no validation group.
 //!
-//! - [`policies`]: the policies, one a file, and the list of them
-//! - [`observation`]: what a finished group says · [`window`]: what is remembered of each arm
+//! - [`policies`]: the policies, one per file, and the list of them
+//! - [`observation`]: what a finished group says · [`arms`]: what is remembered of each arm · [`window`]: a mean over
+//!   the last values
 //!
 //! `docs/curriculum.md` has the theory, and how to add a policy.
 
+pub mod arms;
 pub mod observation;
 pub mod policies;
 pub mod window;
@@ -17,11 +19,11 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::error::KeyError;
+use arms::Arms;
 pub use observation::Observation;
 pub use policies::CurriculumConfig;
-use window::Arms;
 
-/// What is drawn from, known before the first step.
+/// The distributions to draw from, known before the first step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mixture {
     /// The name of each distribution, in the order of the arms; by convention from easy to hard.
@@ -30,7 +32,7 @@ pub struct Mixture {
     pub sizes: Vec<usize>,
     /// Policy steps of the whole run.
     pub max_steps: u64,
-    /// Groups that are trained on in one policy step.
+    /// Groups that one policy step trains on.
     pub batch_size: usize,
 }
 
@@ -41,71 +43,72 @@ impl Mixture {
     }
 }
 
-/// What a policy is told when it decides, beside what it has learnt by itself.
+/// What a policy is told when it decides, in addition to what it has learnt itself.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
-    /// Policy steps that are made.
+    /// Policy steps that have been made.
     pub step: u64,
     /// The past of each arm.
     pub arms: &'a Arms,
-    /// Groups of each arm that were drawn and are not observed yet.
+    /// Groups of each arm that were drawn but not observed yet.
     pub in_flight: &'a [u64],
 }
 
 /// What a policy thinks of one arm, for metrics and reports.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Score {
-    /// What an arm is worth, in the policy's own unit; for DUMP the learnability L(d).
+    /// The value of an arm in the policy's own unit; for DUMP the learnability L(d).
     pub value: f64,
-    /// The exploration bonus that is added to it; 0 for a policy that has none.
+    /// The exploration bonus that is added to it; 0 for a policy without one.
     pub bonus: f64,
 }
 
 /// Decides how often each arm is drawn.
 ///
-/// Invariants: [`weights`](Self::weights) has one entry an arm, all finite and ≥ 0, with sum 1, whatever was observed;
-/// saving and loading changes no bit of any later weight, also when the state is written as JSON text in between.
+/// Invariants: [`weights`](Self::weights) has one entry per arm, all finite and ≥ 0, with sum 1, after any
+/// observations. Saving and loading changes no bit of any later weight, even if the state is written as JSON text in
+/// between.
 pub trait Policy: Send {
     /// The probability of each arm for the next draw.
     fn weights(&self, view: View) -> Vec<f64>;
 
-    /// One score an arm. A policy that has no opinion reports the learnability that DUMP would see.
+    /// One score per arm. A policy without scores of its own reports the learnability that DUMP would see.
     fn scores(&self, view: View) -> Vec<Score> {
         view.arms.as_slice().iter().map(|arm| Score { value: arm.window.mean(), bonus: 0.0 }).collect()
     }
 
-    /// Learns from one group; `view.arms` has taken it in already. Numbers that are not finite are to be ignored.
+    /// Learns from one group, which `view.arms` already contains. Ignores numbers that are not finite.
     fn observe(&mut self, _group: &Observation, _view: View) {}
 
-    /// Everything learnt, for a checkpoint; what `view` holds is kept elsewhere.
+    /// Everything that the policy has learnt, for a checkpoint. What `view` holds is saved elsewhere.
     fn save(&self) -> serde_json::Value {
         serde_json::Value::Null
     }
 
-    /// Takes back what [`save`](Self::save) gave; on an error, which says what does not fit, nothing has changed.
+    /// Restores what [`save`](Self::save) gave. An error says what does not fit; then nothing has changed.
     fn load(&mut self, state: serde_json::Value) -> Result<(), String> {
         if state.is_null() { Ok(()) } else { Err("the policy in the configuration keeps no state".into()) }
     }
 }
 
-/// What n_d and N of the exploration bonus count.
+/// The unit of n_d and N in the exploration bonus.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CountUnit {
     /// Completions, as the DUMP paper and its reference code do.
     #[default]
     Rollouts,
-    /// Groups: one prompt is one unit of evidence. At G = 16 the bonus is about 3 times larger early on.
+    /// Groups: one prompt is one unit of evidence. At G = 16 the early bonus is about 3 times larger.
     Groups,
 }
 
-/// A policy and the past of the arms, which is kept in the same way for every policy.
+/// A policy, and the past of the arms, which is kept in the same way under every policy.
 pub struct Curriculum {
     policy: Box<dyn Policy>,
     arms: Arms,
 }
 
-/// What a checkpoint keeps of a curriculum.
+/// The part of a curriculum that a checkpoint keeps.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CurriculumState {
     policy: String,
@@ -114,22 +117,23 @@ pub struct CurriculumState {
 }
 
 impl Curriculum {
-    /// The policy that `config` names, of which nothing is known yet.
+    /// A curriculum with the policy that `config` names. It has seen nothing yet.
     ///
     /// # Errors
-    /// The key inside `[curriculum]` that does not fit, and what would.
+    /// The key inside `[curriculum]` that does not fit, and what would fit.
     pub fn new(config: &CurriculumConfig, mixture: &Mixture) -> Result<Self, KeyError> {
         config.validate()?;
         let policy = config.entry()?.build(config, mixture)?;
         Ok(Self { policy, arms: Arms::new(mixture.arms(), config.window, config.count) })
     }
 
-    /// The probability of each arm for the next draw, after `step` policy steps and with so many groups in flight.
+    /// The probability of each arm for the next draw, after `step` policy steps and with these groups of each arm in
+    /// flight.
     pub fn weights(&self, step: u64, in_flight: &[u64]) -> Vec<f64> {
         self.policy.weights(View { step, arms: &self.arms, in_flight })
     }
 
-    /// One score an arm.
+    /// One score per arm.
     pub fn scores(&self, step: u64, in_flight: &[u64]) -> Vec<Score> {
         self.policy.scores(View { step, arms: &self.arms, in_flight })
     }
@@ -145,15 +149,15 @@ impl Curriculum {
         &self.arms
     }
 
-    /// Everything learnt; `config` is the one it was made with.
+    /// The state to save; `config` must be the one that the curriculum was made with.
     pub fn save(&self, config: &CurriculumConfig) -> CurriculumState {
         CurriculumState { policy: config.policy.clone(), learnt: self.policy.save(), arms: self.arms.clone() }
     }
 
-    /// Goes on from what [`save`](Self::save) gave.
+    /// Continues from what [`save`](Self::save) gave.
     ///
     /// # Errors
-    /// Says what does not fit; nothing has changed then.
+    /// Says what does not fit; then nothing has changed.
     pub fn load(&mut self, config: &CurriculumConfig, state: CurriculumState) -> Result<(), String> {
         if state.policy != config.policy {
             return Err(format!("curriculum.policy was {:?} when saved and is {:?} now", state.policy, config.policy));
@@ -165,9 +169,10 @@ impl Curriculum {
     }
 }
 
-/// Draws an arm by its weight: the first whose cumulative weight exceeds one uniform number in [0, 1).
+/// Draws an arm by its weight: the first arm whose cumulative weight exceeds one uniform number in [0, 1).
 ///
-/// `weights` are a policy's: not empty, ≥ 0, sum 1. An arm of weight 0 is never drawn. Takes one f64 from `rng`.
+/// `weights` come from a policy: not empty, all ≥ 0, with sum 1. An arm of weight 0 is never drawn. Takes one f64 from
+/// `rng`.
 pub fn draw(weights: &[f64], rng: &mut impl Rng) -> usize {
     let uniform: f64 = rng.random();
     let mut cumulative = 0.0;
@@ -175,7 +180,8 @@ pub fn draw(weights: &[f64], rng: &mut impl Rng) -> usize {
         cumulative += weight;
         uniform < cumulative
     };
-    // Rounding can leave the sum a hair below 1: what lies beyond belongs to the last arm that can be drawn at all.
+    // Rounding can leave the sum slightly below 1. A number above the sum belongs to the last arm with a positive
+    // weight.
     weights
         .iter()
         .position(within)

@@ -1,39 +1,40 @@
-//! One finished group, and the statistics of it that policies learn from.
+//! One finished group, and its statistics that policies learn from.
 
 use serde::{Deserialize, Serialize};
 
 /// G completions of one prompt of one arm.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Observation {
-    /// Index of the arm that the prompt came from; below the number of arms that the policy was built with.
+    /// Index of the arm that the prompt came from; less than the number of arms of the policy.
     pub arm: usize,
     /// Total reward of each of the G completions.
     pub rewards: Vec<f64>,
     /// Advantage of each of the G completions, in the same order.
     pub advantages: Vec<f64>,
-    /// Tokens of all completions together; 0 where that is not known.
+    /// Tokens of all completions together; 0 if unknown.
     pub tokens: u64,
-    /// The probability that the arm had when the prompt was drawn; 0 where that is not known.
+    /// The probability of the arm when the prompt was drawn; 0 if unknown.
     pub probability: f64,
 }
 
 impl Observation {
-    /// A group of which only rewards and advantages are known.
+    /// A group with known rewards and advantages and nothing else.
     pub fn new(arm: usize, rewards: Vec<f64>, advantages: Vec<f64>) -> Self {
         Self { arm, rewards, advantages, tokens: 0, probability: 0.0 }
     }
 
-    /// Mean |Â|; none without a finite advantage.
+    /// Mean |Â|; none if no advantage is finite.
     pub fn mean_abs_advantage(&self) -> Option<f64> {
         mean(finite(&self.advantages).map(f64::abs))
     }
 
-    /// The mean reward; none without a finite one.
+    /// The mean reward; none if no reward is finite.
     pub fn mean_reward(&self) -> Option<f64> {
         mean(finite(&self.rewards))
     }
 
-    /// The unbiased sample variance of the rewards within the group, Σ(r − r̄)²/(G − 1); none below two finite ones.
+    /// The unbiased sample variance of the rewards within the group, Σ(r − r̄)²/(G − 1); none with fewer than two
+    /// finite ones.
     ///
     /// For rewards of 0 and 1 it is k(G − k)/(G(G − 1)), whose expectation is p(1 − p).
     pub fn variance(&self) -> Option<f64> {
@@ -42,14 +43,15 @@ impl Observation {
         Some(finite(&self.rewards).map(|reward| (reward - mean).powi(2)).sum::<f64>() / (n - 1) as f64)
     }
 
-    /// k of G: completions whose reward is above `threshold`, and those with a finite reward.
+    /// (k, G): the number of completions whose reward is above `threshold`, and the number with a finite reward.
     pub fn successes(&self, threshold: f64) -> (u64, u64) {
         let count = |f: &dyn Fn(f64) -> bool| finite(&self.rewards).filter(|reward| f(*reward)).count() as u64;
         (count(&|reward| reward > threshold), count(&|_| true))
     }
 }
 
-/// The values that count as finite: those of an f32, which training uses. Their sums and squares never overflow an f64.
+/// The values that count as finite: those within the range of f32, which training uses. Then no sum and no square
+/// overflows an f64.
 pub(super) fn finite(values: &[f64]) -> impl Iterator<Item = f64> + '_ {
     values.iter().copied().filter(|value| value.abs() <= f64::from(f32::MAX))
 }

@@ -1,17 +1,14 @@
-//! What the curriculum remembers of each arm: the last k values of |Â|, and how much was ever seen.
+//! The mean of the last k values of a stream.
 //!
-//! Invariant: a mean is a function of the buffer alone. Nothing is ever subtracted, so no rounding error outlives the
-//! value that caused it, and a saved window goes on bit for bit.
+//! Invariant: the mean is a function of the buffer alone. Nothing is ever subtracted, so a rounding error leaves
+//! together with the value that caused it, and a saved window continues bit for bit.
 
 use serde::{Deserialize, Serialize};
 
-use super::observation::finite;
-use super::{CountUnit, Observation};
-
-/// The mean of the last `capacity` values, in O(1) a value (amortised) and O(1) a mean.
+/// The mean of the last `capacity` values, in amortised O(1) per value and O(1) per mean.
 ///
-/// A ring buffer seen as two runs: `[..next]` was written since the last wrap, and its sum grows; `[next..]` is older,
-/// and the sums of all its tails were taken at that wrap.
+/// A ring buffer in two parts: `[..next]` was written since the last wrap, and its sum grows; `[next..]` is older, and
+/// the sums of all its tails were computed at that wrap.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(into = "WindowState", try_from = "WindowState")]
 pub struct Window {
@@ -25,11 +22,11 @@ pub struct Window {
 impl Window {
     /// An empty window of `capacity` ≥ 1 values.
     pub fn new(capacity: usize) -> Self {
-        assert!(capacity > 0, "this is a bug: a window of no values");
+        assert!(capacity > 0, "this is a bug: a window without room");
         Self { capacity, values: Vec::new(), next: 0, newer: 0.0, older: Vec::new() }
     }
 
-    /// Takes a finite value in, and the oldest out where the window is full.
+    /// Adds a finite value; a full window drops its oldest one.
     pub fn push(&mut self, value: f64) {
         match self.values.get_mut(self.next) {
             Some(oldest) => *oldest = value,
@@ -54,7 +51,7 @@ impl Window {
         self.values.len()
     }
 
-    /// The mean of what the window holds, 0 where it is empty.
+    /// The mean of the values in the window; 0 if it is empty.
     pub fn mean(&self) -> f64 {
         let older = self.older.get(self.next).copied().unwrap_or(0.0);
         (self.newer + older) / self.values.len().max(1) as f64
@@ -72,7 +69,7 @@ fn tail_sums(values: &[f64]) -> Vec<f64> {
     sums
 }
 
-/// A window as it is saved: the sums follow from the rest, and JSON text keeps every bit of an f64.
+/// A window as it is saved: the sums are computed again, and JSON text keeps every bit of an f64.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WindowState {
@@ -102,76 +99,6 @@ impl TryFrom<WindowState> for Window {
     }
 }
 
-/// One arm's past.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Arm {
-    /// n_d: rollouts or groups seen since the start.
-    pub n: u64,
-    /// |Â| of the last k rollouts.
-    pub window: Window,
-}
-
-/// The past of all arms, which every policy keeps: so runs of different policies can be compared arm by arm.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Arms {
-    count: CountUnit,
-    arms: Vec<Arm>,
-}
-
-impl Arms {
-    /// `arms` arms of which nothing was seen, each with a window of `window` ≥ 1 rollouts.
-    pub fn new(arms: usize, window: usize, count: CountUnit) -> Self {
-        Self { count, arms: vec![Arm { n: 0, window: Window::new(window) }; arms] }
-    }
-
-    /// Takes in one group. An advantage that is not finite is neither averaged nor counted; a group without a finite
-    /// one is not counted. Panics where the arm does not exist or the group's two lists differ in
-    /// length: both are bugs.
-    pub fn observe(&mut self, group: &Observation) {
-        assert_eq!(group.rewards.len(), group.advantages.len(), "this is a bug: rewards and advantages of one group");
-        let arm = &mut self.arms[group.arm];
-        let mut rollouts = 0;
-        for advantage in finite(&group.advantages) {
-            arm.window.push(advantage.abs());
-            rollouts += 1;
-        }
-        arm.n += match self.count {
-            CountUnit::Rollouts => rollouts,
-            CountUnit::Groups => rollouts.min(1),
-        };
-    }
-
-    /// The arms in the order of their indices.
-    pub fn as_slice(&self) -> &[Arm] {
-        &self.arms
-    }
-
-    /// N: the sum of n_d over all arms, at least 1.
-    pub fn total(&self) -> u64 {
-        self.arms.iter().map(|arm| arm.n).sum::<u64>().max(1)
-    }
-
-    /// Checks that `saved` has the same arms, window and count.
-    ///
-    /// # Errors
-    /// Says what differs.
-    pub fn fits(&self, saved: &Self) -> Result<(), String> {
-        same("the number of sources", saved.arms.len(), self.arms.len())?;
-        same("curriculum.count", saved.count, self.count)?;
-        for (saved, own) in saved.arms.iter().zip(&self.arms) {
-            same("curriculum.window", saved.window.capacity, own.window.capacity)?;
-        }
-        Ok(())
-    }
-}
-
-/// An error where a checkpoint and the config disagree.
-fn same<T: PartialEq + std::fmt::Debug>(what: &str, saved: T, configured: T) -> Result<(), String> {
-    if saved == configured { Ok(()) } else { Err(format!("{what} was {saved:?} when saved and is {configured:?} now")) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,29 +116,6 @@ mod tests {
         assert_eq!(filled(3, &[1e300, 0.1, 0.25, 0.5]).mean(), (0.1 + 0.75) / 3.0);
         assert_eq!(filled(1, &[1e300, 0.5]).mean(), 0.5);
         assert_eq!(Window::new(3).mean(), 0.0);
-    }
-
-    #[test]
-    fn only_finite_advantages_count() {
-        let group = |advantages: &[f64]| Observation::new(0, vec![0.0; advantages.len()], advantages.to_vec());
-        for (count, expected) in [(CountUnit::Rollouts, 2), (CountUnit::Groups, 1)] {
-            let mut arms = Arms::new(1, 10, count);
-            arms.observe(&group(&[f64::NAN, f64::INFINITY]));
-            assert_eq!((arms.as_slice()[0].n, arms.total()), (0, 1));
-            arms.observe(&group(&[-1.0, f64::NAN, 2.0]));
-            assert_eq!((arms.as_slice()[0].n, arms.as_slice()[0].window.mean()), (expected, 1.5));
-        }
-    }
-
-    #[test]
-    fn a_state_that_does_not_fit_is_refused() {
-        let refuse = |other: Arms, word: &str| {
-            let problem = Arms::new(2, 3, CountUnit::Rollouts).fits(&other).unwrap_err();
-            assert!(problem.contains(word), "{problem}");
-        };
-        refuse(Arms::new(3, 3, CountUnit::Rollouts), "sources");
-        refuse(Arms::new(2, 4, CountUnit::Rollouts), "window");
-        refuse(Arms::new(2, 3, CountUnit::Groups), "count");
     }
 
     #[test]

@@ -13,22 +13,22 @@ use crate::simulator::Evaluation;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Point {
     pub step: u64,
-    /// Tokens of all training completions up to then, also of groups that were dropped.
+    /// Tokens of all training completions so far, including groups that were dropped.
     pub tokens: f64,
-    /// Seconds of training up to then, evaluations left out; 0 in a simulation.
+    /// Seconds of training so far, without evaluations; 0 in a simulation.
     pub seconds: f64,
     /// The mean over distributions of the mean answer reward.
     pub reward: f64,
 }
 
-/// A run's evaluations, from step 0 on; never empty.
+/// The evaluations of a run, from step 0 on; never empty.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Curve {
     pub seed: u64,
     pub points: Vec<Point>,
 }
 
-/// What a curve is drawn against.
+/// The horizontal axis of a curve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Axis {
     Steps,
@@ -36,7 +36,7 @@ pub enum Axis {
 }
 
 impl Point {
-    /// Where it stands on the axis.
+    /// Its position on the axis.
     pub fn at(&self, axis: Axis) -> f64 {
         match axis {
             Axis::Steps => self.step as f64,
@@ -46,10 +46,10 @@ impl Point {
 }
 
 impl Curve {
-    /// Reads a run's metrics.jsonl.
+    /// Reads metrics.jsonl of a run.
     ///
     /// # Errors
-    /// A file that cannot be read, a line that is no JSON, or no evaluation at all.
+    /// A file that cannot be read, a line that is not JSON, or no evaluation at all.
     pub fn load(metrics: &Path, seed: u64) -> Result<Self, InputError> {
         let text = std::fs::read_to_string(metrics).map_err(|e| InputError::new(metrics.display(), e))?;
         let (mut points, mut tokens, mut seconds) = (Vec::new(), 0.0, 0.0);
@@ -66,7 +66,7 @@ impl Curve {
             }
         }
         match points.is_empty() {
-            true => Err(InputError::new(metrics.display(), "holds no evaluation")),
+            true => Err(InputError::new(metrics.display(), "has no evaluation")),
             false => Ok(Self { seed, points }),
         }
     }
@@ -90,7 +90,7 @@ impl Curve {
         self.points[self.points.len() - 1]
     }
 
-    /// Where the curve first reaches `target`, on a straight line between evaluations; none if it never does.
+    /// The first position where the curve reaches `target`, interpolated between evaluations; none if it never does.
     pub fn reaches(&self, target: f64, axis: Axis) -> Option<f64> {
         if self.first().reward >= target {
             return Some(self.first().at(axis));
@@ -100,8 +100,8 @@ impl Curve {
         Some(pair[0].at(axis) + share * (pair[1].at(axis) - pair[0].at(axis)))
     }
 
-    /// The mean reward along the axis from 0 to `end`: the area under the curve over its width. Beyond the last point the
-    /// curve is level.
+    /// The mean reward along the axis from 0 to `end`: the area under the curve divided by `end`. After its last point
+    /// the curve is constant.
     pub fn mean_up_to(&self, end: f64, axis: Axis) -> f64 {
         let mut area = 0.0;
         for pair in self.points.windows(2) {
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_runs_metrics_become_its_curve() {
+    fn a_curve_is_read_from_metrics() {
         let folder = temp_dir::TempDir::new().unwrap();
         let file = folder.child("metrics.jsonl");
         let lines = "{\"step\":0,\"eval/mean/answer_reward\":-1.5}\n\

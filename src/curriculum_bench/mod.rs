@@ -1,7 +1,7 @@
-//! `dump-rl curriculum bench`: policies × seeds on one configuration, trained or simulated, and what came of them.
+//! `dump-rl curriculum bench`: policies × seeds on one configuration, trained or simulated, and their results.
 //!
-//! - [`variant`]: what `--policies` names · [`runs`]: real training, one process a run, resumable
-//!   ([`crate::simulator`]: the pipeline's own scheduler over a model of a learner, thousands of runs per minute)
+//! - [`variant`]: what `--policies` names · [`runs`]: real training, one process per run, resumable
+//!   ([`crate::simulator`]: the pipeline's scheduler over a formula, thousands of runs per minute)
 //! - [`curve`]: a run's evaluations against steps and tokens · [`summary`]: curves over seeds as tables
 
 pub mod curve;
@@ -25,37 +25,38 @@ use curve::Curve;
 use summary::Summary;
 use variant::Variant;
 
-/// More say nothing that fewer do not.
+/// A larger number is a typo.
 const MOST_SEEDS: u64 = 100_000;
 
-/// What `curriculum bench` was asked for.
+/// The arguments of `curriculum bench`.
 pub struct Bench {
     pub config: PathBuf,
     pub sets: Vec<String>,
     /// Comma-separated variants; the first is what the others are compared with.
     pub policies: String,
     pub seeds: u64,
-    /// Mean answer rewards to reach; empty: half-way to, and at, the end of the first variant.
+    /// Mean answer rewards to reach. Empty: the final reward of the first variant, and the middle between its first and
+    /// final reward.
     pub targets: Vec<f64>,
-    /// Where runs and results go.
+    /// The folder for runs and results.
     pub out: PathBuf,
-    /// Runs at a time; 0: one a core.
+    /// Runs at the same time; 0: one per core.
     pub jobs: usize,
     pub simulate: bool,
 }
 
-/// One variant's curves, one a seed.
+/// The curves of one variant, one per seed.
 pub struct VariantCurves {
     pub label: String,
     pub curves: Vec<Curve>,
 }
 
 impl Bench {
-    /// Runs what is not there yet, prints the tables, and writes `bench.json` into the folder. Once `stop` turns true, what
-    /// runs ends at a checkpoint, and the same command goes on from there.
+    /// Makes the missing runs, prints the tables, and writes `bench.json` (or `simulation.json`) into the folder. Once
+    /// `stop` becomes true, active runs end at a checkpoint, and the same command continues from there.
     ///
     /// # Errors
-    /// Wrong input, before anything runs; a run that failed, after the tables of the seeds that are whole.
+    /// Wrong input, before anything runs; a failed run, after the tables of the complete seeds have been printed.
     pub fn run(&self, stop: &watch::Receiver<bool>) -> Result<()> {
         if !(1..=MOST_SEEDS).contains(&self.seeds) {
             return Err(
@@ -66,7 +67,7 @@ impl Bench {
             return Err(InputError::new("--targets", format!("must be finite numbers, got {target}")).into());
         }
         let variants = variant::parse(&self.policies)?;
-        // Every combination has to resolve before the first of them costs time.
+        // Every configuration must be valid before the first run takes time.
         let configs = variants.iter().map(|variant| self.resolve(variant)).collect::<Result<Vec<_>>>()?;
         std::fs::create_dir_all(&self.out).map_err(|e| InputError::new(self.out.display(), e))?;
         let _lock = files::lock(&self.out)?;
@@ -87,11 +88,11 @@ impl Bench {
         println!("{summary}");
         let path = self.out.join(if self.simulate { "simulation.json" } else { "bench.json" });
         files::write_atomic(&path, (serde_json::to_string_pretty(&summary)? + "\n").as_bytes())?;
-        println!("all of it, with every curve, is in {}", path.display());
+        println!("all results, with every curve, are in {}", path.display());
         Ok(())
     }
 
-    /// So many threads as `--jobs` says.
+    /// As many threads as `--jobs` says.
     fn pool(&self) -> Result<rayon::ThreadPool> {
         Ok(rayon::ThreadPoolBuilder::new().num_threads(self.jobs).build()?)
     }

@@ -1,4 +1,4 @@
-//! Real training, one process a run: `OUT/<variant>/seed_N`. What is finished is read, what was cut off goes on.
+//! Real training, one process per run: `OUT/<variant>/seed_N`. Finished runs are read; interrupted runs continue.
 
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::config::run::RunConfig;
 use crate::run_dir::RunDir;
 use crate::{files, metric_names};
 
-/// How often a run is looked at.
+/// The time between two checks of a run.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// One run of the plan.
@@ -29,11 +29,11 @@ struct PlannedRun {
     folder: PathBuf,
 }
 
-/// Makes every run that is not there yet, so many at a time, until one fails or `stop` turns true, and reads the curves of
-/// the seeds that all variants have.
+/// Makes the missing runs, several at the same time, until one fails or `stop` becomes true. Then reads the curves of
+/// the seeds that all variants have finished.
 ///
 /// # Errors
-/// A folder that holds another run, or is in use. Which runs failed is printed as it happens.
+/// A folder with another run, or one in use. A failed run is no error here; it is printed when it fails.
 pub fn measure(
     bench: &Bench,
     variants: &[Variant],
@@ -53,7 +53,7 @@ pub fn measure(
     variants.iter().map(|v| Ok(VariantCurves { label: v.label.clone(), curves: curves(v)? })).collect()
 }
 
-/// All seeds of all variants, seed by seed: what is cut short still compares.
+/// All seeds of all variants, seed by seed, so that an interrupted plan still compares all variants.
 fn plan(bench: &Bench, variants: &[Variant], configs: &[RunConfig]) -> Vec<PlannedRun> {
     let run = |seed: u64, variant: &Variant, config: &RunConfig| PlannedRun {
         label: variant.label.clone(),
@@ -66,7 +66,7 @@ fn plan(bench: &Bench, variants: &[Variant], configs: &[RunConfig]) -> Vec<Plann
     (0..bench.seeds).flat_map(|seed| pairs().map(move |(variant, config)| run(seed, variant, config))).collect()
 }
 
-/// Makes the runs one after the other on each of so many threads; after a failure none is begun any more.
+/// Makes the runs on several threads, each of which takes one run after the other. After a failure no run is started.
 fn make(runs: &[&PlannedRun], bench: &Bench, stop: &watch::Receiver<bool>) {
     let cores = thread::available_parallelism().map_or(1, |n| n.get());
     let jobs = if bench.jobs == 0 { cores } else { bench.jobs };
@@ -81,7 +81,8 @@ fn make(runs: &[&PlannedRun], bench: &Bench, stop: &watch::Receiver<bool>) {
                     if failed.load(Ordering::Relaxed) || *stop.borrow() {
                         break;
                     }
-                    // With as many runs as cores each has one to itself; the last ones, where some are left over, share all.
+                    // With one job per core, each run gets its own core. The last runs, too few for all cores, may use
+                    // any core.
                     let core = (jobs == cores && at < runs.len() - runs.len() % jobs).then_some(job);
                     if let Err(error) = run.finish(&bench.config, core, runs.len(), stop) {
                         failed.store(true, Ordering::Relaxed);
@@ -93,7 +94,8 @@ fn make(runs: &[&PlannedRun], bench: &Bench, stop: &watch::Receiver<bool>) {
     });
 }
 
-/// Starts a process that stays on one core; none: on any. It takes that from the thread that starts it.
+/// Starts a process on one core, or on any core if `core` is none. A process inherits this from the thread that starts
+/// it.
 fn spawn_on(core: Option<usize>, mut command: Command) -> Result<Child> {
     let ids = core_affinity::get_core_ids().unwrap_or_default();
     let starter = thread::spawn(move || {
@@ -108,17 +110,18 @@ fn spawn_on(core: Option<usize>, mut command: Command) -> Result<Child> {
 
 impl PlannedRun {
     /// # Errors
-    /// If the folder holds a run with other settings, whose curve would not compare, or somebody trains in it.
+    /// If the folder has a run with other settings, whose curve would not be comparable, or another process
+    /// trains in it.
     fn check(&self) -> Result<()> {
         if self.folder.join("config.toml").exists() {
-            let why = "such runs do not compare; choose another folder with --out DIR";
+            let why = "these runs are not comparable; choose another folder with --out DIR";
             RunDir::check_same_but(&["ckpt"], &self.folder, &self.config, why)?;
             files::lock(&self.folder)?;
         }
         Ok(())
     }
 
-    /// The last step in the run's metrics is the last of all.
+    /// Whether the metrics of the run end with the last step.
     fn is_finished(&self) -> bool {
         let last = || {
             let text = std::fs::read_to_string(self.folder.join("metrics.jsonl")).ok()?;
@@ -127,12 +130,12 @@ impl PlannedRun {
         last() == Some(self.config.max_steps)
     }
 
-    /// Trains to the end, or to a checkpoint once `stop` turns true.
+    /// Trains to the end, or to a checkpoint once `stop` becomes true.
     fn finish(&self, config: &Path, core: Option<usize>, runs: usize, stop: &watch::Receiver<bool>) -> Result<()> {
         let since = Instant::now();
         let resume = self.has_checkpoint();
         if !resume && self.folder.join("config.toml").exists() {
-            // It was cut off before its first checkpoint.
+            // The run was interrupted before its first checkpoint.
             std::fs::remove_dir_all(&self.folder).with_context(|| self.folder.display().to_string())?;
         }
         let log = self.folder.with_extension("log");
@@ -153,20 +156,20 @@ impl PlannedRun {
         command.arg("train").arg(config).arg("--out").arg(&self.folder);
         command.args(self.sets.iter().flat_map(|set| ["--set", set])).args(resume.then_some("--resume"));
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
-        // Out of reach of the terminal's Ctrl-C, which would come twice: `wait` passes it on.
+        // A process group of its own does not receive Ctrl-C from the terminal. `wait` forwards it, so it arrives once.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         Ok(command)
     }
 
-    /// Whether a checkpoint was ever finished, be it readable or not.
+    /// Whether any checkpoint was finished, readable or not.
     fn has_checkpoint(&self) -> bool {
         let found = std::fs::read_dir(self.folder.join("checkpoints")).into_iter().flatten().flatten();
         found.map(|entry| entry.file_name()).any(|name| !name.to_string_lossy().ends_with(".tmp"))
     }
 }
 
-/// Waits for the process to end, and asks it to once `stop` turns true.
+/// Waits for the process to end, and terminates it once `stop` becomes true.
 fn wait(mut child: Child, stop: &watch::Receiver<bool>) -> Result<std::process::ExitStatus> {
     let mut asked = false;
     loop {
@@ -192,8 +195,8 @@ fn terminate(child: &mut Child) -> Result<()> {
     Ok(child.kill()?)
 }
 
-/// What a process said last.
+/// The last line that a process printed.
 fn last_line(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
-    text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing").to_string()
+    text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it printed nothing").to_string()
 }

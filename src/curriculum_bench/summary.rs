@@ -1,4 +1,5 @@
-//! Curves over seeds as figures: means with 95 % confidence intervals, and what each variant needs to get as far as the first.
+//! Curves over seeds as numbers: means with 95 % confidence intervals, and the cost for each variant to reach the
+//! rewards of the first one.
 
 use std::fmt;
 
@@ -36,16 +37,16 @@ impl Mean {
     }
 }
 
-/// How a variant gets to a target.
+/// When a variant reaches a target.
 #[derive(Debug, Clone, Serialize)]
 pub struct TargetReached {
     pub target: f64,
-    /// Seeds that got there.
+    /// The number of seeds that reached it.
     pub seeds: usize,
-    /// Where all did: the steps and tokens it took.
+    /// The steps and tokens that it took; none unless all seeds reached it.
     pub steps: Option<Mean>,
     pub tokens: Option<Mean>,
-    /// Tokens on the curve of means over seeds, over those of the first variant's; none where either never gets there.
+    /// The tokens on the mean curve, divided by those of the first variant; none if either never reaches the target.
     pub tokens_ratio: Option<f64>,
 }
 
@@ -55,9 +56,9 @@ pub struct VariantSummary {
     pub label: String,
     pub first_reward: Mean,
     pub final_reward: Mean,
-    /// Against the first variant, seed by seed.
+    /// The difference of the final rewards to the first variant, seed by seed.
     pub difference: Option<Mean>,
-    /// Mean reward over all steps, and over as many tokens as every run has generated.
+    /// Mean reward over all steps, and over the number of tokens that every run has generated.
     pub mean_over_steps: Mean,
     pub mean_over_tokens: Mean,
     pub tokens: Mean,
@@ -71,15 +72,15 @@ pub struct VariantSummary {
 /// See the module.
 #[derive(Debug, Clone, Serialize)]
 pub struct Summary {
-    /// No model was trained: the learner of [`super::simulate`] stood for it.
+    /// No model was trained: the model of a learner in [`super::simulate`] took its place.
     pub simulated: bool,
     pub seeds: usize,
     pub rows: Vec<VariantSummary>,
 }
 
 impl Summary {
-    /// Of at least one variant with at least one seed. Without targets: half-way to, and at, the end of the first variant's
-    /// mean curve.
+    /// Of at least one variant with at least one seed. The default targets are the end of the mean curve of the first
+    /// variant, and the middle between its start and its end.
     pub fn new(measured: &[VariantCurves], targets: &[f64], simulated: bool) -> Self {
         let base = mean_curve(&measured[0].curves);
         let (start, end) = (base.first().reward, base.last().reward);
@@ -132,7 +133,10 @@ fn mean_curve(curves: &[Curve]) -> Curve {
     let n = curves.len() as f64;
     let at = |i: usize| {
         let step = curves[0].points[i].step;
-        assert!(curves.iter().all(|curve| curve.points[i].step == step), "this is a bug: evaluations at other steps");
+        assert!(
+            curves.iter().all(|curve| curve.points[i].step == step),
+            "this is a bug: evaluations at different steps"
+        );
         let mean = |f: fn(&super::curve::Point) -> f64| curves.iter().map(|c| f(&c.points[i])).sum::<f64>() / n;
         super::curve::Point {
             step,
@@ -152,7 +156,7 @@ impl fmt::Display for Summary {
         let base = &self.rows[0].label;
         writeln!(f, "mean answer reward over distributions, {} seeds, ± 95 % confidence interval", self.seeds)?;
         writeln!(f, "{}", self.rewards(base))?;
-        writeln!(f, "to reach a mean answer reward (ratio: tokens on the mean curve, over those of {base})")?;
+        writeln!(f, "to reach a mean answer reward (ratio: tokens on the mean curve, divided by those of {base})")?;
         write!(f, "{}", self.targets())
     }
 }
@@ -202,7 +206,7 @@ mod tests {
     use super::super::curve::Point;
     use super::*;
 
-    /// Rises evenly from 0 to `end` in ten steps of `tokens`.
+    /// Curves that rise linearly from 0 to `end` in ten steps of `tokens` each.
     fn measured(label: &str, ends: &[f64], tokens: f64) -> VariantCurves {
         let curve = |end: f64| Curve {
             seed: 0,
@@ -233,7 +237,7 @@ mod tests {
         assert_eq!(a.reached.iter().map(|r| r.target).collect::<Vec<_>>(), [0.5, 1.0]);
         assert_eq!((a.reached[1].tokens_ratio, b.reached[1].tokens_ratio), (Some(1.0), Some(0.25)));
         assert_eq!(b.difference.unwrap().mean, 1.0);
-        // Over the 500 tokens that both have: a gets to 0.5, b to 2.
+        // Over the 500 tokens that both have, a reaches 0.5 and b reaches 2.
         assert_eq!((a.mean_over_tokens.mean, b.mean_over_tokens.mean), (0.25, 1.0));
         assert!(summary.to_string().contains("0.25"));
     }

@@ -1,14 +1,14 @@
-//! What `--policies` names: policies, each with settings of its own where it is to differ from the configuration.
+//! The argument of `--policies`: policies, each with optional settings that override the configuration.
 
 use toml::Value;
 
 use crate::curriculum::CurriculumConfig;
 use crate::error::InputError;
 
-/// A policy as it is compared: `dump`, or `dump_plus[floor=0,filter.zero_variance=true]`.
+/// A policy in the comparison: `dump`, or `dump_plus[floor=0,filter.zero_variance=true]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Variant {
-    /// As it was written.
+    /// The text in the argument.
     pub label: String,
     /// `KEY=VALUE` for the configuration.
     pub sets: Vec<String>,
@@ -22,25 +22,25 @@ impl Variant {
     }
 }
 
-/// The variants of a comma-separated list. In brackets stand settings: of the policy's own table, of `[curriculum]`, or, with
-/// a dot, of the whole configuration.
+/// The variants of a comma-separated list. The settings in brackets are keys of the table of the policy, of
+/// `[curriculum]`, or, with a dot, of the whole configuration.
 ///
 /// # Errors
-/// An empty name, one that is given twice, a bracket that does not close, or a setting without a value.
+/// An empty name, a repeated variant, a missing closing bracket, or a setting without a value.
 pub fn parse(list: &str) -> Result<Vec<Variant>, InputError> {
     let wrong = |problem: String| InputError::new("--policies", problem);
     let mut variants: Vec<Variant> = Vec::new();
     for label in split(list) {
         let variant = one(label.trim()).map_err(&wrong)?;
         if variants.iter().any(|other| other.folder() == variant.folder()) {
-            return Err(wrong(format!("{:?} is there twice", variant.label)));
+            return Err(wrong(format!("{:?} is listed twice", variant.label)));
         }
         variants.push(variant);
     }
     Ok(variants)
 }
 
-/// The parts between commas that stand outside brackets.
+/// The parts between the commas outside brackets.
 fn split(list: &str) -> Vec<&str> {
     let mut depth = 0_usize;
     list.split(|c: char| {
@@ -72,7 +72,7 @@ fn one(label: &str) -> Result<Variant, String> {
     Ok(Variant { label: label.to_string(), sets })
 }
 
-/// A policy's own table comes before `[curriculum]`, as both may have a key of that name.
+/// The table of the policy comes before `[curriculum]`, because both may have a key of this name.
 fn full_key(policy: &str, key: &str) -> String {
     let defaults = Value::try_from(CurriculumConfig::default()).ok();
     let has = |path: &[&str]| {
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_go_where_they_belong() {
+    fn settings_get_their_full_keys() {
         let variants = parse("uniform, dump[temperature=1,filter.zero_variance=true],dump+[temperature=2]").unwrap();
         assert_eq!(variants[0].sets, ["curriculum.policy=uniform"]);
         let dump = ["curriculum.policy=dump", "curriculum.temperature=1", "filter.zero_variance=true"];
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_named() {
+    fn wrong_variants_are_named() {
         for (list, word) in [
             ("dump,,uniform", "names no policy"),
             ("dump[a=1", "needs a ]"),

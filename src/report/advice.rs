@@ -1,4 +1,4 @@
-//! Which stage limits a run, and what to change. Pure: seconds in, a sentence out.
+//! Which stage limits a run, and what to change. Pure: turns seconds into a sentence.
 
 use super::svg::{number, percent};
 
@@ -14,24 +14,24 @@ pub struct Times {
     pub max_off_policy_steps: f64,
 }
 
-/// More of the time than this is too much for evaluations.
+/// If evaluations take more than this share of the time, the advice is about them.
 const MUCH_EVAL: f64 = 0.35;
 
-/// Idle shares that differ by less than this are balanced.
+/// The stages are balanced if their idle shares differ by less than this.
 const BALANCED: f64 = 0.15;
 
 impl Times {
-    /// The share of the time in which the trainer had nothing to do, evaluations left out.
+    /// The share of the time, without evaluations, in which the trainer was idle.
     pub fn trainer_idle(&self) -> f64 {
         (1.0 - self.train / self.steps).max(0.0)
     }
 
-    /// The same of the engine.
+    /// The share of the time, without evaluations, in which the engine was idle.
     pub fn engine_idle(&self) -> f64 {
         (1.0 - self.generate / self.steps).max(0.0)
     }
 
-    /// Names the bottleneck and what to change; none without times.
+    /// Names the bottleneck and what to change; none if no times were logged.
     pub fn sentence(&self) -> Option<String> {
         if self.steps <= 0.0 {
             return None;
@@ -83,19 +83,19 @@ const FASTER_GENERATION: &str =
     "to generate faster, raise engine.max_sequences, try engine.dtype = \"bf16\", or lower engine.max_new_tokens";
 const FASTER_TRAINING: &str = "to train faster, raise trainer.micro_batch_tokens, switch trainer.recompute off if memory allows, or lower lora.rank";
 
-/// A second sentence about groups that taught nothing; none where they are few. `share` of the trained groups.
+/// A second sentence about groups without a signal, if they are many. `share` is their share of the trained groups.
 pub fn wasted(share: f64, filtered: bool) -> Option<String> {
     let much = share > 0.25 && !filtered;
     much.then(|| {
         format!(
-            "{} of the groups that were trained on had the same reward throughout, so no advantage: filter.zero_variance = \
-             true draws others in their place (and costs as many more completions).",
+            "{} of the groups that were trained on had one reward for all completions, so no advantage: filter.zero_variance = \
+             true draws other groups instead (and costs as many more completions).",
             percent(share)
         )
     })
 }
 
-/// Seconds for people: "48 s", "3.5 min", "2.1 h".
+/// Seconds in a readable unit: "48 s", "3.5 min", "2.1 h".
 pub fn duration(seconds: f64) -> String {
     match seconds {
         7200.0.. => format!("{} h", number(seconds / 3600.0)),

@@ -1,4 +1,4 @@
-//! The page around the charts: one file, without a request to anywhere.
+//! The page around the charts: one file that requests nothing from the network.
 
 use super::svg::{Colour, RUN_COLOURS, escape};
 
@@ -11,7 +11,8 @@ const LIGHT: &str = "--back:#f7f8f9;--card:#fff;--ink:#1b2026;--muted:#59636e;--
 const DARK: &str = "--back:#0f1216;--card:#171b21;--ink:#e4e8ec;--muted:#98a3af;--rule:#2a313a;--axis:#5f6a76;--good:#3ec492;\
     --bad:#ff9057;--heat:#7cc0ff;--ground:#1e242b";
 
-/// Okabe and Ito's palette, which people with any colour vision can tell apart; darker on white, lighter on black.
+/// The palette of Okabe and Ito, which people with any colour vision can distinguish; darker on white, lighter on
+/// black.
 const RUNS_LIGHT: [&str; RUN_COLOURS] =
     ["#0072b2", "#d55e00", "#009e73", "#b65a93", "#c98a00", "#3a9fd6", "#4d5560", "#8f8500"];
 const RUNS_DARK: [&str; RUN_COLOURS] =
@@ -21,7 +22,7 @@ const RUNS_DARK: [&str; RUN_COLOURS] =
 const PARTS_LIGHT: [&str; 5] = ["#0072b2", "#e69f00", "#009e73", "#9aa4ae", "#cc79a7"];
 const PARTS_DARK: [&str; 5] = ["#3d9ad8", "#e9ad2f", "#22b58a", "#6d7884", "#d88fb8"];
 
-/// From easy to hard: dark to light, in the order of viridis, without the ends that white or black would swallow.
+/// From easy to hard: dark to light, in the order of viridis, without the ends, which are invisible on black or white.
 type Ramp = [[u8; 3]; 6];
 
 const ARMS_LIGHT: Ramp = [[98, 0, 128], [66, 64, 190], [16, 124, 164], [34, 160, 112], [140, 176, 24], [228, 158, 0]];
@@ -32,11 +33,11 @@ const ARMS_DARK: Ramp =
 pub struct Section {
     pub id: &'static str,
     pub title: &'static str,
-    /// Markup; a section without any is left out.
+    /// Markup; a section with an empty body is left out.
     pub body: String,
 }
 
-/// The whole file. `summary` is markup; `arms` is how many distributions have a colour.
+/// The whole file. `summary` is markup; `arms` is the number of distributions, each of which gets a colour.
 pub fn page(title: &str, summary: &str, arms: usize, sections: &[Section]) -> String {
     let sections: Vec<&Section> = sections.iter().filter(|section| !section.body.is_empty()).collect();
     let links: String =
@@ -62,7 +63,7 @@ pub fn page(title: &str, summary: &str, arms: usize, sections: &[Section]) -> St
     )
 }
 
-/// Light, dark where the system or the person wants it, and light on paper.
+/// Light by default, dark if the system or the reader chooses it, and light on paper.
 fn colours(arms: usize) -> String {
     let light = format!("{LIGHT};{}", palette(&RUNS_LIGHT, &PARTS_LIGHT, &ARMS_LIGHT, arms));
     let dark = format!("{DARK};{}", palette(&RUNS_DARK, &PARTS_DARK, &ARMS_DARK, arms));
@@ -84,7 +85,7 @@ fn palette(runs: &[&str], parts: &[&str], ramp: &Ramp, arms: usize) -> String {
     runs.chain(parts).chain(arms).collect()
 }
 
-/// The colour at 0 to 1 of a ramp.
+/// The colour of a ramp at a position from 0 to 1.
 fn mixed(ramp: &Ramp, at: f64) -> [u8; 3] {
     let at = at.clamp(0.0, 1.0) * 5.0;
     let from = (at.floor() as usize).min(4);
@@ -94,7 +95,7 @@ fn mixed(ramp: &Ramp, at: f64) -> [u8; 3] {
     })
 }
 
-/// A figure with its title (text), its caption (markup) and its body (markup); empty without a body.
+/// A figure with a title (text), a caption (markup) and a body (markup); empty if the body is empty.
 pub fn figure(title: &str, caption: &str, body: &str) -> String {
     if body.is_empty() {
         return String::new();
@@ -103,7 +104,7 @@ pub fn figure(title: &str, caption: &str, body: &str) -> String {
     format!("<figure>\n<figcaption><h3>{title}</h3><p>{caption}</p></figcaption>\n{body}</figure>\n")
 }
 
-/// Charts with a title each, beside each other; those that are empty are left out. `wide`: two in a row instead of four.
+/// Charts side by side, each with a title; empty ones are left out. `wide`: two per row instead of four.
 pub fn grid(wide: bool, panels: impl IntoIterator<Item = (String, String)>) -> String {
     let panels: String = panels
         .into_iter()
@@ -117,7 +118,7 @@ pub fn grid(wide: bool, panels: impl IntoIterator<Item = (String, String)>) -> S
     if panels.is_empty() { panels } else { format!("<div class=\"{class}\">\n{panels}</div>\n") }
 }
 
-/// What the colours of lines mean.
+/// The meaning of the colours.
 pub fn legend<'a>(entries: impl IntoIterator<Item = (&'a str, Colour)>) -> String {
     let one = |(label, colour): (&str, Colour)| {
         let kind = if matches!(colour, Colour::Part(_)) { "<span class=\"box\">" } else { "<span>" };

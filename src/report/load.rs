@@ -1,7 +1,8 @@
-//! A run's folder, read: only what the report draws is kept, line by line, so that long runs need little memory.
+//! Reads the folder of a run line by line and keeps only what the report draws, so that long runs need little memory.
 //!
-//! A run that still goes on is read as far as it is written: files may be missing and a last line may be torn (it has no
-//! line break yet). Anything else that is no JSON of the expected form is an error with its file and line.
+//! A run that is still active is read as far as it is written: files may be missing, and the last line may be
+//! incomplete (without a line break). Any other line that is not JSON of the expected form is an error with its file
+//! and line.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -18,20 +19,20 @@ use crate::metric_names as names;
 
 /// Everything that the report knows of one run.
 pub struct LoadedRun {
-    /// What the report calls it.
+    /// The name of the run in the report.
     pub name: String,
     pub settings: RunSettings,
     /// The distributions, in the order of first appearance: by convention from easy to hard.
     pub sources: Vec<String>,
     pub metrics: Metrics,
-    /// Drawn groups by distribution and by what became of them (`trained`, or why they were dropped).
+    /// The number of drawn groups by distribution and outcome (`trained`, or the reason why they were dropped).
     pub outcomes: BTreeMap<(String, String), u64>,
-    /// What the curriculum saw, by step and distribution.
+    /// What the curriculum observed, by step and distribution.
     pub observed: BTreeMap<(u64, String), ObservedSums>,
     pub rollouts: SampledRollouts,
 }
 
-/// Sums over the completions of one distribution that were observed in one step.
+/// Sums over the completions of one distribution that the curriculum observed in one step.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct ObservedSums {
     pub completions: u64,
@@ -50,7 +51,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Steps and values of one metric; empty if it was never logged. Values that were not finite are left out.
+    /// Steps and values of one metric; empty if it was never logged. Values that are not finite are left out.
     pub fn get(&self, name: &str) -> &[(u64, f64)] {
         self.columns.get(name).map_or(&[], Vec::as_slice)
     }
@@ -65,7 +66,7 @@ impl Metrics {
         self.get(name).iter().map(|(_, value)| value).sum()
     }
 
-    /// The name of `eval/<source>/avg@k`, whatever k is.
+    /// The name of `eval/<source>/avg@k`, for any k.
     pub fn avg_name(&self, source: &str) -> Option<&str> {
         let start = names::avg_at(source);
         self.names.iter().find(|name| name.starts_with(&start)).map(String::as_str)
@@ -125,7 +126,7 @@ struct ObservedGroup {
 /// Reads the run in `path`, with at most `samples` sample completions.
 ///
 /// # Errors
-/// A folder that holds no run; a file that cannot be read; a line that is not what it should be, as `file:line`.
+/// A folder without a run; a file that cannot be read; a line that is not of the expected form, as `file:line`.
 pub fn run(path: &Path, samples: usize) -> Result<LoadedRun, InputError> {
     if !["metrics.jsonl", "config.toml"].iter().any(|name| path.join(name).is_file()) {
         let problem = "holds no run: expected a folder that `dump-rl train` wrote, with config.toml and metrics.jsonl";
@@ -173,11 +174,11 @@ fn observed(path: &Path) -> Result<BTreeMap<(u64, String), ObservedSums>, InputE
     Ok(observed)
 }
 
-/// Hands every line of a file to `take`; a file that does not exist has none, and a last line without its line break that
-/// is no JSON is still being written and left out.
+/// Passes every line of a file to `take`. A file that does not exist has no lines. A last line that has no line break
+/// and is not JSON is still being written, and is left out.
 ///
 /// # Errors
-/// A file that cannot be read; a line that is not what was expected, as `file:line`.
+/// A file that cannot be read; a line that is not of the expected form, as `file:line`.
 pub fn json_lines<T>(path: &Path, mut take: impl FnMut(T) -> Result<(), String>) -> Result<(), InputError>
 where
     T: for<'a> Deserialize<'a>,

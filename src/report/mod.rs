@@ -1,10 +1,10 @@
-//! `dump-rl report`: one or several runs as one HTML file, which needs nothing else: no network, no script to be read.
+//! `dump-rl report`: one or several runs as one HTML file. It needs no network, and can be read without scripts.
 //!
 //! - [`load`] reads a run's folder, [`rollouts`] its completions, [`settings`] compares runs
 //! - [`series`] averages and thins, [`svg`] draws, [`html`] is the page
-//! - `sections` has one file for each part of the report; a plot without data is left out
+//! - `sections` has one file per part of the report; a plot without data is left out
 //!
-//! Pure but for the files that it reads and the one that it writes.
+//! Pure except for the files that it reads and the one that it writes.
 
 pub mod advice;
 pub mod html;
@@ -23,13 +23,13 @@ use crate::error::InputError;
 use crate::files;
 use load::LoadedRun;
 
-/// Sample completions of all runs together.
+/// The largest number of sample completions, over all runs.
 const MOST_SAMPLES: usize = 200;
 
 /// Writes a report over the runs in `folders` to `out`, and returns its size in bytes.
 ///
 /// # Errors
-/// A folder that holds no run; a file of a run that cannot be read, or has a wrong line; an `out` that cannot be written.
+/// A folder without a run; a file of a run that cannot be read or has a wrong line; an `out` that cannot be written.
 pub fn run(folders: &[PathBuf], out: &Path) -> Result<usize, InputError> {
     let html = sections::page(&load_all(folders)?);
     let unwritable = |e| InputError::new(out.display(), format!("cannot be written: {e}"));
@@ -37,7 +37,7 @@ pub fn run(folders: &[PathBuf], out: &Path) -> Result<usize, InputError> {
     Ok(html.len())
 }
 
-/// Reads the runs side by side, a thread for each core.
+/// Reads the runs in parallel, with one thread per core.
 fn load_all(folders: &[PathBuf]) -> Result<Vec<LoadedRun>, InputError> {
     let samples = MOST_SAMPLES / folders.len().max(1);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -53,7 +53,8 @@ fn load_all(folders: &[PathBuf]) -> Result<Vec<LoadedRun>, InputError> {
     Ok(runs)
 }
 
-/// Runs whose folders have the same name are called by as many folders above as tell all of them apart.
+/// Names the runs by their folders. If names repeat, as many parent folders are added as needed to make all names
+/// different.
 fn name_apart(runs: &mut [LoadedRun], folders: &[PathBuf]) {
     let paths: Vec<PathBuf> = folders.iter().map(|path| path.canonicalize().unwrap_or_else(|_| path.clone())).collect();
     let end = |path: &PathBuf, parts: usize| -> String {

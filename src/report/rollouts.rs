@@ -1,4 +1,4 @@
-//! The completions of a run: a few to read, and the rewards and lengths of the early and the late ones.
+//! The completions of a run: some samples to read, and the rewards and lengths of early and late completions.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,21 +9,21 @@ use serde::Deserialize;
 use super::load::json_lines;
 use crate::error::InputError;
 
-/// At most so many steps are read of a run, evenly spread: the completions of a long run are gigabytes.
+/// At most this many steps of a run are read, evenly spread: the completions of a long run take gigabytes.
 pub const MOST_FILES: usize = 60;
 
-/// What is kept at the start and at the end of a completion that is longer than both together.
+/// The numbers of characters that are kept at the start and at the end of a longer completion.
 const HEAD: usize = 2400;
 const TAIL: usize = 1600;
 
-/// A completion as rollouts/step_N.jsonl has it.
+/// A completion in rollouts/step_N.jsonl.
 #[derive(Debug, Clone, Deserialize)]
 pub struct SampleCompletion {
     pub step: u64,
     pub data_source: String,
     pub row: usize,
     pub completion: String,
-    // Numbers that were not finite are null.
+    // A number that is not finite is null.
     pub reward: Option<f64>,
     pub format_score: Option<f64>,
     pub answer_score: Option<f64>,
@@ -38,7 +38,7 @@ pub struct SampleCompletion {
 }
 
 impl SampleCompletion {
-    /// Whether the answer is right, as the graders have it.
+    /// Whether the grader took the answer for right.
     pub fn is_right(&self) -> bool {
         self.answer_score.unwrap_or(0.0) > 0.0
     }
@@ -53,7 +53,7 @@ pub struct SampledRollouts {
     pub early: CompletionSizes,
     /// The last fifth.
     pub late: CompletionSizes,
-    /// Steps that were read, and steps that there are.
+    /// The number of steps that were read, and the number of all steps.
     pub files: (usize, usize),
 }
 
@@ -76,11 +76,11 @@ impl CompletionSizes {
 }
 
 impl SampledRollouts {
-    /// Reads `folder`; it may be missing. At most `most` samples are kept: of each of `sources` distributions in each part
-    /// of the run a right one and a wrong one, where there are such.
+    /// Reads `folder`, which may be missing. Keeps at most `most` samples: from each part of the run and for each of
+    /// the `sources` distributions one right and one wrong completion, if they exist.
     ///
     /// # Errors
-    /// A file that cannot be read, or a line that is no completion.
+    /// A file that cannot be read, or a line that is not a completion.
     pub fn read(folder: &Path, most: usize, sources: usize) -> Result<Self, InputError> {
         let all = step_files(folder);
         let chosen = spread(&all, MOST_FILES);
@@ -106,7 +106,7 @@ impl SampledRollouts {
     }
 }
 
-/// Keeps the sample with the smallest hash: any of them with the same chance, and the same one every time.
+/// Keeps the sample with the smallest hash: each has the same chance, and every report takes the same one.
 fn keep(
     kept: &mut BTreeMap<(usize, String, bool), (u64, SampleCompletion)>,
     part: usize,
@@ -127,7 +127,7 @@ fn hash(sample: &SampleCompletion) -> u64 {
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Start and end of a long text; the answer stands at the end.
+/// Start and end of a long text; the answer is at the end.
 fn shorten(text: &str) -> String {
     let length = text.chars().count();
     if length <= HEAD + TAIL {
@@ -138,7 +138,7 @@ fn shorten(text: &str) -> String {
     format!("{head}\n[… {} characters left out …]\n{tail}", length - HEAD - TAIL)
 }
 
-/// `step_N.jsonl` by N.
+/// The files `step_N.jsonl`, sorted by N.
 fn step_files(folder: &Path) -> Vec<(u64, PathBuf)> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut files: Vec<(u64, PathBuf)> = entries
@@ -152,7 +152,7 @@ fn step_files(folder: &Path) -> Vec<(u64, PathBuf)> {
     files
 }
 
-/// At most `most` of `items`, evenly spread, with the first and the last.
+/// At most `most` of `items`, evenly spread, including the first and the last.
 fn spread<T>(items: &[T], most: usize) -> Vec<&T> {
     if items.len() <= most {
         return items.iter().collect();
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_spread_has_both_ends() {
+    fn spread_items_include_both_ends() {
         let items: Vec<usize> = (0..101).collect();
         assert_eq!(spread(&items, 3), [&0, &50, &100]);
         assert_eq!(spread(&items[..2], 3), [&0, &1]);

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use super::load::LoadedRun;
 use crate::metric_names::ArmMetric;
 
-/// No line has more points than this; longer ones are means over neighbouring steps.
+/// The largest number of points of a line; longer lines are reduced to means over neighbouring steps.
 pub const MOST_POINTS: usize = 400;
 
-/// A point of a line. `low` and `high` are equal to `y` where one run was drawn.
+/// A point of a line. For a single run `low` and `high` equal `y`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PlotPoint {
     pub x: f64,
@@ -24,8 +24,8 @@ impl PlotPoint {
     }
 }
 
-/// The mean of several runs, each (step, x, y), over the steps that all of those have which have any; with the least and the
-/// largest y as a band. Thinned.
+/// The mean of several runs, each a list of (step, x, y), with the smallest and the largest y as a band. Empty runs are
+/// left out; of the others, only the steps that all of them have are kept. The result is thinned.
 pub fn mean(runs: &[Vec<(u64, f64, f64)>]) -> Vec<PlotPoint> {
     let count = runs.iter().filter(|run| !run.is_empty()).count();
     let mut by_step: BTreeMap<u64, Vec<(f64, f64)>> = BTreeMap::new();
@@ -45,7 +45,7 @@ pub fn mean(runs: &[Vec<(u64, f64, f64)>]) -> Vec<PlotPoint> {
     thin(points.collect())
 }
 
-/// At most [`MOST_POINTS`] points: means over neighbours.
+/// At most [`MOST_POINTS`] points: means over neighbouring points.
 pub fn thin(points: Vec<PlotPoint>) -> Vec<PlotPoint> {
     if points.len() <= MOST_POINTS {
         return points;
@@ -65,12 +65,12 @@ pub fn thin(points: Vec<PlotPoint>) -> Vec<PlotPoint> {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mix {
     pub steps: Vec<u64>,
-    /// One row a step, one number a distribution.
+    /// One row per step, one number per distribution.
     pub counts: Vec<Vec<f64>>,
 }
 
 impl Mix {
-    /// From the running totals `curriculum/<source>/<what>` of the runs, added up; none without any.
+    /// From the running totals `what` of every source, added up over the runs; none if they are all 0.
     pub fn of(runs: &[&LoadedRun], sources: &[String], what: ArmMetric) -> Option<Self> {
         let mut by_step: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
         for run in runs {
@@ -85,19 +85,20 @@ impl Mix {
         (total > 0.0).then_some(Self { steps, counts })
     }
 
-    /// Groups of all steps together.
+    /// The number of groups of all steps.
     pub fn total(&self) -> f64 {
         self.counts.iter().flatten().sum()
     }
 
-    /// The share of each distribution over `window` steps around each step, one row a step; none where nothing was drawn.
+    /// The share of each distribution over `window` steps around each step, one row per step; none where no group was
+    /// drawn.
     pub fn shares(&self, window: usize) -> Vec<Option<Vec<f64>>> {
         let half = window / 2;
         let around = |at: usize| &self.counts[at.saturating_sub(half)..(at + half + 1).min(self.counts.len())];
         (0..self.counts.len()).map(|at| share(around(at))).collect()
     }
 
-    /// The same over at most `columns` equal parts of the run: first step, last step, shares.
+    /// The shares over at most `columns` equal parts of the run: first step, last step, shares.
     pub fn binned(&self, columns: usize) -> Vec<(u64, u64, Option<Vec<f64>>)> {
         let size = self.steps.len().div_ceil(columns).max(1);
         let parts = self.steps.chunks(size).zip(self.counts.chunks(size));
@@ -111,13 +112,13 @@ fn share(counts: &[Vec<f64>]) -> Option<Vec<f64>> {
     (total > 0.0).then(|| sums.collect())
 }
 
-/// What a running total gained in each step.
+/// The increase of a running total in each step.
 pub fn gains(totals: &[(u64, f64)]) -> Vec<(u64, f64)> {
     let before = std::iter::once(0.0).chain(totals.iter().map(|(_, total)| *total));
     totals.iter().zip(before).map(|(&(step, total), before)| (step, (total - before).max(0.0))).collect()
 }
 
-/// Cuts 0..len into at most `most` equal parts.
+/// Divides 0..len into at most `most` equal parts.
 pub fn bins(len: usize, most: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
     let size = len.div_ceil(most.max(1)).max(1);
     (0..len).step_by(size).map(move |start| start..(start + size).min(len))

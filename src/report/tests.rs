@@ -1,4 +1,4 @@
-//! The whole report, over runs that the tests write themselves.
+//! The whole report, on runs that the tests write.
 
 use std::fmt::Write;
 use std::fs;
@@ -9,14 +9,14 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 
-/// A run to be written, with `steps` steps over `arms` distributions.
+/// A run to write, with `steps` steps over `arms` distributions.
 #[derive(Clone, Copy)]
 struct Made {
     steps: u64,
     arms: usize,
     policy: &'static str,
     seed: u64,
-    /// Letters of a completion.
+    /// Length of a completion in letters.
     length: usize,
 }
 
@@ -51,7 +51,7 @@ impl Made {
         });
     }
 
-    /// Test scores rise by 0.1 a step; the first distribution gets three of four groups.
+    /// Test scores rise by 0.1 per step; the first distribution gets three of four groups.
     fn metrics(self, step: u64) -> Value {
         let mut line = Map::from_iter([("step".to_string(), json!(step))]);
         let mut add = |name: String, value: f64| drop(line.insert(name, json!(value)));
@@ -120,7 +120,7 @@ impl Made {
     }
 }
 
-/// The report over runs that were made as told.
+/// The report on these runs.
 fn report(made: &[Made]) -> String {
     let folder = temp_dir::TempDir::new().unwrap();
     let runs: Vec<PathBuf> = (0..made.len()).map(|i| folder.path().join(format!("run-{i}"))).collect();
@@ -162,7 +162,7 @@ fn the_numbers_of_a_run_are_drawn() {
             "solved none",
             "of step 3 ab12",
         ],
-        // Metrics that were 0 or null throughout have no plot.
+        // Metrics that are always 0 or null have no plot.
         &["kl_loss", "grad_norm", "Exploration bonus", "Groups left out", "The runs differ"],
     );
 }
@@ -176,7 +176,7 @@ fn text_from_data_is_escaped_and_nothing_is_fetched() {
         &["<think>", "src=", "url(", "@import"],
     );
     assert_eq!(html.matches("</script>").count(), 1);
-    // The one address is the name of the SVG name space.
+    // The only address is the name of the SVG name space.
     assert_eq!(html.matches("http").count() - html.matches("http-equiv").count(), 1);
     assert_eq!(html.matches("<svg").count(), html.matches("</svg>").count());
 }
@@ -203,7 +203,7 @@ fn many_runs_are_means_over_seeds() {
 }
 
 #[test]
-fn a_run_that_goes_on_is_read_as_far_as_it_is() {
+fn an_active_run_is_read_as_far_as_it_is_written() {
     let folder = temp_dir::TempDir::new().unwrap();
     let path = folder.path().join("run");
     SMALL.write(&path);
@@ -244,7 +244,7 @@ fn wrong_input_is_named() {
 }
 
 #[test]
-fn five_runs_of_200_steps_take_little_time_and_room() {
+fn five_runs_of_200_steps_take_little_time_and_space() {
     let folder = temp_dir::TempDir::new().unwrap();
     let large = |seed| Made { steps: 200, arms: 12, policy: "dump", seed, length: 2000 };
     let runs: Vec<PathBuf> = (0..5).map(|seed| folder.path().join(format!("seed-{seed}"))).collect();

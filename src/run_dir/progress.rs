@@ -5,7 +5,7 @@ use super::score::SourceScore;
 use crate::metric_names::{self as names, ArmMetric};
 use crate::table::table;
 
-/// How many distributions a progress line names.
+/// The number of distributions in a progress line.
 const TOP: usize = 3;
 
 /// `step  12/100  reward +0.31  answer -0.62  8.1 s  3211 tok/s  kk_logic_4 22% …`
@@ -38,7 +38,7 @@ pub fn eval_line(step: u64, scores: &[SourceScore]) -> String {
     )
 }
 
-/// Answer reward and share of right answers before and after, and how often each distribution was trained on.
+/// Answer reward and share of right answers before and after, and the number of groups trained on, per distribution.
 pub fn final_table(first: &[SourceScore], last: &[SourceScore], trained: &[u64]) -> String {
     let mut table = table([
         "distribution",

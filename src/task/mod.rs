@@ -1,9 +1,9 @@
-//! Tasks: the rows that are trained on, and the graders that score a completion of one.
+//! Tasks: the rows to train on, and the graders that score their completions.
 //!
 //! - [`rows`] reads JSON Lines files in every accepted schema into [`Row`]s.
 //! - [`kk`] is Knights and Knaves: a generator of puzzles, their prompt and their grader.
 //!
-//! Pure and synchronous: no async runtime, no tensors. A row that was loaded has a ground truth its grader understands.
+//! Pure and synchronous: no async runtime, no tensors. The grader of every loaded row understands its ground truth.
 
 pub mod kk;
 pub mod rows;
@@ -21,25 +21,25 @@ pub struct Message {
 }
 
 impl Message {
-    /// A message of `role` that says `content`.
+    /// A message with this role and text.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self { role: role.into(), content: content.into() }
     }
 }
 
-/// One prompt and what its completions are graded against, in the field's schema.
+/// One prompt and what its completions are graded against, in the schema that is common in the field.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// The name of the distribution that the row belongs to; it also chooses the grader.
     pub data_source: String,
-    /// The conversation so far, ending before the assistant's turn.
+    /// The conversation up to the assistant's turn.
     pub prompt: Vec<Message>,
-    /// The kind of ability asked for, such as `logic`; for people only.
+    /// The ability that the row asks for, such as `logic`; only people read it.
     #[serde(default)]
     pub ability: String,
     /// What a completion is graded against.
     pub reward_model: RewardModel,
-    /// Anything else about the row: `split`, `index` and so on.
+    /// Anything else about the row, such as `split` and `index`.
     #[serde(default)]
     pub extra_info: Value,
 }
@@ -47,16 +47,16 @@ pub struct Row {
 /// How a row is graded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RewardModel {
-    /// `rule`: by a program, not by a model.
+    /// `rule`: a program grades, not a model.
     #[serde(default = "rule")]
     pub style: String,
-    /// What the grader needs; its form is the grader's own. A value that is not text is kept as its JSON text.
+    /// What the grader needs, in a form that the grader defines. A value that is not a string is kept as its JSON text.
     #[serde(deserialize_with = "text")]
     pub ground_truth: String,
 }
 
 impl RewardModel {
-    /// Graded by a rule against `ground_truth`.
+    /// Grading by a rule against `ground_truth`.
     pub fn rule(ground_truth: impl Into<String>) -> Self {
         Self { style: rule(), ground_truth: ground_truth.into() }
     }
@@ -66,7 +66,7 @@ fn rule() -> String {
     "rule".to_owned()
 }
 
-/// Reads a JSON string as it is, and any other JSON value as its JSON text.
+/// Reads a JSON string unchanged, and any other JSON value as its JSON text.
 fn text<'de, D: Deserializer<'de>>(input: D) -> Result<String, D::Error> {
     Ok(match Value::deserialize(input)? {
         Value::String(text) => text,
@@ -77,9 +77,9 @@ fn text<'de, D: Deserializer<'de>>(input: D) -> Result<String, D::Error> {
 /// The two parts of a completion's reward.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Grade {
-    /// For the form of the completion.
+    /// For the format of the completion.
     pub format_score: f32,
-    /// For what it answers.
+    /// For the answer.
     pub answer_score: f32,
 }
 
@@ -89,16 +89,16 @@ impl Grade {
         self.format_score + self.answer_score
     }
 
-    /// Whether the answer is right: only then is its part of the reward positive.
+    /// Whether the answer is right: only a right answer has a positive score.
     pub fn is_right(&self) -> bool {
         self.answer_score > 0.0
     }
 }
 
-/// A row's grader with what it expects.
+/// The grader of a row, with the answer that it expects.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Grader {
-    /// Knights and Knaves: data sources that begin with `kk`.
+    /// Knights and Knaves: data sources whose name begins with `kk`.
     Kk(kk::grade::Expected),
 }
 
@@ -106,7 +106,8 @@ impl Grader {
     /// The grader of `row`, chosen by its data source.
     ///
     /// # Errors
-    /// An unknown data source or a ground truth that its grader cannot read, in words for the person who gave the row.
+    /// An unknown data source, or a ground truth that the grader cannot read. The text is for the user who
+    /// gave the row.
     pub fn for_row(row: &Row) -> Result<Self, String> {
         let source = &row.data_source;
         let ground_truth = &row.reward_model.ground_truth;
@@ -116,7 +117,7 @@ impl Grader {
         Err(format!("no grader is known for data_source {source:?}; known are: kk… (Knights and Knaves)"))
     }
 
-    /// Scores the assistant's text alone, without the prompt.
+    /// Scores the text of the assistant, without the prompt.
     pub fn grade(&self, completion: &str) -> Grade {
         match self {
             Self::Kk(expected) => expected.grade(completion),

@@ -1,13 +1,13 @@
-//! Reads rows from JSON Lines files, whatever accepted schema a line is in, and groups them by source.
+//! Reads rows from JSON Lines files in any accepted schema, and groups them by source.
 //!
-//! Every row that comes out has a data source, a prompt that is not empty, and a ground truth that its grader reads.
-//! A line is taken for the first of these that its keys fit:
+//! Every loaded row has a data source, a prompt that is not empty, and a ground truth that its grader understands. The
+//! keys of a line decide its schema; the first that fits is taken:
 //!
 //! | keys | schema |
 //! |---|---|
-//! | `reward_model` | the field's own, which [`Row`] writes |
+//! | `reward_model` | the one that is common in the field, which [`Row`] writes |
 //! | `quiz` | the public Knights and Knaves data |
-//! | `prompt`, `answer` | plain; the prompt is a string (one user message, nothing added) or a list of messages |
+//! | `prompt`, `answer` | plain; the prompt is a string (one user message, unchanged) or a list of messages |
 //! | `question`, `answer` | plain; `metadata` becomes `extra_info` |
 
 use std::fs::File;
@@ -24,10 +24,10 @@ use crate::error::InputError;
 /// Reads every row of a JSON Lines file; blank lines are skipped.
 ///
 /// # Errors
-/// A file that cannot be read or holds no row, and the first line that is no good row, as `path:line`.
+/// A file that cannot be read or has no rows; the first line that is not a valid row, as `path:line`.
 pub fn load(path: &Path) -> Result<Vec<Row>, InputError> {
     if path.extension().is_some_and(|it| it.eq_ignore_ascii_case("parquet")) {
-        let problem = "parquet is not read here; convert the file to JSON Lines (one JSON object a line)";
+        let problem = "parquet is not read here; convert the file to JSON Lines (one JSON object per line)";
         return Err(InputError::new(path.display(), problem));
     }
     let rows = numbered_lines(path)?.map(|line| {
@@ -36,7 +36,7 @@ pub fn load(path: &Path) -> Result<Vec<Row>, InputError> {
     });
     let rows = rows.collect::<Result<Vec<Row>, InputError>>()?;
     if rows.is_empty() {
-        return Err(InputError::new(path.display(), "the file holds no rows; expected one JSON object a line"));
+        return Err(InputError::new(path.display(), "the file has no rows; expected one JSON object per line"));
     }
     Ok(rows)
 }
@@ -60,7 +60,7 @@ pub fn numbered_lines(
     Ok(lines.filter(|it| !it.as_ref().is_ok_and(|(_, line)| line.trim().is_empty())))
 }
 
-/// Splits rows by `data_source`; sources in order of first appearance, rows in their order.
+/// Splits rows by `data_source`: sources in the order of first appearance, rows in their order.
 pub fn group_by_source(rows: Vec<Row>) -> Vec<(String, Vec<Row>)> {
     let mut groups: Vec<(String, Vec<Row>)> = Vec::new();
     for row in rows {
@@ -110,7 +110,7 @@ fn typed<T: DeserializeOwned>(value: Value) -> Result<T, String> {
     serde_json::from_value(value).map_err(|e| e.to_string())
 }
 
-/// The public Knights and Knaves data, as far as it is used.
+/// The fields of the public Knights and Knaves data that are used.
 #[derive(Deserialize)]
 struct PublicKk {
     quiz: String,
@@ -128,7 +128,7 @@ impl PublicKk {
         let truth = json!({"solution_text_format": self.solution_text_format, "statements": self.statements});
         let expected = kk::grade::Expected::from_ground_truth(&truth.to_string())?;
         if !expected.names().eq(self.names.iter()) {
-            return Err(format!("names are {:?}, but solution_text_format speaks of others", self.names));
+            return Err(format!("names are {:?}, but solution_text_format names other people", self.names));
         }
         Ok(Row {
             data_source: kk::source_name(people),
@@ -194,7 +194,7 @@ mod tests {
         load_text(line).unwrap().remove(0)
     }
 
-    /// The second line is wrong; the error stands there and speaks of `word`.
+    /// Checks that the error for a wrong second line names that line and contains `word`.
     fn check_wrong(line: &str, word: &str) {
         let good = format!(r#"{{"prompt": "?", "answer": "{TRUTH}", "data_source": "kk"}}"#);
         let error = load_text(&format!("{good}\n{line}\n")).unwrap_err();

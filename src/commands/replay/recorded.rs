@@ -1,4 +1,4 @@
-//! Records of the pipeline's own scheduler, replayed.
+//! Records of the scheduler of the pipeline, replayed.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -9,7 +9,7 @@ use crate::curriculum::{CurriculumConfig, Mixture};
 use crate::pipeline::learner::record;
 use crate::scheduler::{FilterConfig, FinishedGroup, Job, Next, Outcome, Scheduler, SchedulerConfig};
 
-/// A record of `steps` steps of `dump_plus` (whose weights depend on what is in flight), its groups ending in any order.
+/// A record of `steps` steps of `dump_plus`, whose weights depend on the groups in flight. Groups end in any order.
 fn record(max_off_policy_steps: u64, zero_variance: bool, steps: u64) -> (CurriculumConfig, String) {
     let curriculum = CurriculumConfig { policy: "dump_plus".into(), ..CurriculumConfig::default() };
     let filter = FilterConfig { zero_variance, max_refills: 3 };
@@ -52,7 +52,7 @@ fn last_importance(config: &CurriculumConfig, events: &str) -> [f64; 3] {
     ["groups", "effective_sample_size", "mean_weight"].map(|key| last["importance"][key].as_f64().unwrap())
 }
 
-/// The recorded policy itself would have drawn just so: every weight is 1, whatever overlapped or was refilled.
+/// The recorded policy itself would have made the same draws, so every weight is 1, even with overlap and refills.
 #[test]
 fn replayed_under_its_own_policy_every_group_weighs_one() {
     for (eta, refill) in [(0, false), (0, true), (1, false), (2, true)] {

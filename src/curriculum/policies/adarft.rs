@@ -1,10 +1,10 @@
-//! AdaRFT: a target difficulty that rises while the model succeeds more often than wanted, and falls while less.
+//! AdaRFT: a target difficulty that rises while the model succeeds more often than wanted, and falls otherwise.
 //!
 //! Source: arXiv 2504.05520. After each step T ← clip(T + η·tanh(α(R̄ − β)), d_min, d_max), with R̄ the step's mean
-//! success rate; the next batch is the problems whose difficulty is nearest to T. Here a difficulty belongs to an
-//! arm: they lie evenly on the paper's scale, arm d of K at 100·d/(K−1), so that its numbers keep their meaning; a
-//! draw is of one of the two arms beside T, the nearer the likelier (linearly). A step is `batch_size` observed
-//! groups.
+//! success rate; the next batch is the problems whose difficulty is nearest to T. Here an arm has one difficulty: the
+//! arms lie evenly on the paper's scale, arm d of K at 100·d/(K−1), so that the paper's numbers keep their meaning. A
+//! draw takes one of the two arms next to T; the probability falls linearly with the distance. A step is `batch_size`
+//! observed groups.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,11 +19,11 @@ const HARDEST: f64 = 100.0;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// η, the most that T moves in a step, in difficulty; > 0.
+    /// η, the largest change of T in a step, in difficulty; > 0.
     pub eta: f64,
-    /// α, how sharply T answers to success, per success rate; > 0.
+    /// α, how strongly T reacts to the success rate; > 0.
     pub alpha: f64,
-    /// β, the success rate that is aimed at; from 0 to 1.
+    /// β, the target success rate; from 0 to 1.
     pub beta: f64,
     /// T at the start, in difficulty; from `min` to `max`.
     pub start: f64,
@@ -34,7 +34,7 @@ pub struct Settings {
 }
 
 impl Default for Settings {
-    /// η, α, β, d_min and d_max of the authors' runs. Starting at the easiest arm is ours.
+    /// η, α, β, d_min and d_max are those of the authors' runs. Starting at the easiest arm is our choice.
     fn default() -> Self {
         Self { eta: 50.0, alpha: 2.0, beta: 0.5, start: 0.0, min: 0.0, max: HARDEST }
     }
@@ -53,7 +53,7 @@ struct AdaRft {
 struct State {
     /// T.
     target: f64,
-    /// Σ of the success rates of the groups since T moved.
+    /// The sum of the success rates of all groups since the last change of T.
     successes: f64,
     groups: u64,
 }

@@ -1,21 +1,21 @@
-//! DUMP: arms by how much can be learnt from them now, plus a bonus for those rarely seen.
+//! DUMP: arms by how much the model can learn from them now, plus a bonus for arms that were rarely seen.
 //!
 //! Source: arXiv 2504.09710, Theorem 3.1 (learnability) and its UCB and softmax steps. L(d) = E|Â| bounds how far one
 //! policy-gradient step on d can move the objective: largest where the success rate within a prompt's group is ½,
 //! and 0 for solved and for hopeless prompts.
 
-use super::super::window::Arm;
+use super::super::arms::Arm;
 use super::super::{Mixture, Policy, Score, View};
 use super::{CurriculumConfig, NoSettings, softmax};
 use crate::error::KeyError;
 
-/// The paper's k, τ and unit of counts stand in `[curriculum]` itself.
+/// The paper's k, τ and unit of counts are keys of `[curriculum]` itself.
 pub type Settings = NoSettings;
 
 /// P(d) = softmax(UCB(d) / τ), with UCB(d) = L(d) + √(2 ln(N + 1) / (n_d + 1)).
 ///
-/// L(d) is the mean |Â| of the last k rollouts of d, n_d what was seen of d since the start, and N = max(1, Σ n_d).
-/// Before the first observation all arms score the same, so P is uniform.
+/// L(d) is the mean |Â| of the last k rollouts of d, n_d the count of d since the start, and N = max(1, Σ n_d). Before
+/// the first observation all arms have the same score, so P is uniform.
 struct Dump {
     temperature: f64,
 }
@@ -95,8 +95,8 @@ mod tests {
         }
 
         /// While an arm is unseen after 100 groups, N ≥ 1,600 and it scores above √(2 ln 1,600) = 3.8. An arm seen once
-        /// scores at most 0.97 more than its |Â| ≤ 3 and, seen again, falls below: so the unseen ones soon hold most of
-        /// the weight, and 12 arms are through long before 400 groups.
+        /// scores at most 0.97 more than its |Â| ≤ 3 and falls below 3.8 when it is seen again. So the unseen arms soon
+        /// have most of the weight, and all 12 arms have been seen long before 400 groups.
         #[test]
         fn no_arm_starves(learnability in vec(0.0..3.0, 12), seed in any::<u64>()) {
             let mut curriculum = dump(12, CountUnit::Rollouts);

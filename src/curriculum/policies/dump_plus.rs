@@ -1,26 +1,26 @@
-//! dump+ (ours): DUMP's signal and bonus, made right for groups that come late and for a model that drifts.
+//! dump+ (ours): DUMP's signal and bonus, corrected for groups that arrive late and for a model that drifts.
 //!
 //! P(d) = (1 − ε) softmax(UCB(d)/τ) + ε/K, with UCB(d) = L(d)/ρ_d + c·√(2 ln(N + 1)/(n_d + f_d + 1)). The frame is
-//! DUMP's, arXiv 2504.09710; its parts, each of which `[curriculum.dump_plus]` can switch on and off:
+//! DUMP's, arXiv 2504.09710. `[curriculum.dump_plus]` can switch each of these parts on and off:
 //!
 //! - **Evidence is counted in groups.** After a group of arm d, all n ← γn and n_d ← n_d + 1, and the same for the
-//!   sums of the signal: discounted UCB, arXiv 0805.3415. What was seen of an arm that is no longer drawn fades, and
-//!   its bonus grows back. `discount = 1` counts everything for ever.
-//! - **The signal is of the last groups of its arm.** γ alone remembers as many groups of an arm as it is drawn, and
-//!   so lags behind most where the model learns most; so a group of d also leaves only μ of what is remembered of the
-//!   signal of d. `memory = 1` leaves it to γ.
+//!   sums of the signal: discounted UCB, arXiv 0805.3415. The counts of an arm that is no longer drawn fade,
+//!   and its bonus grows back. `discount = 1` never forgets.
+//! - **The signal comes from the last groups of its arm.** With γ alone, an arm that is drawn often has a long memory,
+//!   so its signal lags most where the model learns most. Therefore a group of d also multiplies the remembered signal
+//!   of d by μ. `memory = 1` switches this off.
 //! - **The signal is the variance within a group**, without bias for any G: L(d) = √(mean of s²/h²), with s² the
 //!   unbiased variance of a group's rewards and h half the range of all rewards seen. For rewards of two values it is
-//!   2·√(mean p(1 − p)) from 0 to 1, the unit of mean |Â| with std normalisation, which has a bias that depends on G.
+//!   2·√(mean p(1 − p)), from 0 to 1. That is the unit of mean |Â| with std normalisation, whose bias depends on G.
 //!   `signal = "advantage"` takes the mean |Â| of a group instead.
-//! - **Arms can start optimistic.** `prior` groups of signal 1, the most there can be, are averaged into L(d) and
-//!   never fade. So an unseen arm is as good as the best, and a forgotten one becomes so again; `prior = 0`: unseen,
-//!   L(d) = 0 as in DUMP.
-//! - **In flight counts as seen.** f_d groups were drawn and are not observed yet; they count in n_d and in N of the
+//! - **Arms can start optimistic.** `prior` groups of signal 1, the maximum, are averaged into L(d) and never fade. So
+//!   an unseen arm counts as the best, and a forgotten arm does so again. With `prior = 0` an unseen arm has L(d) = 0
+//!   as in DUMP.
+//! - **In flight counts as seen.** f_d groups were drawn but are not observed yet. They count in n_d and in N of the
 //!   bonus, so that one stale state does not send a whole batch to one arm. `in_flight = false`: f = 0.
-//! - **No arm dies**: ε of all draws go to all arms alike. `floor = 0` is off.
-//! - **Signal per token**, if `per_token`: ρ_d is the mean length of a completion of d over the mean of that over all
-//!   arms.
+//! - **No arm dies**: a share ε of all draws is spread evenly over all arms. `floor = 0` switches this off.
+//! - **Signal per token**, with `per_token`: ρ_d is the mean length of a completion of d, divided by the mean of these
+//!   lengths over all arms.
 
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +29,7 @@ use super::super::{Mixture, Observation, Policy, Score, View};
 use super::{CurriculumConfig, Learnt, above_zero, load_into, rate, softmax, to_json, with_floor, within};
 use crate::error::KeyError;
 
-/// Below so many groups (or completions), what is remembered of an arm has faded into rounding errors.
+/// Below this many groups (or completions), the sums of an arm have faded into rounding errors.
 const FADED: f64 = 1e-12;
 
 /// `[curriculum.dump_plus]`.
@@ -38,25 +38,26 @@ const FADED: f64 = 1e-12;
 pub struct Settings {
     /// `"variance"` or `"advantage"`.
     pub signal: Signal,
-    /// γ, what remains of all that was seen after a group of any arm; above 0, at most 1, which forgets nothing.
+    /// γ, the share of all sums that remains after a group of any arm; above 0, at most 1, which forgets nothing.
     pub discount: f64,
-    /// μ, what remains of an arm's signal after a group of that arm; above 0, at most 1, which leaves forgetting to γ.
+    /// μ, the share of an arm's signal that remains after a group of that arm; above 0, at most 1, which leaves
+    /// forgetting to γ.
     pub memory: f64,
-    /// How many groups of signal 1 each arm has beside those seen; 0 or more.
+    /// Every arm gets this many imagined groups of signal 1 in addition to those seen; 0 or more.
     pub prior: f64,
-    /// Whether groups that are drawn and not observed count in the bonus.
+    /// Whether groups that are drawn but not observed count in the bonus.
     pub in_flight: bool,
-    /// ε, the share of the draws that goes to all arms alike, from 0 to 1.
+    /// ε, the share of the draws that is spread evenly over all arms, from 0 to 1.
     pub floor: f64,
     /// Whether an arm's signal is divided by the relative length of its completions.
     pub per_token: bool,
-    /// c, in the signal's unit; 0 or more. DUMP's bonus has 1.
+    /// c, in the unit of the signal; 0 or more. DUMP's bonus has 1.
     pub bonus: f64,
-    /// τ, in the signal's unit; > 0. Lower is greedier.
+    /// τ, in the unit of the signal; > 0. Lower is greedier.
     pub temperature: f64,
 }
 
-/// What of a group says how much can be learnt from it.
+/// The measure of how much can be learnt from a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Signal {
@@ -67,21 +68,22 @@ pub enum Signal {
 }
 
 impl Default for Settings {
-    /// As measured in docs/results.md: μ and a small bonus help and are on; counting what is in flight makes no
-    /// difference and is on; γ makes none, ε, `prior` and `per_token` cost something, and they are off. The numbers are
-    /// ours, but for DUMP's τ = 0.1:
+    /// As measured in docs/results.md: μ and a small bonus help and are on. Counting groups in flight makes no
+    /// difference and is on. γ makes no difference and is off. ε, `prior` and `per_token` have a cost and are off. The
+    /// numbers are ours, except for DUMP's τ = 0.1:
     ///
-    /// - μ = 0.9 is as old and as noisy as DUMP's window of 300 rollouts, 19 groups: its groups are μ/(1 − μ) = 9 old
-    ///   in the mean, and as many as (1 + μ)/(1 − μ) = 19 equal ones. Prompts of one arm differ, so the signal of one
-    ///   group deviates by about 0.3 from its arm's (for a mix of p = ½ and p = 0 or 1, by up to 0.5): the mean has a
-    ///   standard error of 0.3/√19 = 0.07, below τ.
-    /// - c = 0.03 makes the bonus a third of that error: after 333 groups it is c·√(2 ln 334)/√(n_d + 1) =
-    ///   0.10/√(n_d + 1), beside 0.3/√n_d. DUMP's c = 1, counted in groups, is ten times the error: 0.63 at n_d = 28 and
-    ///   0.88 at 14, a difference of 2.5 τ that says only how often the arms were drawn, and pulls the mix towards uniform.
-    /// - γ = 1 and ε = 0, as the softmax explores by itself: an arm whose signal is 0.5 below the best is drawn e⁻⁵ times
-    ///   as often, and μ lets it rise within a few groups. A learner that can lose a skill for good, or suddenly take to an
-    ///   arm, may want γ = 0.997 (a memory of 1/(1 − γ) = 333 groups) and ε = 0.05.
-    /// - prior = 0: optimism pays for each hopeless arm before anything is learnt.
+    /// - μ = 0.9 is as old and as noisy as DUMP's window of 300 rollouts, or 19 groups: the mean age of its groups is
+    ///   μ/(1 − μ) = 9, and they have the variance of (1 + μ)/(1 − μ) = 19 equally weighted groups. Prompts of one arm
+    ///   differ, so the signal of one group deviates by about 0.3 from the mean of its arm (for a mix of p = ½ and p =
+    ///   0 or 1, by up to 0.5). Then the mean has a standard error of 0.3/√19 = 0.07, below τ.
+    /// - c = 0.03 makes the bonus a third of that error: after 333 groups it is c·√(2 ln 334)/√(n_d + 1) = 0.10/√(n_d +
+    ///   1), compared with 0.3/√n_d. DUMP's c = 1, counted in groups, is ten times the error: 0.63 at n_d = 28 and 0.88
+    ///   at 14. This difference of 2.5 τ depends only on how often the arms were drawn, and pulls the mix towards
+    ///   uniform.
+    /// - γ = 1 and ε = 0, because the softmax explores by itself: an arm whose signal is 0.5 below the best is drawn
+    ///   e⁻⁵ times as often, and μ lets it rise within a few groups. If the model can lose a skill for good, or
+    ///   suddenly improve on an arm, γ = 0.997 (a memory of 1/(1 − γ) = 333 groups) and ε = 0.05 may help.
+    /// - prior = 0: optimism spends groups on each hopeless arm before anything is learnt.
     fn default() -> Self {
         Self {
             signal: Signal::Variance,
@@ -116,10 +118,10 @@ struct State {
 struct ArmState {
     /// n_d.
     groups: f64,
-    /// Σ s² or Σ mean |Â|, and the Σ 1 beside it.
+    /// Σ s² or Σ mean |Â|, and Σ 1 with the same discounts.
     signal: f64,
     weight: f64,
-    /// Over the groups whose tokens are known.
+    /// Sums over the groups whose tokens are known.
     tokens: f64,
     completions: f64,
 }
@@ -160,7 +162,7 @@ impl DumpPlus {
         }
     }
 
-    /// ρ of each arm; 1 where the tokens are not known.
+    /// ρ of each arm; 1 if its tokens are unknown.
     fn lengths(&self) -> Vec<f64> {
         let known = |arm: &ArmState| (arm.completions > FADED).then(|| arm.tokens / arm.completions);
         let lengths: Vec<Option<f64>> = self.state.arms.iter().map(known).collect();
@@ -179,7 +181,7 @@ impl Policy for DumpPlus {
     fn scores(&self, view: View) -> Vec<Score> {
         let Settings { in_flight, per_token, bonus, .. } = self.settings;
         let arms = &self.state.arms;
-        assert_eq!(view.in_flight.len(), arms.len(), "this is a bug: groups in flight of other arms");
+        assert_eq!(view.in_flight.len(), arms.len(), "this is a bug: groups in flight for another number of arms");
         let counted = |arm: usize| arms[arm].groups + if in_flight { view.in_flight[arm] as f64 } else { 0.0 };
         let evidence = 2.0 * (0..arms.len()).map(counted).sum::<f64>().max(1.0).ln_1p();
         let lengths = if per_token { self.lengths() } else { vec![1.0; arms.len()] };
@@ -273,7 +275,7 @@ mod tests {
         assert!((curriculum.weights(0, &[0; 3])[1] - odds / (odds + 2.0)).abs() < 1e-12);
     }
 
-    /// γ = ½, two groups of arm 0 and one of arm 1: n_0 = (1·½ + 1)·½ = ¾ and n_1 = 1, beside 1 and 2 in flight of
+    /// γ = ½, two groups of arm 0 and one of arm 1: n_0 = (1·½ + 1)·½ = ¾ and n_1 = 1, plus 1 and 2 in flight for
     /// arms 0 and 2; N = 4¾.
     #[test]
     fn counts_fade_and_the_mean_stays() {
@@ -294,7 +296,7 @@ mod tests {
         check(&curriculum, [0; 3], [(0.0, 0.0), (2.0 * (5.0_f64 / 21.0).sqrt(), 0.0), (0.0, 0.0)]);
     }
 
-    /// One prior group of 1 beside a seen one of 4·⅓: (4/3 + 1)/2 = 7/6.
+    /// One prior group of 1 and a seen one of 4·⅓: (4/3 + 1)/2 = 7/6.
     #[test]
     fn arms_start_optimistic_and_none_dies() {
         let mut curriculum = curriculum(Settings { prior: 1.0, floor: 0.3, bonus: 0.0, ..bare() });
@@ -306,7 +308,7 @@ mod tests {
         assert!(weights[0] >= 0.1 && weights[0] < 0.101, "{weights:?}");
     }
 
-    /// Completions of 100 and of 300 tokens are ½ and 3/2 of their mean; the third arm's are not known.
+    /// Completions of 100 and of 300 tokens are ½ and 3/2 of their mean; the length of the third arm is unknown.
     #[test]
     fn signal_per_token() {
         let mut curriculum = curriculum(Settings { per_token: true, bonus: 0.0, ..bare() });
@@ -317,7 +319,7 @@ mod tests {
         check(&curriculum, [0; 3], [(2.0 * value, 0.0), (value / 1.5, 0.0), (value, 0.0)]);
     }
 
-    /// A batch drawn without any answer spreads out, where one without credit would go to the best arm alone.
+    /// Draws before any answer spread out. If groups in flight do not count, they all go to the same arm.
     #[test]
     fn a_draw_counts_at_once() {
         for (in_flight, spread) in [(true, true), (false, false)] {

@@ -1,11 +1,11 @@
-//! Easy to hard on a fixed schedule: the sources in the order of the mixture, whatever the model can do.
+//! Easy to hard on a fixed schedule: the sources in the order of the mixture, independent of the model's success.
 //!
 //! Source: E2H Reasoner, arXiv 2506.06632, and the schedules of its authors' code (divelab/E2H-Reasoning,
-//! `src/trainer.py`). At step t of T, with K arms d = 0..K−1; from step T on, all stay as they are at T:
+//! `src/trainer.py`). At step t of T, with K arms d = 0..K−1; after step T the weights of step T stay:
 //!
 //! - step: all weight on arm ⌊tK/T⌋, at most K−1
 //! - cosine: P(d) = a·(K−d)/S + (1−a)·(d+1)/S, with S = K(K+1)/2 and a = (1 + cos(πt/T))/2: from weights that fall
-//!   linearly with the difficulty to weights that rise, so no arm is ever below 1/S
+//!   linearly with the difficulty to weights that rise; no arm is ever below 1/S
 //! - Gaussian: P(d) ∝ exp(−(d−μ)²/2σ²), with μ = (t/T)^β·(K−1)
 
 use std::f64::consts::PI;
@@ -22,11 +22,11 @@ use crate::error::KeyError;
 pub struct Settings {
     /// `"step"`, `"cosine"` or `"gaussian"`.
     pub schedule: Schedule,
-    /// β of the Gaussian; > 0. Below 1 the centre moves fast at first, above 1 slowly.
+    /// β of the Gaussian; > 0. Below 1 the centre moves fast at first, above 1 it moves slowly at first.
     pub exponent: f64,
     /// σ of the Gaussian, in arms; > 0.
     pub sigma: f64,
-    /// The share of the draws that goes to all arms alike, from 0 to 1; for every schedule.
+    /// The share of the draws that is spread evenly over all arms, from 0 to 1; for every schedule.
     pub floor: f64,
 }
 
@@ -40,8 +40,8 @@ pub enum Schedule {
 }
 
 impl Default for Settings {
-    /// Schedule, β and σ of the authors' configuration. Their Gaussian also has a floor of 2/(K+1) of all draws; none
-    /// here, which is ours: set `floor` for it.
+    /// Schedule, β and σ are those of the authors' configuration. Their Gaussian also has a floor of 2/(K+1) of all
+    /// draws. Here the default floor is 0; set `floor` for theirs.
     fn default() -> Self {
         Self { schedule: Schedule::Cosine, exponent: 0.5, sigma: 0.5, floor: 0.0 }
     }
@@ -82,7 +82,7 @@ impl Policy for EasyToHard {
 impl EasyToHard {
     fn gaussian(&self, centre: f64, arms: usize) -> Vec<f64> {
         let square = |arm: f64| (arm - centre).powi(2);
-        // Relative to the nearest arm, whose exponent is so 0: however small σ is, one arm keeps a weight.
+        // Relative to the nearest arm, which gets exponent 0: one arm keeps a weight, however small σ is.
         let nearest = square(centre.round());
         let exponent =
             |arm: usize| (square(arm as f64) - nearest).max(0.0) / 2.0 / self.settings.sigma / self.settings.sigma;
@@ -127,8 +127,7 @@ mod tests {
         }
     }
 
-    /// After a quarter of the steps, √¼ of the way is made: the centre is arm 1 of 0..=2, and its neighbours are 2σ
-    /// away.
+    /// After a quarter of the steps the centre has moved √¼ of the way, to arm 1 of 0..=2. Its neighbours are 2σ away.
     #[test]
     fn gaussian_moves_its_centre() {
         let gaussian = || Settings { schedule: Schedule::Gaussian, ..Settings::default() };

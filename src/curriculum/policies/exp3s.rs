@@ -1,16 +1,17 @@
-//! EXP3.S, a bandit that assumes nothing of how an arm's worth changes: exponential weights, none of which may die.
+//! EXP3.S, a bandit without assumptions about how the value of an arm changes: exponential weights with a lower bound.
 //!
 //! Source: Auer, Cesa-Bianchi, Freund and Schapire, "The nonstochastic multiarmed bandit problem", SIAM J. Comput.
-//! 32(1), 2002, section 8; used for curricula in arXiv 1704.03003 (in another parametrisation, with ε for γ here).
+//! 32(1), 2002, section 8; used for curricula in arXiv 1704.03003 (in another parametrisation, where ε is γ here).
 //!
-//! P(d) = (1 − γ) w_d / Σ w + γ/K. A group of arm d, drawn with probability p, of worth x in [0, 1], is x̂ = x/p for
-//! d and 0 for all others; w_e ← w_e exp(γ x̂_e/K) + (eα/K) Σ w.
+//! P(d) = (1 − γ) w_d / Σ w + γ/K. A group of arm d with value x in [0, 1], drawn with probability p, gives x̂ = x/p
+//! for d and 0 for all others; w_e ← w_e exp(γ x̂_e/K) + (eα/K) Σ w.
 //!
-//! - x is the mean |Â|. With std normalisation it is below 1, as √(Σ Â²/G) = √((G − 1)/G) is above it. Without,
-//!   rewards can take it above 1: then it is divided by the largest seen so far.
-//! - p is the arm's probability when it was drawn, which under delay is not the present one; where that is not known,
-//!   the present one; in any case not below γ/K, the least that this policy gives: so γx̂/K is at most 1.
-//! - w is kept as ln w with the largest at 0.
+//! - x is the mean |Â|. With std normalisation it is below 1, because it is at most √(Σ Â²/G) = √((G − 1)/G). Without,
+//!   it can exceed 1: then it is divided by the largest value seen so far.
+//! - p is the probability of the arm when it was drawn, which under delay differs from the present one. If it is
+//!   unknown, p is the present one. p is never taken below γ/K, the smallest probability of this policy, so γx̂/K is at
+//!   most 1.
+//! - w is stored as ln w, and the largest is 0.
 
 use std::f64::consts::E;
 
@@ -24,15 +25,15 @@ use crate::error::KeyError;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// γ, the share of the draws that goes to all arms alike, and the rate of learning; above 0, at most 1.
+    /// γ, the share of the draws that is spread evenly over all arms, and the learning rate; above 0, at most 1.
     pub gamma: f64,
-    /// α, how much of all weight is shared out again with each group; from 0, which is Exp3, to 1.
+    /// α, the share of all weight that each group redistributes evenly; from 0, which is Exp3, to 1.
     pub alpha: f64,
 }
 
 impl Default for Settings {
-    /// Ours, near what the source proves best where one arm is best throughout, over T = 1,600 groups and K = 12 arms:
-    /// α = 1/T = 0.0006 and γ = √(K(ln(KT) + e)/((e − 1)T)) = 0.23.
+    /// Our choice, near the optimum that the source proves for one best arm throughout, T = 1,600 groups and K = 12
+    /// arms: α = 1/T = 0.0006 and γ = √(K(ln(KT) + e)/((e − 1)T)) = 0.23.
     fn default() -> Self {
         Self { gamma: 0.2, alpha: 0.001 }
     }
@@ -84,7 +85,7 @@ impl Policy for Exp3s {
         with_floor(self.shares(), self.settings.gamma)
     }
 
-    /// w / Σ w: the weights without the share that goes to all.
+    /// w / Σ w: the weights without the evenly spread share.
     fn scores(&self, _view: View) -> Vec<Score> {
         self.shares().into_iter().map(|value| Score { value, bonus: 0.0 }).collect()
     }
@@ -116,7 +117,7 @@ impl Policy for Exp3s {
     }
 }
 
-/// ln(eᵃ + eᵇ), of which a is finite.
+/// ln(eᵃ + eᵇ); a must be finite.
 fn log_sum(a: f64, b: f64) -> f64 {
     a.max(b) + (-(a - b).abs()).exp().ln_1p()
 }

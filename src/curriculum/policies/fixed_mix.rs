@@ -1,4 +1,4 @@
-//! A mix chosen by hand: the same shares from the first step to the last.
+//! A mix that the user chooses: the same shares in every step.
 //!
 //! P(d) = w_d / Σ w, with w from the configuration.
 
@@ -14,8 +14,8 @@ use crate::error::KeyError;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// How often each source is drawn, in any unit: only the ratios count. A source that is not named is never drawn;
-    /// an empty table draws all sources equally often.
+    /// How often each source is drawn, in any unit: only the ratios count. A source that is not named is never drawn.
+    /// With an empty table all sources are drawn equally often.
     pub weights: BTreeMap<String, f64>,
 }
 
@@ -28,15 +28,15 @@ pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Pol
     for (source, &weight) in named {
         let key = format!("fixed_mix.weights.{source}");
         if !mixture.sources.contains(source) {
-            return Err(KeyError::new(key, format!("there is no such source; known: {}", mixture.sources.join(", "))));
+            return Err(KeyError::new(key, format!("this source does not exist; known: {}", mixture.sources.join(", "))));
         }
         not_negative(&key, weight)?;
     }
     let largest = named.values().copied().fold(0.0, f64::max);
     if largest == 0.0 && !named.is_empty() {
-        return Err(KeyError::new("fixed_mix.weights", "one source at least must have a weight above 0"));
+        return Err(KeyError::new("fixed_mix.weights", "at least one source must have a weight above 0"));
     }
-    // Over the largest, so that no sum overflows.
+    // Divided by the largest, so that no sum overflows.
     let share = |source| named.get(source).map_or(0.0, |weight| weight / largest);
     Ok(Box::new(FixedMix { weights: normalised(mixture.sources.iter().map(share).collect()) }))
 }

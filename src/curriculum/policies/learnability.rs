@@ -1,8 +1,8 @@
-//! Arms by p(1 − p), the variance of a success: what can be told apart within a group, and so learnt from.
+//! Arms by p(1 − p), the variance of success: the contrast within a group, which training learns from.
 //!
-//! Source: learnability as the variance of success is that of arXiv 2502.12272, there by question. Here it is the mean
-//! over the last groups of an arm of k(G − k)/(G(G − 1)), whose expectation is p(1 − p) for each group's own p: an arm
-//! of solved and hopeless prompts has none, though half of its completions are right.
+//! Source: arXiv 2502.12272 defines learnability as the variance of success, per question. Here it is the mean of k(G −
+//! k)/(G(G − 1)) over the last groups of an arm. For each group its expectation is p(1 − p) with the p of that group.
+//! So an arm of solved and hopeless prompts has no learnability, although half of its completions are right.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,17 +18,17 @@ const MOST: f64 = 0.25;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// How many groups of an arm are averaged over; ≥ 1.
+    /// The mean is over this many groups of an arm; ≥ 1.
     pub window: usize,
-    /// How many groups of p(1 − p) = ¼ each arm has beside those seen; > 0. This is the optimism: an arm that was
-    /// never seen is taken for the best there can be, so that it is tried, and one that gave nothing keeps
-    /// prior/(window + prior) of the best one's weight, so that it is noticed when it starts to give.
+    /// Every arm gets this many imagined groups of p(1 − p) = ¼ in addition to those seen; > 0. This is the optimism:
+    /// an arm that was never seen counts as the best possible arm, so that it is tried. An arm without learnability
+    /// keeps prior/(window + prior) of the best arm's weight, so that a later change is noticed.
     pub prior: f64,
 }
 
 impl Default for Settings {
-    /// Ours: 20 groups of 16 are about DUMP's window of 300 rollouts, and one imagined group is overruled by a few
-    /// seen.
+    /// Our choice: 20 groups of 16 are about DUMP's window of 300 rollouts, and a few seen groups outweigh one imagined
+    /// group.
     fn default() -> Self {
         Self { window: 20, prior: 1.0 }
     }

@@ -1,12 +1,12 @@
 //! Arms by how fast their reward changes, up or down: |fast running mean − slow running mean| of the reward.
 //!
-//! Sources: the absolute slope of the learning curve, so that what is being forgotten is practised too, is that of
-//! Teacher-Student Curriculum Learning, arXiv 1707.00183; learning progress as the change of a success rate that is
-//! smoothed over time, arXiv 2106.14876. P(d) = (1 − ε) LP_d / Σ LP + ε/K, and 1/K while nothing changes anywhere.
+//! Sources: Teacher-Student Curriculum Learning, arXiv 1707.00183, uses the absolute slope of the learning curve, so
+//! that an arm that is being forgotten is practised as well. arXiv 2106.14876 defines learning progress as the change
+//! of a smoothed success rate. P(d) = (1 − ε) LP_d / Σ LP + ε/K, and 1/K while no arm changes.
 //!
-//! A running mean starts at 0 and is biased towards it: after n groups it holds 1 − (1 − a)ⁿ of all weight. Both means
-//! are divided by that. So the first group gives LP = 0, where without it would give |a_fast − a_slow|·r, a progress
-//! that is only the start of the means.
+//! A running mean starts at 0 and is biased towards 0: after n groups its weights sum to 1 − (1 − a)ⁿ. Both means are
+//! divided by that sum. So the first group gives LP = 0. Without the division it would give |a_fast − a_slow|·r, which
+//! is no progress but the start of the means.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,12 +22,13 @@ pub struct Settings {
     pub fast: f64,
     /// The weight of a new group in the slow one; above 0, below `fast`.
     pub slow: f64,
-    /// ε, the share of the draws that goes to all arms alike, from 0 to 1. An arm that stands still lives on it alone.
+    /// ε, the share of the draws that is spread evenly over all arms, from 0 to 1. An arm without progress is drawn
+    /// from this share alone.
     pub floor: f64,
 }
 
 impl Default for Settings {
-    /// Ours: memories of 5 and of 25 groups of an arm, and a fifth of the draws for arms that stand still.
+    /// Our choice: memories of 5 and of 25 groups of an arm, and a fifth of the draws spread evenly.
     fn default() -> Self {
         Self { fast: 0.2, slow: 0.04, floor: 0.2 }
     }
@@ -114,7 +115,7 @@ mod tests {
     use super::*;
 
     /// With rates ½ and ¼, rewards 1 then 3: the fast mean is (¼·1 + ½·3)/¾ = 7/3, the slow (3/16·1 + ¼·3)/(7/16) =
-    /// 15/7. So LP = 4/21; the arm that was seen once stands still, though its reward is not 0.
+    /// 15/7. So LP = 4/21. The arm that was seen once has no progress, although its reward is not 0.
     #[test]
     fn progress_is_the_difference_of_two_unbiased_means() {
         let learning_progress = Settings { fast: 0.5, slow: 0.25, floor: 0.4 };

@@ -1,7 +1,8 @@
-//! The policies: one a file, each with its formula and source, and the list of them.
+//! The policies: one per file, each with its formula and source, and the list of them.
 //!
-//! A new policy is one file here and its name in the list below. The file has a `Settings` type, the table
-//! `[curriculum.<file name>]` of a configuration, and a function `build`. `docs/curriculum.md` shows one.
+//! A new policy is one file in this folder and its name in the list below. Every file names its parts alike: `Settings`
+//! is the table `[curriculum.<file name>]` of a configuration, `build` makes the policy, and what is learnt is its
+//! `State`, with an `ArmState` per arm. `docs/curriculum.md` shows an example.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -9,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use super::{CountUnit, Mixture, Policy};
 use crate::error::KeyError;
 
-/// Makes a policy over a mixture; an error is the key inside `[curriculum]` that does not fit, and what would.
+/// Makes a policy over a mixture. An error names the key inside `[curriculum]` that does not fit, and what would fit.
 type Build = fn(&CurriculumConfig, &Mixture) -> Result<Box<dyn Policy>, KeyError>;
 
-/// A policy as a configuration names it.
+/// A policy under the name that a configuration uses.
 pub struct Entry {
     pub name: &'static str,
     build: Build,
@@ -22,7 +23,7 @@ impl Entry {
     /// The policy over this mixture.
     ///
     /// # Errors
-    /// The key inside `[curriculum]` that does not fit, and what would.
+    /// The key inside `[curriculum]` that does not fit, and what would fit.
     pub fn build(&self, config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Policy>, KeyError> {
         (self.build)(config, mixture)
     }
@@ -41,13 +42,13 @@ macro_rules! policies {
         pub struct CurriculumConfig {
             /// Which policy decides; see [`POLICIES`].
             pub policy: String,
-            /// τ of DUMP's softmax, in the advantages' unit; > 0. Lower is greedier.
+            /// τ of DUMP's softmax, in the unit of the advantages; > 0. Lower is greedier.
             pub temperature: f64,
-            /// k: how many rollouts of an arm its learnability is the mean of; ≥ 1.
+            /// k: the learnability of an arm is the mean over its last k rollouts; ≥ 1.
             pub window: usize,
             /// What n_d counts.
             pub count: CountUnit,
-            /// A completion is a success if its reward is above this, for policies that count successes.
+            /// Policies that count successes take a completion for one if its reward is above this.
             pub success_above: f64,
             $(pub $name: $name::Settings,)*
         }
@@ -74,10 +75,10 @@ policies!(
 );
 
 impl CurriculumConfig {
-    /// The policy that is named; `dump+` is another name of `dump_plus`.
+    /// The entry of the named policy; `dump+` is another name of `dump_plus`.
     ///
     /// # Errors
-    /// The key, and the names that there are.
+    /// If there is no such policy; lists the names of all.
     pub fn entry(&self) -> Result<&'static Entry, KeyError> {
         let name = self.policy.replace('+', "_plus");
         POLICIES.iter().find(|entry| entry.name == name).ok_or_else(|| {
@@ -86,7 +87,7 @@ impl CurriculumConfig {
         })
     }
 
-    /// Checks what does not depend on the data; an error is the key inside the table, and what would be right.
+    /// Checks what does not depend on the data. An error names the key inside the table, and what would be right.
     pub fn validate(&self) -> Result<(), KeyError> {
         self.entry()?;
         above_zero("temperature", self.temperature)?;
@@ -100,12 +101,12 @@ impl CurriculumConfig {
     }
 }
 
-/// The settings of a policy that has none.
+/// The settings of a policy without settings.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NoSettings {}
 
-/// Refuses a number that is not finite and above 0.
+/// Refuses a number that is not finite or not above 0.
 fn above_zero(key: &str, value: f64) -> Result<(), KeyError> {
     match value.is_finite() && value > 0.0 {
         true => Ok(()),
@@ -113,7 +114,7 @@ fn above_zero(key: &str, value: f64) -> Result<(), KeyError> {
     }
 }
 
-/// Refuses a number that is not finite and at least 0.
+/// Refuses a number that is not finite or below 0.
 fn not_negative(key: &str, value: f64) -> Result<(), KeyError> {
     match value.is_finite() && value >= 0.0 {
         true => Ok(()),
@@ -121,7 +122,7 @@ fn not_negative(key: &str, value: f64) -> Result<(), KeyError> {
     }
 }
 
-/// Refuses a number that is not from `low` to `high`.
+/// Refuses a number outside `low` to `high`.
 fn within(key: &str, value: f64, low: f64, high: f64) -> Result<(), KeyError> {
     match (low..=high).contains(&value) {
         true => Ok(()),
@@ -129,7 +130,7 @@ fn within(key: &str, value: f64, low: f64, high: f64) -> Result<(), KeyError> {
     }
 }
 
-/// Refuses a rate that is not above 0 and at most 1.
+/// Refuses a rate outside 0 (exclusive) to 1 (inclusive).
 fn rate(key: &str, value: f64) -> Result<(), KeyError> {
     match value > 0.0 && value <= 1.0 {
         true => Ok(()),
@@ -137,14 +138,14 @@ fn rate(key: &str, value: f64) -> Result<(), KeyError> {
     }
 }
 
-/// exp(x/τ) / Σ exp(x/τ). The maximum is subtracted before the division: no exponent is above 0, so nothing overflows,
+/// exp(x/τ) / Σ exp(x/τ). The maximum is subtracted before the division. So no exponent is above 0, nothing overflows,
 /// and the sum is at least 1.
 fn softmax(scores: &[f64], temperature: f64) -> Vec<f64> {
     let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     normalised(scores.iter().map(|score| ((score - max) / temperature).exp()).collect())
 }
 
-/// The weights over their sum; all the same where the sum is 0.
+/// The weights divided by their sum; equal weights if the sum is 0.
 fn normalised(mut weights: Vec<f64>) -> Vec<f64> {
     let sum: f64 = weights.iter().sum();
     let equal = 1.0 / weights.len().max(1) as f64;
@@ -152,7 +153,7 @@ fn normalised(mut weights: Vec<f64>) -> Vec<f64> {
     weights
 }
 
-/// (1 − ε) P + ε/K: no arm is below ε/K.
+/// (1 − ε) P + ε/K: no arm falls below ε/K.
 fn with_floor(mut weights: Vec<f64>, floor: f64) -> Vec<f64> {
     let least = floor / weights.len().max(1) as f64;
     weights.iter_mut().for_each(|weight| *weight = (1.0 - floor) * *weight + least);
@@ -161,7 +162,7 @@ fn with_floor(mut weights: Vec<f64>, floor: f64) -> Vec<f64> {
 
 /// Everything a policy has learnt, as it is saved. JSON text keeps every bit of its numbers.
 trait Learnt: Serialize + DeserializeOwned {
-    /// How many arms it is about.
+    /// The number of arms that it is about.
     fn arms(&self) -> usize;
 }
 
@@ -190,7 +191,7 @@ fn same_arms<T: Learnt>(saved: &T, own: &T) -> Result<(), String> {
     }
 }
 
-/// For [`Policy::load`]: replaces `own`; on an error nothing has changed.
+/// For [`Policy::load`]: replaces `own` by the saved state. On an error nothing has changed.
 fn load_into<T: Learnt>(own: &mut T, saved: serde_json::Value) -> Result<(), String> {
     let saved = from_json(saved)?;
     same_arms(&saved, own)?;

@@ -1,8 +1,8 @@
-//! SEC, the self-evolving curriculum: a running mean of |Â| per arm, drawn from by Boltzmann's rule.
+//! SEC, the self-evolving curriculum: a running mean of |Â| per arm, and Boltzmann sampling over these means.
 //!
 //! Source: arXiv 2505.14970. After a step, Q_d ← α r + (1 − α) Q_d, where r is the mean |Â| of the step's prompts of
-//! d; P(d) = exp(Q_d/τ) / Σ exp(Q/τ), with Q = 0 at first. Here groups come one by one, and each updates Q with the
-//! mean |Â| of that one group: the same α forgets as many times faster as a step has prompts of d.
+//! d; P(d) = exp(Q_d/τ) / Σ exp(Q/τ), with Q = 0 at first. Here groups come one by one, and each updates Q with its
+//! own mean |Â|. So if a step has n prompts of d, the same α forgets n times faster than in the source.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,12 +16,12 @@ use crate::error::KeyError;
 pub struct Settings {
     /// α, the weight of a new group in the running mean; above 0, at most 1.
     pub alpha: f64,
-    /// τ, in the advantages' unit; > 0. Lower is greedier.
+    /// τ, in the unit of the advantages; > 0. Lower is greedier.
     pub temperature: f64,
 }
 
 impl Default for Settings {
-    /// τ = 1 is that of the authors' Countdown run, which has α = 0.5 a step. α = 0.2 a group is ours: where a step
+    /// τ = 1 is from the authors' Countdown run, which has α = 0.5 per step. α = 0.2 per group is our choice: if a step
     /// has three prompts of an arm, 0.8³ ≈ 0.5 of the old value remains.
     fn default() -> Self {
         Self { alpha: 0.2, temperature: 1.0 }

@@ -1,4 +1,4 @@
-//! What must hold of every policy in the list, whatever it is.
+//! What must hold for every policy in the list.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -18,7 +18,7 @@ fn curriculum(entry: &Entry, count: CountUnit) -> Curriculum {
     Curriculum::new(&config, &mixture(5)).unwrap()
 }
 
-/// Any arms, rewards and advantages (also NaN and infinities), tokens, and groups in flight.
+/// Any arms, rewards and advantages (including NaN and infinities), tokens, and groups in flight.
 fn any_groups() -> impl Strategy<Value = Vec<(Observation, Vec<u64>)>> {
     let number = || prop_oneof![4 => -3.0..3.0, 1 => proptest::num::f64::ANY];
     let completions = vec((number(), number()), 0..20);
@@ -80,7 +80,7 @@ proptest! {
     }
 }
 
-/// A state of another policy, or of other arms, is refused and changes nothing.
+/// A state of another policy, or of another number of arms, is refused and changes nothing.
 #[test]
 fn a_state_that_does_not_fit_is_refused() {
     for entry in POLICIES {
@@ -106,7 +106,7 @@ fn config_has_the_papers_defaults_and_refuses_what_it_does_not_know() {
     assert!(key == "policy" && problem.contains("uniform, size_proportional"), "{problem}");
 }
 
-/// Every policy that can be wrong, with a table of its settings and the key that is.
+/// Every policy with settings out of range, and the key that is wrong.
 #[test]
 fn settings_out_of_range_are_refused_by_their_key() {
     let wrong = [
@@ -151,7 +151,7 @@ fn settings_out_of_range_are_refused_by_their_key() {
     }
 }
 
-/// A configuration that is written out, as a run does, reads the same; and what no policy knows is refused.
+/// A configuration survives being written as TOML and read again. A key that a policy does not know is refused.
 #[test]
 fn settings_survive_toml() {
     let default = CurriculumConfig::default();

@@ -1,17 +1,17 @@
 //! Thompson sampling for the arm whose success rate is nearest to ½, on counts that forget.
 //!
-//! Each arm's success rate p has a Beta(1 + s, 1 + f) belief. A group whose share x of completions succeeds adds x to s
-//! and 1 − x to f: its completions share a prompt, so it is one unit of evidence, not G (ours). Before, all s and f of
-//! all arms are multiplied by γ, as in discounted Thompson sampling (arXiv 1707.09727): an arm that is not drawn is
-//! slowly forgotten, and tried again. P(d) is the probability that, of one p drawn from each arm's belief, that of d is
-//! the nearest to ½ and so has the largest p(1 − p): what drawing by Thompson's rule would give, without the draws, so
-//! the weights are a function of the counts.
+//! Each arm's success rate p has a Beta(1 + s, 1 + f) belief. A group in which a share x of the completions succeeds
+//! adds x to s and 1 − x to f: its completions share a prompt, so it is one unit of evidence, not G (our choice).
+//! Before that, s and f of all arms are multiplied by γ, as in discounted Thompson sampling (arXiv 1707.09727): an arm
+//! that is not drawn is slowly forgotten, and tried again. Imagine one p drawn from each arm's belief: P(d) is the
+//! probability that the p of d is the nearest to ½ and so has the largest p(1 − p). That is the distribution of
+//! Thompson's rule, computed without draws, so the weights are a function of the counts.
 //!
-//! It is an integral, P(d) = ∫ f_d(y) Π_{e≠d} P(Y_e > y) dy over y = |p − ½|, summed over `BINS` equal bins; of two
-//! arms in one bin, each is taken as the nearer half of the time.
+//! It is an integral, P(d) = ∫ f_d(y) Π_{e≠d} P(Y_e > y) dy over y = |p − ½|, summed over `BINS` equal bins. Two
+//! arms in the same bin count as nearer in half of the cases each.
 //!
-//! The belief is about the pooled success rate: an arm of solved and of hopeless prompts looks ideal here.
-//! `learnability` and `dump` are not deceived so.
+//! The belief is about the pooled success rate, so an arm of solved and hopeless prompts looks ideal to this policy,
+//! unlike to `learnability` and `dump`.
 
 use std::cell::OnceCell;
 
@@ -29,12 +29,12 @@ const BINS: usize = 64;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// γ, what remains of all counts after a group of any arm; above 0, at most 1, which forgets nothing.
+    /// γ, the share of all counts that remains after a group of any arm; above 0, at most 1, which forgets nothing.
     pub discount: f64,
 }
 
 impl Default for Settings {
-    /// Ours: a memory of 333 groups of all arms, as `dump_plus` has.
+    /// Our choice: a memory of 333 groups of all arms.
     fn default() -> Self {
         Self { discount: 0.997 }
     }
@@ -46,7 +46,7 @@ struct Thompson {
     arms: Vec<ArmState>,
     /// ln(½ + y) and ln(½ − y) at the middle of each bin.
     logarithms: Vec<(f64, f64)>,
-    /// What follows from `arms`, where it was asked for: the integral is dear.
+    /// The weights for the present `arms`, once computed: the integral is expensive.
     weights: OnceCell<Vec<f64>>,
 }
 
@@ -75,7 +75,7 @@ impl Thompson {
         let mut below = vec![1.0; self.arms.len()];
         let mut weights = vec![0.0; self.arms.len()];
         for bin in 0..BINS {
-            // `farther` is P(Y > y) at the middle of the bin; the product over all others is one from each side.
+            // `farther` is P(Y > y) at the middle of the bin. The product over all other arms is `below` times `above`.
             farther.iter_mut().zip(&masses).for_each(|(farther, mass)| *farther -= mass[bin] / 2.0);
             let mut product = 1.0;
             for (below, farther) in below.iter_mut().zip(&farther) {

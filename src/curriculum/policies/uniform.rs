@@ -1,4 +1,4 @@
-//! The baseline: every arm equally often, whatever happens.
+//! The baseline: all arms are drawn equally often throughout.
 
 use super::super::{Mixture, Policy, View};
 use super::{CurriculumConfig, NoSettings};

@@ -13,7 +13,7 @@ use crate::pipeline::group::ScoredGroup;
 use crate::scheduler::{DropReason, Ended, Observed, Scheduler};
 use crate::train::sample::Sample;
 
-/// Where the time of a step went.
+/// How the time of a step was spent.
 pub struct StepTimes {
     since: Instant,
     wait_for_batch: Duration,
@@ -22,7 +22,7 @@ pub struct StepTimes {
 }
 
 impl StepTimes {
-    /// `since`: the end of the step before.
+    /// `since`: the end of the previous step.
     pub fn new(since: Instant, wait_for_batch: Duration) -> Self {
         Self { since, wait_for_batch, train: Duration::ZERO, publish: Duration::ZERO }
     }
@@ -78,7 +78,7 @@ pub fn batch(batch: &[ScoredGroup]) -> [(&'static str, f64); 9] {
     ]
 }
 
-/// The curriculum's view: the weights that the latest job was drawn with, its scores, and the ledger.
+/// The state of the curriculum: the weights that the latest job was drawn with, the scores, and the ledger.
 pub fn curriculum(scheduler: &Scheduler) -> Vec<(String, f64)> {
     let ledger = scheduler.ledger();
     let mut values: Vec<(String, f64)> = [
@@ -106,7 +106,7 @@ pub fn curriculum(scheduler: &Scheduler) -> Vec<(String, f64)> {
     values
 }
 
-/// A completion as it stands in rollouts/step_N.jsonl.
+/// A completion in rollouts/step_N.jsonl.
 #[derive(Serialize)]
 pub struct RolloutLine<'a> {
     step: u64,
@@ -154,7 +154,7 @@ pub fn rollout_lines<'a>(
     })
 }
 
-/// Every completion of a batch exactly as the trainer got it, `samples` in the order of the batch.
+/// Every completion of a batch exactly as the trainer received it. `samples` must be in the order of the batch.
 pub fn sample_lines<'a>(
     batch: &'a [ScoredGroup],
     samples: &'a [Sample],
@@ -169,7 +169,7 @@ pub fn sample_lines<'a>(
     })
 }
 
-/// The groups that the curriculum saw during a step, in that order, as `curriculum replay` reads them.
+/// The groups that the curriculum observed during a step, in that order, in the form that `curriculum replay` reads.
 pub fn observations(step: u64, groups: &[Observed], sources: &[String]) -> Value {
     let one = |Observed { drawn, group }: &Observed| {
         let in_flight = sources.iter().zip(&drawn.in_flight).filter(|(_, groups)| **groups > 0);
@@ -181,8 +181,7 @@ pub fn observations(step: u64, groups: &[Observed], sources: &[String]) -> Value
     json!({"step": step, "observations": groups.iter().map(one).collect::<Vec<_>>()})
 }
 
-/// The jobs that ended during a step: what they were drawn from, by which weights and scores (one an arm), and what became
-/// of them.
+/// The jobs that ended during a step: their source, the weights and scores of their draw (one per arm), and their outcome.
 pub fn decisions(step: u64, ended: &[Ended], sources: &[String]) -> Value {
     let one = |Ended { job, decision, dropped }: &Ended| {
         json!({"job": job.id, "drawn_at_step": decision.drawn.step, "source": sources[job.arm], "row": job.row,
@@ -192,7 +191,7 @@ pub fn decisions(step: u64, ended: &[Ended], sources: &[String]) -> Value {
     json!({"step": step, "sources": sources, "decisions": ended.iter().map(one).collect::<Vec<_>>()})
 }
 
-/// JSON has no number that is not finite: it becomes the text `NaN`, `inf` or `-inf`.
+/// JSON has no NaN and no infinity. They become the texts `NaN`, `inf` and `-inf`.
 fn number(x: f32) -> Value {
     if x.is_finite() { json!(x) } else { json!(x.to_string()) }
 }

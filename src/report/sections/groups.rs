@@ -1,4 +1,4 @@
-//! What became of groups, and what completions were like.
+//! The outcome of groups, and statistics of completions.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -13,14 +13,14 @@ use crate::report::settings::Cohort;
 use crate::report::svg::bars::{self, Stack};
 use crate::report::svg::{Colour, Size, escape};
 
-/// Bars of a stacked chart at most.
+/// The largest number of bars of a stacked chart.
 const BARS: usize = 40;
 
 pub fn body(report: &Report) -> String {
     [solved(report), filtered(report), outcomes(report), histograms(report), completions(report)].concat()
 }
 
-/// Means of curves over parts of the steps, on each other.
+/// The means of several curves over ranges of steps, stacked.
 fn stacks(curves: &[Vec<PlotPoint>]) -> Vec<Stack> {
     let length = curves.iter().map(Vec::len).min().unwrap_or(0);
     let mean = |points: &[PlotPoint]| points.iter().map(|p| p.y).sum::<f64>() / points.len() as f64;
@@ -45,7 +45,7 @@ fn percentages(points: Vec<PlotPoint>) -> Vec<PlotPoint> {
     points.into_iter().map(|p| PlotPoint::new(p.x, 100.0 * p.y)).collect()
 }
 
-/// Groups left out in each step, by reason; nothing where none was.
+/// Groups left out in each step, by reason; empty if there are none.
 fn filtered(report: &Report) -> String {
     let parts = [
         ("all right", Colour::Part(2)),
@@ -61,11 +61,11 @@ fn filtered(report: &Report) -> String {
         })
     };
     let stacks = |cohort: &Cohort| stacks(&metrics.map(|metric| gained(cohort, metric)));
-    let caption = "Mean number of groups left out in a step, by reason; others were drawn in their place.";
+    let caption = "Mean number of groups left out per step, by reason; other groups were drawn instead.";
     super::stacked_figure(report, "Groups left out", caption, &parts, None, stacks)
 }
 
-/// Tables of what became of every drawn group, for the runs that left any out.
+/// Tables of the outcomes of all drawn groups, for the runs that left groups out.
 fn outcomes(report: &Report) -> String {
     let cohorts = report.titles().zip(&report.cohorts);
     let tables = cohorts.map(|(title, cohort)| (title, outcome_table(report, cohort)));
@@ -124,14 +124,14 @@ fn histograms(report: &Report) -> String {
     let read: (usize, usize) =
         report.runs.iter().fold((0, 0), |sum, run| (sum.0 + run.rollouts.files.0, sum.1 + run.rollouts.files.1));
     let part =
-        if read.0 < read.1 { format!(", of at most {MOST_FILES} evenly spread steps a run") } else { String::new() };
+        if read.0 < read.1 { format!(", of at most {MOST_FILES} evenly spread steps per run") } else { String::new() };
     let caption =
         format!("Share of the completions trained on, in percent: the first and the last fifth of the steps{part}.");
     let parts = [("first fifth of the steps", Colour::Part(0)), ("last fifth", Colour::Part(1))];
     super::parts_figure("Rewards and lengths of completions", &caption, &parts, grids)
 }
 
-/// Curves of what each batch was like.
+/// Curves of the means of each batch.
 fn completions(report: &Report) -> String {
     let panels = [
         ("reward", names::REWARD),

@@ -1,4 +1,4 @@
-//! What the curriculum chose (Figure 2 of the paper), and what it thought of each distribution.
+//! What the curriculum chose (Figure 2 of the paper), and how it scored each distribution.
 
 use super::Report;
 use crate::metric_names::ArmMetric;
@@ -8,10 +8,10 @@ use crate::report::settings::Cohort;
 use crate::report::svg::heat::{self, Column, Map};
 use crate::report::svg::{Size, number, percent};
 
-/// Columns of a heat map at most.
+/// The largest number of columns of a heat map.
 const COLUMNS: usize = 50;
 
-/// Shares are smoothed over this part of the run.
+/// Shares are smoothed over the run's number of steps divided by this.
 const WINDOW_PART: usize = 20;
 
 pub fn body(report: &Report) -> String {
@@ -19,22 +19,22 @@ pub fn body(report: &Report) -> String {
         curves(report),
         map_of(report, ArmMetric::Trained, "Figure 2b. The same as a map", "Share of the groups trained on"),
         dispatched(report),
-        scores(report, ArmMetric::Learnability, "What each distribution is worth to the curriculum", LEARNABILITY),
+        scores(report, ArmMetric::Learnability, "Value of each distribution for the curriculum", LEARNABILITY),
         scores(
             report,
             ArmMetric::Bonus,
             "Exploration bonus of each distribution",
-            "Added to the worth; it shrinks with what was seen.",
+            "It is added to the value, and shrinks the more groups were seen.",
         ),
         rewards(report),
     ];
     figures.concat()
 }
 
-const LEARNABILITY: &str = "The policy's own score in its own unit; for DUMP the learnability, the mean |advantage| of the last \
+const LEARNABILITY: &str = "The score of the policy in its own unit; for DUMP the learnability, the mean |advantage| of the last \
     rollouts. The signal is largest where about half of a group's completions are right.";
 
-/// A window for the longest run: odd, and 1 for a short one.
+/// The smoothing window for the longest run: odd, and 1 for short runs.
 fn window(report: &Report) -> usize {
     let steps = report.runs.iter().map(|run| run.metrics.steps.len()).max().unwrap_or(0);
     (steps / WINDOW_PART) | 1
@@ -65,7 +65,7 @@ fn map_of(report: &Report, what: ArmMetric, title: &str, caption: &str) -> Strin
     maps(report, title, caption, true, columns, percent)
 }
 
-/// A heat map a cohort, all on the same scale, from 0 if `from_zero`.
+/// One heat map per cohort, all on the same scale, which starts at 0 if `from_zero`.
 fn maps(
     report: &Report,
     title: &str,
@@ -85,7 +85,7 @@ fn maps(
     html::figure(title, caption, &(html::scale(&show(range.0), &show(range.1)) + &grid))
 }
 
-/// What was drawn, where that is not what was trained on.
+/// The drawn groups, if they differ from the groups trained on.
 fn dispatched(report: &Report) -> String {
     let total = |what: ArmMetric| {
         report
@@ -98,22 +98,22 @@ fn dispatched(report: &Report) -> String {
     if total(ArmMetric::Dispatched) <= 1.02 * total(ArmMetric::Trained) {
         return String::new();
     }
-    let caption = "Share of the groups drawn, also those that were left out later: what was paid for.";
+    let caption = "Share of all drawn groups, including those that were left out later: the generation cost.";
     map_of(report, ArmMetric::Dispatched, "Groups drawn of each distribution", caption)
 }
 
-/// `curriculum/<source>/<what>` of every distribution; nothing where it is 0 throughout.
+/// The metric `what` of every distribution; empty if it is always 0.
 fn scores(report: &Report, what: ArmMetric, title: &str, caption: &str) -> String {
     let points = |cohort: &Cohort, arm: usize| middle(cohort.curve(&what.of(&report.sources[arm])));
     super::arms_figure(report, title, caption, points)
 }
 
-/// The same line without its band: many distributions would hide each other.
+/// The line without its band: the bands of many distributions would hide each other.
 fn middle(points: Vec<PlotPoint>) -> Vec<PlotPoint> {
     points.into_iter().map(|p| PlotPoint::new(p.x, p.y)).collect()
 }
 
-/// Mean reward of the completions that the curriculum observed, also of groups that were left out.
+/// Mean reward of all completions that the curriculum observed, including groups that were left out.
 fn rewards(report: &Report) -> String {
     let columns = |cohort: &Cohort| -> Vec<Column> {
         let last = cohort.runs.iter().flat_map(|run| run.observed.keys().map(|(step, _)| *step)).max().unwrap_or(0);
@@ -123,8 +123,7 @@ fn rewards(report: &Report) -> String {
             .map(|first| reward_column(report, cohort, first, (first + size - 1).min(last)))
             .collect()
     };
-    let caption =
-        "Mean reward of all observed completions, also of groups that were left out. Blank cells: none was drawn.";
+    let caption = "Mean reward of all observed completions, including groups that were left out. Blank cells: no group was drawn.";
     maps(report, "Training reward of each distribution over time", caption, false, columns, number)
 }
 

@@ -16,7 +16,7 @@ use super::svg::bars::{self, Stack, StackPart};
 use super::svg::line::{self, PlotLine};
 use super::svg::{Colour, Size};
 
-/// What every part is made of.
+/// The data of the report, for every section.
 struct Report<'a> {
     runs: &'a [LoadedRun],
     cohorts: Vec<Cohort<'a>>,
@@ -46,14 +46,14 @@ pub fn page(runs: &[LoadedRun]) -> String {
 }
 
 impl Report<'_> {
-    /// A line for each cohort.
+    /// One line per cohort.
     fn lines(&self, points: impl Fn(&Cohort) -> Vec<PlotPoint>) -> Vec<PlotLine> {
         let one =
             |cohort: &Cohort| PlotLine { label: cohort.label.clone(), colour: cohort.colour, points: points(cohort) };
         self.cohorts.iter().map(one).collect()
     }
 
-    /// A small chart of a metric against the step, titled; empty if it was never logged, or never but as 0.
+    /// A small chart of a metric against the step, with its title; empty if the metric was never logged or is always 0.
     fn panel(&self, title: &str, metric: &str) -> (String, String) {
         let lines = self.lines(|cohort| cohort.curve(metric));
         let zero = lines.iter().flat_map(|line| &line.points).all(|p| p.low == 0.0 && p.high == 0.0);
@@ -61,7 +61,7 @@ impl Report<'_> {
         (title.to_string(), chart)
     }
 
-    /// What the colours of the cohorts mean; nothing where there is one.
+    /// The legend of the cohorts; empty if there is only one.
     fn legend(&self) -> String {
         if self.cohorts.len() < 2 {
             return String::new();
@@ -69,27 +69,27 @@ impl Report<'_> {
         html::legend(self.cohorts.iter().map(|cohort| (cohort.label.as_str(), cohort.colour)))
     }
 
-    /// What the colours of the distributions mean.
+    /// The legend of the distributions.
     fn source_legend(&self) -> String {
         html::legend(self.sources.iter().enumerate().map(|(i, source)| (source.as_str(), Colour::Arm(i))))
     }
 
-    /// A title for each cohort; empty where there is one.
+    /// One title per cohort; empty if there is only one.
     fn titles(&self) -> impl Iterator<Item = String> + '_ {
         self.cohorts.iter().map(|c| if self.cohorts.len() > 1 { c.label.clone() } else { String::new() })
     }
 
-    /// How lines of several runs are to be read.
+    /// How to read lines that stand for several runs.
     fn band_note(&self) -> &'static str {
         if self.cohorts.iter().any(|cohort| cohort.runs.len() > 1) {
-            " Lines are means over the runs that differ in nothing but their seed, bands their least and largest value."
+            " Lines are means over the runs that differ only in their seed, and bands show the smallest and largest value."
         } else {
             ""
         }
     }
 }
 
-/// A chart for each cohort with a line for each distribution, all on one scale; `points` of a cohort and a distribution.
+/// One chart per cohort with one line per distribution, all on the same scale; `points` of a cohort and a distribution.
 fn arms_figure(
     report: &Report,
     title: &str,
@@ -114,7 +114,7 @@ fn arms_figure(
     html::figure(title, caption, &(report.source_legend() + &html::grid(true, report.titles().zip(charts))))
 }
 
-/// A chart for each cohort of bars over steps, all on one scale: up to `top`, or to the highest bar.
+/// One chart of bars over steps per cohort, all on the same scale: up to `top`, or to the highest bar.
 fn stacked_figure(
     report: &Report,
     title: &str,

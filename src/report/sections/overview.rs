@@ -1,4 +1,4 @@
-//! Which runs these are, what they cost, and how they differ.
+//! The runs, their cost, and their differences.
 
 use super::Report;
 use crate::metric_names::{self as names, EvalMetric};
@@ -36,7 +36,7 @@ fn wall(run: &LoadedRun) -> f64 {
     run.metrics.sum(names::TIME_STEP) + run.metrics.sum(names::TIME_EVAL)
 }
 
-/// Tokens a second over the steps, without evaluations.
+/// Tokens per second over the steps, without evaluations.
 fn speed(run: &LoadedRun) -> Option<f64> {
     let seconds = run.metrics.sum(names::TIME_STEP);
     let tokens = run.metrics.last(names::TOTAL_TOKENS)?;
@@ -62,7 +62,7 @@ pub fn body(report: &Report) -> String {
         "right",
     ];
     let rows: Vec<Vec<String>> = report.runs.iter().map(row).collect();
-    let note = "<p class=\"muted\">B groups (prompts) a step, G completions each; η: how many steps old a completion's policy \
+    let note = "<p class=\"muted\">B groups (prompts) per step, with G completions each; η: how many steps old the policy of a completion \
         may be. Tokens: generated for training, also those of groups that were dropped. Answer reward and right answers: means \
         over the distributions in the last evaluation. In every chart the horizontal axis is the policy step unless its title says \
         otherwise.</p>\n";
@@ -95,7 +95,7 @@ fn row(run: &LoadedRun) -> Vec<String> {
     ]
 }
 
-/// Settings that the table of the runs has anyway.
+/// Settings that the table of the runs shows.
 const SHOWN: [&str; 8] = [
     "curriculum.policy",
     "model",
@@ -107,7 +107,7 @@ const SHOWN: [&str; 8] = [
     "max_steps",
 ];
 
-/// The settings in which the runs differ; a table of those that stand nowhere else.
+/// Names the settings in which the runs differ, with a table of those that the table of the runs does not show.
 fn difference_table(report: &Report) -> String {
     let all = differences(report.runs);
     if all.is_empty() {

@@ -12,8 +12,8 @@ pub fn body(report: &Report) -> String {
         return String::new();
     }
     let mut out = format!(
-        "<p class=\"muted\">{count} completions, spread over runs, steps and distributions, a right and a wrong one of each where \
-         there are such; so their mix says nothing about how often answers are right. Long ones are shortened in the middle.</p>\n"
+        "<p class=\"muted\">{count} completions, spread over runs, steps and distributions: a right and a wrong one of each, if there \
+         are any. So their mix says nothing about how often answers are right. Long ones are shortened in the middle.</p>\n"
     );
     out += &controls(report);
     for run in report.runs {
@@ -22,7 +22,7 @@ pub fn body(report: &Report) -> String {
     out
 }
 
-/// Search and filters; the page's script shows them.
+/// Search and filters; the script of the page shows them.
 fn controls(report: &Report) -> String {
     let options = |all: &str, values: &mut dyn Iterator<Item = &String>| {
         let rest: String = values.map(|value| format!("<option>{}</option>", escape(value))).collect();

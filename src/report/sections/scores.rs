@@ -16,7 +16,7 @@ pub fn body(report: &Report) -> String {
     tables + &by_source(report) + &means(report)
 }
 
-/// How a score is named in the metrics of a distribution.
+/// The score that a table or a curve shows.
 #[derive(Clone, Copy)]
 enum Kind {
     AnswerReward,
@@ -90,7 +90,8 @@ fn table(report: &Report, kind: Kind) -> String {
     html::table(&head, &rows)
 }
 
-/// A distribution's scores, one cell a cohort; the best last one of several is bold. None if nobody has any.
+/// The scores of a distribution, one cell per cohort. If the last scores differ, the best is bold. None without any
+/// score.
 fn row(report: &Report, kind: Kind, label: &str, source: &str) -> Option<Vec<String>> {
     let ends: Vec<Option<(f64, f64)>> = report.cohorts.iter().map(|cohort| kind.ends(cohort, source)).collect();
     let best = ends.iter().flatten().map(|(_, last)| *last).reduce(f64::max)?;
@@ -111,7 +112,7 @@ fn row(report: &Report, kind: Kind, label: &str, source: &str) -> Option<Vec<Str
 fn by_source(report: &Report) -> String {
     let panels = report.sources.iter().map(|source| report.panel(source, &EvalMetric::AnswerReward.of(source)));
     let caption = format!(
-        "The mean answer part of the reward on held-out prompts. Each panel has a scale of its own.{}",
+        "The mean answer part of the reward on held-out prompts. Each panel has its own scale.{}",
         report.band_note()
     );
     super::panels_figure(
@@ -151,7 +152,7 @@ fn against_steps(report: &Report, title: &str, values: Values) -> (String, Strin
     (title.to_string(), line::chart(title, "step", Size::HALF, None, &lines))
 }
 
-/// Against the tokens that were generated until the evaluation.
+/// Against the tokens that were generated before the evaluation.
 fn against_tokens(report: &Report, title: &str, values: Values) -> (String, String) {
     let points = |run: &LoadedRun| {
         let tokens = run.metrics.get(names::TOTAL_TOKENS);

@@ -1,4 +1,4 @@
-//! Where the time went, and which stage limits the run.
+//! How the time is spent, and which stage limits the run.
 
 use super::Report;
 use crate::metric_names as names;
@@ -12,7 +12,7 @@ use crate::report::svg::{Colour, escape, percent};
 
 const BARS: usize = 40;
 
-/// What the trainer's thread does during a step; they add up to the wall time.
+/// What the thread of the trainer does during a step. The parts add up to the wall time.
 const PARTS: [StackPart; 5] = [
     ("waiting for a batch", Colour::Part(0)),
     ("training", Colour::Part(1)),
@@ -73,17 +73,17 @@ fn parts(run: &LoadedRun, step: u64) -> [f64; 5] {
 
 fn stages(report: &Report) -> String {
     let stacks = |cohort: &Cohort| {
-        // Of a cohort, the run that is least far.
+        // The run of the cohort with the fewest steps.
         let steps = cohort.runs.iter().map(|run| run.metrics.get(names::TIME_STEP)).min_by_key(|steps| steps.len());
         let steps: Vec<u64> = steps.unwrap_or(&[]).iter().map(|(step, _)| *step).collect();
         bins(steps.len(), bars(steps.len(), cohort)).map(|range| stack(cohort, &steps[range])).collect()
     };
     let caption =
-        "Mean seconds of wall time a step, as the trainer sees it. While it waits for a batch, the engine generates.";
+        "Mean seconds of wall time per step, as the trainer sees it. While it waits for a batch, the engine generates.";
     super::stacked_figure(report, "Where a step's time goes", caption, &PARTS, None, stacks)
 }
 
-/// How many bars: each over as many evaluations as any other, where there are enough of them.
+/// The number of bars. If there are enough steps, every bar covers the same number of evaluations.
 fn bars(steps: usize, cohort: &Cohort) -> usize {
     let interval = cohort.runs[0].settings.number("eval.interval") as usize;
     let size = steps.div_ceil(BARS).div_ceil(interval.max(1)) * interval.max(1);
@@ -106,7 +106,7 @@ fn shares(report: &Report) -> String {
         ("engine idle, share of the step", names::ENGINE_IDLE),
         ("engine busy, s", names::TIME_GENERATE),
         ("requests waiting for a new policy, s", names::TIME_WAIT_FOR_POLICY),
-        ("tokens trained on a second", names::TOKENS_PER_S),
+        ("tokens trained on per second", names::TOKENS_PER_S),
         ("memory, MB", names::MEMORY),
     ];
     let panels = panels.map(|(title, metric)| report.panel(title, metric)).to_vec();

@@ -1,4 +1,4 @@
-//! The trainer's curves, staleness, and how far engine and trainer disagree.
+//! The curves of the trainer, staleness, and the difference between engine and trainer.
 
 use std::collections::BTreeSet;
 
@@ -15,12 +15,12 @@ pub fn body(report: &Report) -> String {
 }
 
 const UPDATES: &str = "Loss, entropy, gradient norm, KL and learning rate of each step.";
-const OFF_POLICY: &str = "How many steps older than the trained policy the one was that made a completion; groups in flight, and \
-    groups dropped as too old so far.";
+const OFF_POLICY: &str = "How many steps older than the trained policy the policy of a completion was; groups in flight; groups \
+    dropped so far because they were too old.";
 const MISMATCH: &str = "The engine's log-probabilities against the trainer's on the same tokens. on_policy_max_diff and \
-    canary_max_diff compare the same policy: they are the engine's doing, not staleness.";
+    canary_max_diff compare the same policy, so they show differences of the engine, not staleness.";
 
-/// A panel for every metric that any run logged under `prefix`, unless it was 0 throughout.
+/// One panel for every metric under `prefix` that any run logged, unless it is always 0.
 fn figure(report: &Report, title: &str, caption: &str, prefix: &str) -> String {
     let mut seen = BTreeSet::new();
     let names = report.runs.iter().flat_map(|run| &run.metrics.names);

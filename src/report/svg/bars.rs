@@ -6,9 +6,9 @@ use super::{Colour, Frame, Size, escape, number, short};
 
 /// One bar of a stacked chart.
 pub struct Stack {
-    /// First and last step that it stands for.
+    /// The first and the last step that it covers.
     pub steps: (u64, u64),
-    /// One number a part, from the bottom up.
+    /// One number per part, from bottom to top.
     pub parts: Vec<f64>,
 }
 
@@ -16,13 +16,13 @@ pub struct Stack {
 pub type StackPart = (&'static str, Colour);
 
 impl Stack {
-    /// All parts together.
+    /// The sum of all parts.
     pub fn height(&self) -> f64 {
         self.parts.iter().sum()
     }
 }
 
-/// Bars over steps, each of `parts`, on an axis up to `top`. Empty without bars of any height.
+/// Bars over steps, each divided into `parts`, on an axis up to `top`. Empty if all bars have height 0.
 pub fn stacked(name: &str, size: Size, top: f64, parts: &[StackPart], stacks: &[Stack]) -> String {
     let (Some(first), Some(last)) = (stacks.first(), stacks.last()) else { return String::new() };
     if stacks.iter().all(|stack| stack.height() <= 0.0) {
@@ -62,11 +62,11 @@ pub fn steps((first, last): (u64, u64)) -> String {
     if first == last { format!("step {first}") } else { format!("steps {first} to {last}") }
 }
 
-/// Bins where there are many values; up to so many distinct ones have a bar each.
+/// The number of bins. If there are at most this many distinct values, each of them has its own bar.
 const BINS: usize = 24;
 const SINGLE: usize = 8;
 
-/// The shares of several sets of values in common bins, side by side, in percent. Empty without values.
+/// The shares of several sets of values in common bins, side by side, in percent. Empty if there are no values.
 pub fn histogram(name: &str, size: Size, sets: &[(String, &[f64])]) -> String {
     let mut all: Vec<f64> = sets.iter().flat_map(|(_, values)| values.iter().copied()).collect();
     all.sort_by(f64::total_cmp);
@@ -76,7 +76,7 @@ pub fn histogram(name: &str, size: Size, sets: &[(String, &[f64])]) -> String {
     let bins = if single { single_bins(&all) } else { equal_bins(low, high) };
     let shares: Vec<Vec<f64>> = sets.iter().map(|(_, values)| shares(&bins, values)).collect();
     let highest = shares.iter().flatten().fold(0.0_f64, |most, share| most.max(*share));
-    // Single values stand at equal distances, whatever lies between them.
+    // Single values are drawn at equal distances.
     let x = if single { (-0.5, bins.len() as f64 - 0.5) } else { (low, high) };
     let frame = Frame::new(size, x, (0.0, 105.0 * highest));
     let edges = |i: usize| if single { (i as f64 - 0.5, i as f64 + 0.5) } else { (bins[i].from, bins[i].to) };
@@ -97,13 +97,13 @@ struct Bin {
 }
 
 impl Bin {
-    /// Whether it holds a value; a bin of one value does so despite rounding.
+    /// Whether the bin contains a value; a bin for a single value tolerates rounding.
     fn holds(&self, value: f64, last: bool) -> bool {
         self.from <= value && (value < self.to || last && value <= self.to)
     }
 }
 
-/// A bin around each value, as wide as the least distance allows.
+/// A bin around each value, as wide as the smallest distance allows.
 fn single_bins(values: &[f64]) -> Vec<Bin> {
     let least = values.windows(2).map(|pair| pair[1] - pair[0]).fold(f64::INFINITY, f64::min);
     let half = if least.is_finite() { least / 2.0 } else { 0.5 };

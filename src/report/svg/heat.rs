@@ -5,10 +5,10 @@ use std::fmt::Write;
 use super::bars::steps;
 use super::{escape, short, tick_labels, ticks};
 
-/// Height of a row, and room for the labels of the steps.
+/// The height of a row, and the space for the labels of the steps.
 const ROW: f64 = 17.0;
 const BOTTOM: f64 = 22.0;
-/// Longest label of a row, in letters.
+/// The length of the longest row label, in letters.
 const LONGEST: usize = 20;
 
 /// One column of cells; a value may be missing.
@@ -17,7 +17,7 @@ pub struct Column {
     pub values: Vec<Option<f64>>,
 }
 
-/// The range of all values; none without any.
+/// The range of all values; none if there are no values.
 pub fn range(columns: &[Column]) -> Option<(f64, f64)> {
     let values = columns.iter().flat_map(|column| column.values.iter().flatten());
     values.fold(None, |range, &value| {
@@ -26,22 +26,21 @@ pub fn range(columns: &[Column]) -> Option<(f64, f64)> {
     })
 }
 
-/// What a heat map shows.
+/// The contents of a heat map.
 pub struct Map<'a> {
     pub name: &'a str,
     /// In units of the view box.
     pub width: f64,
     pub rows: &'a [String],
     pub columns: &'a [Column],
-    /// The values of the weakest and of the strongest colour.
+    /// The values with the weakest and the strongest colour.
     pub range: (f64, f64),
-    /// Writes a value for the tooltip.
+    /// Formats a value for the tooltip.
     pub show: fn(f64) -> String,
 }
 
 impl Map<'_> {
-    /// A cell for each row and column, the stronger the nearer its value is to the upper end of the range. Empty without
-    /// columns.
+    /// One cell per row and column; larger values have stronger colours. Empty if there are no columns.
     pub fn draw(&self) -> String {
         if self.columns.is_empty() {
             return String::new();
@@ -58,7 +57,7 @@ impl Map<'_> {
         10.0 + 6.3 * longest as f64
     }
 
-    /// From half a step before the first to half a step after the last.
+    /// From half a step before the first step to half a step after the last.
     fn span(&self) -> (f64, f64) {
         let last = self.columns.len() - 1;
         (self.columns[0].steps.0 as f64 - 0.5, self.columns[last].steps.1 as f64 + 0.5)
@@ -81,7 +80,7 @@ impl Map<'_> {
             let Some(value) = column.values[index] else { continue };
             let (from, to) = (self.px(column.steps.0 as f64 - 0.5), self.px(column.steps.1 as f64 + 0.5));
             let strength = ((value - self.range.0) / (self.range.1 - self.range.0).max(1e-12)).clamp(0.0, 1.0);
-            // A value is told from none even at the lower end.
+            // The smallest value is still visible, unlike a missing one.
             let opacity = 0.08 + 0.92 * strength;
             let _ = write!(
                 out,
@@ -112,7 +111,7 @@ impl Map<'_> {
     }
 }
 
-/// A row's name, shortened to its end where it is long.
+/// The name of a row; of a long name only the end is kept.
 fn label(row: &str) -> String {
     let length = row.chars().count();
     if length <= LONGEST {

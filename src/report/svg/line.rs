@@ -5,18 +5,18 @@ use std::fmt::Write;
 use super::super::series::PlotPoint;
 use super::{Colour, Frame, Size, escape, number, short};
 
-/// Lines with no more points than this have a mark, with a tooltip, at each.
+/// Lines with at most this many points have a mark with a tooltip at each point.
 const MARKED: usize = 45;
 
-/// One line of a chart; its points are in the order of x.
+/// One line of a chart; its points are sorted by x.
 pub struct PlotLine {
     pub label: String,
     pub colour: Colour,
     pub points: Vec<PlotPoint>,
 }
 
-/// A chart of several lines over a common axis of x, named `x`; `range` of y, or what the lines span. Empty without a line
-/// that has points.
+/// A chart of several lines over a common x axis, named `x`. The y axis covers `range`, or the range of the lines.
+/// Empty if no line has points.
 pub fn chart(name: &str, x: &str, size: Size, range: Option<(f64, f64)>, lines: &[PlotLine]) -> String {
     let lines: Vec<&PlotLine> = lines.iter().filter(|line| !line.points.is_empty()).collect();
     if lines.is_empty() {
@@ -29,7 +29,7 @@ pub fn chart(name: &str, x: &str, size: Size, range: Option<(f64, f64)>, lines: 
     frame.draw(name, &(bands + &paths))
 }
 
-/// The axis of y that lines need: what they and their bands span and a little more.
+/// The range of the y axis for these lines: the range of the lines and their bands, plus a margin.
 pub fn y_range<'a>(lines: impl IntoIterator<Item = &'a PlotLine>) -> (f64, f64) {
     padded(span(lines.into_iter().flat_map(|line| &line.points).flat_map(|p| [p.low, p.high])))
 }
@@ -38,7 +38,7 @@ fn span(values: impl Iterator<Item = f64>) -> (f64, f64) {
     values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)))
 }
 
-/// A little room above and below; 0 stays the lower end of what is never negative and comes near it.
+/// Adds a margin above and below. If all values are at least 0 and some are near 0, the range starts at 0.
 fn padded((low, high): (f64, f64)) -> (f64, f64) {
     let margin = 0.06 * (high - low);
     let from = if low >= 0.0 && low < 0.3 * high { 0.0 } else { low - margin };
@@ -93,7 +93,7 @@ mod tests {
         let points = vec![PlotPoint::new(0.0, 0.0), PlotPoint::new(10.0, 1.0)];
         let lines = [PlotLine { label: "a<b".into(), colour: Colour::Run(0), points }];
         let svg = chart("n", "step", Size { width: 100.0, height: 60.0 }, Some((0.0, 1.0)), &lines);
-        // Left: the room for labels of three letters ("0.5"); right, bottom and top: the margins.
+        // Left: the space for labels of three letters ("0.5"); right, bottom and top: the margins.
         assert!(svg.contains(r#"d="M30.6 38L88 8""#), "{svg}");
         assert!(svg.contains("<title>a&lt;b, step 10: 1</title>") && !svg.contains("a<b"), "{svg}");
         assert!(svg.contains(r#"data-x="0,10,30.6,88""#), "{svg}");

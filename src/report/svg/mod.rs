@@ -1,9 +1,9 @@
-//! A small chart library: inline SVG that scales by its view box and takes every colour from a CSS variable, so that one
-//! drawing serves light, dark and paper.
+//! A small chart library: inline SVG that scales with its view box and takes every colour from a CSS variable, so that
+//! the same drawing works in light and dark themes and on paper.
 //!
 //! - [`mod@line`]: several lines with bands · [`bars`]: stacked bars over steps, histograms · [`heat`]: heat maps
 //!
-//! What a chart shows is also in `<title>` elements, which browsers show as tooltips and readers read aloud.
+//! The values of a chart are also in `<title>` elements, which browsers show as tooltips and screen readers read aloud.
 
 pub mod bars;
 pub mod heat;
@@ -11,10 +11,10 @@ pub mod line;
 
 use std::fmt::Write;
 
-/// Runs that have a colour of their own; after that the colours return, dashed.
+/// The number of runs with different colours; further runs repeat the colours with dashed lines.
 pub const RUN_COLOURS: usize = 8;
 
-/// A colour by its meaning; the page says what it looks like.
+/// A colour by its meaning; the page defines how it looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Colour {
     /// Run or cohort i.
@@ -37,7 +37,7 @@ impl Colour {
     }
 }
 
-/// Text as it may stand in HTML, between tags or in a quoted attribute.
+/// Text for HTML, between tags or in a quoted attribute.
 pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + text.len() / 8);
     for c in text.chars() {
@@ -55,7 +55,7 @@ pub fn escape(text: &str) -> String {
     out
 }
 
-/// A number for people: three significant digits, k, M and G for large ones, a true minus sign.
+/// A readable number: three significant digits; k, M and G for large numbers; a true minus sign.
 pub fn number(value: f64) -> String {
     let size = value.abs();
     let text = match size {
@@ -77,7 +77,7 @@ pub fn percent(share: f64) -> String {
     format!("{} %", trimmed(100.0 * share, usize::from(share.abs() < 0.0995))).replace('-', "−")
 }
 
-/// With at most so many decimals, without zeros at the end.
+/// With at most this many decimals, without zeros at the end.
 fn trimmed(value: f64, decimals: usize) -> String {
     let text = format!("{value:.decimals$}");
     let text = if decimals > 0 { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
@@ -97,7 +97,7 @@ pub fn ticks(low: f64, high: f64, count: usize) -> Vec<f64> {
     (0..=2 * count + 2).map(|i| (first + i as f64) * step).take_while(|tick| *tick <= high + 1e-9 * step).collect()
 }
 
-/// The labels of ticks, all with the same decimals and unit.
+/// The labels of ticks, all with the same number of decimals and the same unit.
 pub fn tick_labels(ticks: &[f64]) -> Vec<String> {
     let largest = ticks.iter().fold(0.0_f64, |most, tick| most.max(tick.abs()));
     let step = if ticks.len() > 1 { ticks[1] - ticks[0] } else { largest.max(1e-12) };
@@ -122,7 +122,7 @@ const TOP: f64 = 8.0;
 const RIGHT: f64 = 12.0;
 const BOTTOM: f64 = 22.0;
 
-/// The size of a chart in units of its view box; a letter of a label is about 6 wide.
+/// The size of a chart in units of its view box; a letter of a label is about 6 units wide.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
     pub width: f64,
@@ -130,13 +130,13 @@ pub struct Size {
 }
 
 impl Size {
-    /// One of three or four beside each other.
+    /// For three or four charts side by side.
     pub const SMALL: Self = Self { width: 300.0, height: 180.0 };
-    /// One of two beside each other.
+    /// For two charts side by side.
     pub const HALF: Self = Self { width: 600.0, height: 260.0 };
 }
 
-/// Where a chart's axes stand, and what they span.
+/// The position of the axes of a chart, and their ranges.
 pub struct Frame {
     size: Size,
     /// Room at the left of the axes, for labels.
@@ -146,26 +146,26 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Axes over these ranges; an empty range is widened.
+    /// Axes with these ranges; an empty range is widened.
     pub fn new(size: Size, x: (f64, f64), y: (f64, f64)) -> Self {
         let (x, y) = (widened(x), widened(y));
         let longest = tick_labels(&ticks(y.0, y.1, 4)).iter().map(|label| label.chars().count()).max();
         Self { size, left: 12.0 + 6.2 * longest.unwrap_or(1) as f64, x, y }
     }
 
-    /// Where x stands.
+    /// The horizontal position of x.
     pub fn px(&self, x: f64) -> f64 {
         self.left + (x - self.x.0) / (self.x.1 - self.x.0) * (self.size.width - self.left - RIGHT)
     }
 
-    /// Where y stands.
+    /// The vertical position of y.
     pub fn py(&self, y: f64) -> f64 {
         let height = self.size.height - TOP - BOTTOM;
         TOP + (self.y.1 - y) / (self.y.1 - self.y.0) * height
     }
 
-    /// An `<svg>` element around `body`, named `name`, with both axes and their grid behind it; x is a step, or another whole
-    /// number. The attributes tell the page's script what the axes span.
+    /// An `<svg>` element around `body`, named `name`, with both axes and their grid behind it. x is a step or another
+    /// whole number. The attributes give the ranges of the axes to the script of the page.
     pub fn draw(&self, name: &str, body: &str) -> String {
         let whole = self.x_ticks().into_iter().filter(|(tick, _)| tick.fract() == 0.0);
         self.draw_with(name, body, &whole.collect::<Vec<_>>())
@@ -178,7 +178,7 @@ impl Frame {
         ticks.into_iter().zip(labels).collect()
     }
 
-    /// The same with other ticks on the axis of x.
+    /// Like [`draw`](Self::draw), with these ticks on the x axis.
     fn draw_with(&self, name: &str, body: &str, x_ticks: &[(f64, String)]) -> String {
         let Size { width, height } = self.size;
         let (right, bottom) = (width - RIGHT, height - BOTTOM);
@@ -214,7 +214,7 @@ impl Frame {
     }
 }
 
-/// A range that numbers of six digits cannot show is a single value, which gets room on both sides.
+/// A range too narrow for labels of six digits counts as a single value, which gets a margin on both sides.
 fn widened((low, high): (f64, f64)) -> (f64, f64) {
     if high - low > 1e-5 * low.abs().max(high.abs()) {
         return (low, high);

@@ -1,18 +1,18 @@
-//! Worked completions for supervised training: deductions that a careful reasoner writes down, and hasty guesses.
+//! Worked completions for supervised training: careful deductions, and hasty guesses.
 //!
-//! A careful `<think>` first repeats who said what, in order and in one form. Then it supposes that somebody is a knight or
-//! a knave, quotes one statement at a time with the roles that are known, and writes down what follows: "Zoey said Liam is
-//! a knave, Zoey: knight so Liam: knave". After a supposition each statement that was not needed is checked ("… yes");
-//! where one does not hold ("… no") the supposition is turned round. Roles that were found are written in another form (": knight")
-//! than what people say (" is a knight"), and each line holds all that its conclusion depends on: so a small model has to
-//! copy and to look up, and never to reason over a distance.
+//! A careful `<think>` first repeats who said what, in order and in one form. Then it supposes that a person is a
+//! knight or a knave, quotes one statement at a time with the known roles, and writes down what follows: "Zoey said
+//! Liam is a knave, Zoey: knight so Liam: knave". After a supposition, each statement that was not needed is checked
+//! ("… yes"). If a statement does not hold ("… no"), the supposition is reversed. Roles that were found are written in
+//! another form (": knight") than what people say (" is a knight"), and each line contains everything that its
+//! conclusion depends on. So a small model only has to copy and look up, and need not connect distant lines.
 
 use rand::Rng;
 
 use super::generate::Puzzle;
 use super::statement::role;
 
-/// How a completion comes about.
+/// How a completion is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
     /// Deduces; the answer is right.
@@ -48,8 +48,9 @@ pub fn completion(puzzle: &Puzzle, style: Style, rng: &mut impl Rng) -> String {
     format!("<think> {thought} </think>\n<answer> {} </answer>", answer_text(puzzle, answer))
 }
 
-/// An exercise in quoting: what everybody said, as a careful completion begins, and then `quotes` of it in any order.
-/// From such texts a model learns to copy in a few million tokens; from worked puzzles alone it takes many times as long.
+/// An exercise in quoting: the statements of all people, as a careful completion begins, and then `quotes` of them in
+/// random order. With these texts a model learns to copy within a few million tokens; with worked puzzles alone it
+/// takes many times as long.
 pub fn quoting_exercise(puzzle: &Puzzle, quotes: usize, rng: &mut impl Rng) -> (String, String) {
     let deduction = Deduction::new(puzzle);
     let line = |speaker| deduction.said(speaker) + ". ";
@@ -70,7 +71,7 @@ enum Implied {
     Contradiction,
 }
 
-/// A chain of deductions in the making.
+/// An unfinished chain of deductions.
 #[derive(Clone)]
 struct Deduction<'a> {
     puzzle: &'a Puzzle,
@@ -89,7 +90,7 @@ impl<'a> Deduction<'a> {
         Self { puzzle, order: Vec::new(), known: 0, knights: 0, used: 0 }
     }
 
-    /// The whole text. A supposition may be wrong, where its consequences contradict themselves.
+    /// The whole text. It may contain wrong suppositions, whose consequences end in a contradiction.
     fn solve(mut self, rng: &mut impl Rng) -> String {
         let mut lines: Vec<String> = (0..self.puzzle.people()).map(|speaker| self.said(speaker)).collect();
         self.propagate(&mut lines);
@@ -113,8 +114,8 @@ impl<'a> Deduction<'a> {
         lines.join(". ") + "."
     }
 
-    /// The first open person whose wrong role leads to a contradiction, with the lines that show it: who supposes the
-    /// wrong one there will notice. Without such a person, the first open one.
+    /// The first person without a known role whose wrong role leads to a contradiction, with the lines that show it.
+    /// There a wrong supposition is noticed. If there is no such person, the first one without a known role.
     fn supposition(&self) -> Option<(usize, Option<Vec<String>>)> {
         let mut open = (0..self.puzzle.people()).filter(|i| self.known >> i & 1 == 0).peekable();
         let first = *open.peek()?;
@@ -122,7 +123,7 @@ impl<'a> Deduction<'a> {
         Some(refuted.unwrap_or((first, None)))
     }
 
-    /// Where the supposition leads, if that is a contradiction.
+    /// The lines from the supposition to a contradiction; none if it leads to no contradiction.
     fn refute(&self, person: usize, knight: bool) -> Option<Vec<String>> {
         let mut branch = self.clone();
         let mut lines = vec![format!("suppose {}", self.found(person, knight))];
@@ -149,7 +150,8 @@ impl<'a> Deduction<'a> {
         }
     }
 
-    /// Checks each statement that no deduction used and whose people are all known; `false` at the first that fails.
+    /// Checks each statement that no deduction used and whose people all have known roles; `false` at the first that
+    /// fails.
     fn check(&self, lines: &mut Vec<String>) -> bool {
         let open = |speaker: &usize| self.used >> speaker & 1 == 0 && self.involved(*speaker) & !self.known == 0;
         for speaker in (0..self.puzzle.people()).filter(open) {
@@ -162,12 +164,13 @@ impl<'a> Deduction<'a> {
         true
     }
 
-    /// The people that `speaker`'s statement binds together, itself included, as bits.
+    /// The people whose roles the statement of `speaker` connects, including the speaker, as bits.
     fn involved(&self, speaker: usize) -> u32 {
         self.puzzle.statements[speaker].people().iter().fold(1 << speaker, |mask, person| mask | 1 << person)
     }
 
-    /// In which order statements are looked at: the latest finding first (what that person says, then who speaks of it).
+    /// The order in which statements are examined. The role that was found last comes first: the statement of that
+    /// person, then the statements about them.
     fn speakers(&self) -> impl Iterator<Item = usize> + '_ {
         let about = move |person: usize| {
             let mentions = move |s: &usize| self.puzzle.statements[*s].people().contains(&(person as u8));
@@ -176,7 +179,8 @@ impl<'a> Deduction<'a> {
         self.order.iter().rev().copied().flat_map(about).chain(0..self.puzzle.people())
     }
 
-    /// What follows from "`speaker` is a knight exactly if its statement holds", over all ways to fill in unknown roles.
+    /// What follows from "`speaker` is a knight exactly if its statement holds", over all ways to fill in unknown
+    /// roles.
     fn implied(&self, speaker: usize) -> Implied {
         let statement = &self.puzzle.statements[speaker];
         let involved = self.involved(speaker);

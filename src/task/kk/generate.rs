@@ -66,19 +66,19 @@ pub const NAMES: [&str; 51] = [
     "Zoey",
 ];
 
-/// After so many draws in a row without a new puzzle a stream ends.
+/// A stream ends after this many draws in a row without a new puzzle.
 const ATTEMPTS: usize = 1_000;
 
-/// A puzzle: who there is, what each says, and who is a knight.
+/// A puzzle: the people, what each of them says, and who is a knight.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Puzzle {
-    /// Person i's name; all differ.
+    /// The name of person i; all names differ.
     pub names: Vec<&'static str>,
     /// What person i says.
     pub statements: Vec<Statement>,
-    /// Which of [`SAYINGS`] tells what person i says.
+    /// Which of [`SAYINGS`] reports what person i says.
     pub sayings: Vec<usize>,
-    /// The only consistent assignment: bit i is set where person i is a knight.
+    /// The only consistent assignment: bit i is set if person i is a knight.
     pub solution: u32,
 }
 
@@ -88,15 +88,16 @@ impl Puzzle {
         self.names.len()
     }
 
-    /// Each person's name and whether it is a knight.
+    /// The name of each person, and whether they are a knight.
     pub fn roles(&self) -> impl Iterator<Item = (&'static str, bool)> {
         self.names.iter().enumerate().map(|(i, &name)| (name, self.solution >> i & 1 == 1))
     }
 }
 
-/// An iterator of distinct puzzles of one size; the same size and seed give the same puzzles.
+/// An iterator over distinct puzzles of one size. The same size and seed give the same puzzles.
 ///
-/// Two puzzles are the same if their statements are, whatever the names. The stream ends when new ones become too rare.
+/// Two puzzles are equal if their statements are; names do not matter. The stream ends when new puzzles become too
+/// rare.
 #[derive(Clone, Debug)]
 pub struct Generator {
     people: u8,
@@ -108,14 +109,14 @@ impl Generator {
     /// The stream of puzzles with `people` people.
     ///
     /// # Panics
-    /// With fewer people than [`MIN_PEOPLE`] or more than [`MAX_PEOPLE`].
+    /// If `people` is outside [`MIN_PEOPLE`]..=[`MAX_PEOPLE`].
     pub fn new(people: usize, seed: u64) -> Self {
         assert!((MIN_PEOPLE..=MAX_PEOPLE).contains(&people), "{MIN_PEOPLE} to {MAX_PEOPLE} people, got {people}");
         let rng = ChaCha8Rng::seed_from_u64(mix(mix(seed) ^ people as u64));
         Self { people: people as u8, rng, seen: HashSet::new() }
     }
 
-    /// Names the people and chooses how each is quoted.
+    /// Draws the names, and how each person is quoted.
     fn tell(&mut self, statements: Vec<Statement>, solution: u32) -> Puzzle {
         let people = usize::from(self.people);
         let names = NAMES.choose_multiple(&mut self.rng, people).copied().collect();
@@ -141,7 +142,7 @@ impl Iterator for Generator {
     }
 }
 
-/// SplitMix64's finaliser (Steele et al., 2014): neighbouring inputs give unrelated outputs.
+/// The finaliser of SplitMix64 (Steele et al., 2014): neighbouring inputs give unrelated outputs.
 fn mix(value: u64) -> u64 {
     let value = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let value = (value ^ value >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn puzzles_are_distinct_also_where_they_are_few() {
+    fn puzzles_are_distinct_even_where_there_are_few() {
         let statements: HashSet<_> = Generator::new(3, 9).take(10_000).map(|it| it.statements).collect();
         assert_eq!(statements.len(), 10_000);
     }

@@ -1,5 +1,5 @@
-//! The Knights and Knaves reward: 3 for a right answer in the right form, −0.5 for a wrong one, −1 for one that cannot be
-//! read, and −3 for the wrong form.
+//! The Knights and Knaves reward: 3 for a right answer in the right format, −0.5 for a wrong answer, −1 for an answer
+//! that cannot be read, and −3 for the wrong format.
 
 use std::sync::LazyLock;
 
@@ -8,12 +8,12 @@ use serde_json::Value;
 
 use crate::task::Grade;
 
-/// Each stands exactly once, in this order.
+/// Each tag must occur exactly once, in this order.
 const TAGS: [&str; 4] = ["<think>", "</think>", "<answer>", "</answer>"];
-/// What a completion may end with beside white space.
+/// What a completion may end with in addition to white space.
 const END_OF_TURN: &str = "<|im_end|>";
 
-/// The claim of a role, without the name before it.
+/// A claim about a role, without the name before it.
 static CLAIM: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)\s+is\s+a\s+(knight|knave)\b"));
 /// One line of a ground truth.
 static LINE: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)^\s*\(\d+\)\s*(\S.*?)\s+is\s+a\s+(knight|knave)\.?\s*$"));
@@ -24,37 +24,39 @@ fn pattern(text: &str) -> Regex {
     Regex::new(text).expect("this is a bug: a fixed pattern compiles")
 }
 
-/// The solution of a puzzle: what an answer is compared with.
+/// The solution of a puzzle, with which an answer is compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expected {
-    /// Names, each with whether it is a knight's.
+    /// Names, and whether each is the name of a knight.
     roles: Vec<(String, bool)>,
 }
 
 impl Expected {
-    /// Reads a row's ground truth: JSON with `solution_text_format`, or that text itself, `(1) Zoey is a knight` a line.
+    /// Reads the ground truth of a row: JSON with `solution_text_format`, or that text itself, with lines such as
+    /// `(1) Zoey is a knight`.
     ///
     /// # Errors
-    /// A text that names nobody, a line of another form, and a name that stands twice.
+    /// A text without names, a line of another form, and a name that occurs twice.
     pub fn from_ground_truth(ground_truth: &str) -> Result<Self, String> {
         let text = match serde_json::from_str(ground_truth) {
             Ok(Value::Object(fields)) => match fields.get("solution_text_format") {
                 Some(Value::String(text)) => text.clone(),
-                _ => return Err("the ground truth has no solution_text_format, or it is no string".into()),
+                _ => return Err("the ground truth has no solution_text_format, or it is not a string".into()),
             },
             _ => ground_truth.to_owned(),
         };
         let mut roles: Vec<(String, bool)> = Vec::new();
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
-            let (name, knight) = role_of(line)
-                .ok_or_else(|| format!("the ground truth says {line:?}; expected such as \"(1) Zoey is a knight\""))?;
+            let (name, knight) = role_of(line).ok_or_else(|| {
+                format!("the ground truth says {line:?}; expected a line such as \"(1) Zoey is a knight\"")
+            })?;
             if roles.iter().any(|(other, _)| same_fold(other, &name)) {
                 return Err(format!("the ground truth names {name:?} twice"));
             }
             roles.push((name, knight));
         }
         if roles.is_empty() {
-            return Err("the ground truth is empty; expected \"(1) Zoey is a knight\", one person a line".into());
+            return Err("the ground truth is empty; expected \"(1) Zoey is a knight\", one person per line".into());
         }
         Ok(Self { roles })
     }
@@ -83,14 +85,14 @@ impl Expected {
         }
     }
 
-    /// Who is called a knight, in the order of the ground truth; `None` where the roles are not as many as the people,
-    /// or somebody is left out.
+    /// Whether the answer calls each person a knight, in the order of the ground truth. `None` if the number of roles
+    /// differs from the number of people, or if a person is missing.
     fn claims(&self, answer: &str) -> Option<Vec<bool>> {
         let lower = answer.to_lowercase();
         if lower.matches("knight").count() + lower.matches("knave").count() != self.roles.len() {
             return None;
         }
-        // Matches of CLAIM cannot overlap, so with a name before it each is a match of the name's own pattern.
+        // Matches of CLAIM cannot overlap. So a match after a name is a match of the pattern with that name.
         let claims: Vec<(&str, bool)> =
             CLAIM.captures_iter(answer).map(|it| (&answer[..it.get_match().start()], is_knight(&it[1]))).collect();
         let first = |name: &str| claims.iter().find(|(before, _)| ends_with_name(before, name)).map(|it| it.1);
@@ -98,7 +100,7 @@ impl Expected {
     }
 }
 
-/// The text within the answer tags of a completion whose format is right.
+/// The text between the answer tags; none if the format is wrong.
 fn answer_part(completion: &str) -> Option<&str> {
     let mut at = [0; 4];
     for (tag, at) in TAGS.iter().zip(&mut at) {
@@ -109,7 +111,7 @@ fn answer_part(completion: &str) -> Option<&str> {
     right.then(|| &completion[at[2] + TAGS[2].len()..at[3]])
 }
 
-/// Where `tag` stands, if it stands exactly once.
+/// The position of `tag`, if it occurs exactly once.
 fn only(text: &str, tag: &str) -> Option<usize> {
     let mut found = text.match_indices(tag).map(|(at, _)| at);
     found.next().filter(|_| found.next().is_none())
@@ -124,7 +126,8 @@ fn is_knight(role: &str) -> bool {
     same_fold(role, "knight")
 }
 
-/// Whether `text` ends as `\bNAME\b` asks before white space: in the name, case ignored, and not within a longer word.
+/// Whether `text`, before white space, ends with a match of `\bNAME\b`: with the name, ignoring case, but not as part
+/// of a longer word.
 fn ends_with_name(text: &str, name: &str) -> bool {
     let Some((start, _)) = text.char_indices().rev().nth(name.chars().count() - 1) else { return false };
     let (before, tail) = text.split_at(start);
@@ -137,7 +140,7 @@ fn is_word(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_' || !c.is_ascii() && WORD.is_match(c.encode_utf8(&mut [0; 4]))
 }
 
-/// Equality with case ignored, character by character, as in `(?i)`.
+/// Equality ignoring case, character by character, as in `(?i)`.
 fn same_fold(a: &str, b: &str) -> bool {
     let fold = |c: char| c.to_uppercase().flat_map(char::to_lowercase);
     a.chars().flat_map(fold).eq(b.chars().flat_map(fold))
@@ -229,7 +232,7 @@ mod tests {
         let grade =
             |answer: &str| prefixes.as_ref().unwrap().grade(&format!("<think></think><answer>{answer}</answer>"));
         assert_eq!(grade("Anna is a knave, Ann is a knight, Anna-Ann is a knave").score(), RIGHT);
-        // Ann's first claim is the one that ends Anna-Ann's.
+        // The first claim about Ann is the end of the claim about Anna-Ann.
         assert_eq!(grade("Anna-Ann is a knave, Ann is a knight, Anna is a knave").score(), WRONG);
     }
 
@@ -249,9 +252,9 @@ mod tests {
             ("", "empty"),
             ("{}", "solution_text_format"),
             (r#"{"solution_text_format": 1}"#, "solution_text_format"),
-            ("Zoey is a knight", "expected such as"),
-            ("(1) Zoey is a fool", "expected such as"),
-            ("(1) is a knight", "expected such as"),
+            ("Zoey is a knight", "expected a line such as"),
+            ("(1) Zoey is a fool", "expected a line such as"),
+            ("(1) is a knight", "expected a line such as"),
             ("(1) Zoey is a knight\n(2) zoey is a knave", "twice"),
         ] {
             let problem = Expected::from_ground_truth(text).unwrap_err();
@@ -259,8 +262,8 @@ mod tests {
         }
     }
 
-    /// The rule as it is written down: one pattern a name.
-    fn by_the_book(name: &str, answer: &str) -> Option<bool> {
+    /// The rule as it is specified: one pattern per name.
+    fn by_the_pattern(name: &str, answer: &str) -> Option<bool> {
         let pattern = format!(r"(?i)\b{}\b\s+is\s+a\s+\b(knight|knave)\b", regex::escape(name));
         pattern.parse::<Regex>().unwrap().captures(answer).map(|it| it[1].to_lowercase() == "knight")
     }
@@ -284,7 +287,7 @@ mod tests {
             // As many people as roles, so that only the names decide.
             let people = vec![(name.to_owned(), true); roles];
             let found = Expected { roles: people }.claims(&answer);
-            let wanted = by_the_book(name, &answer).map(|it| vec![it; roles]);
+            let wanted = by_the_pattern(name, &answer).map(|it| vec![it; roles]);
             prop_assert_eq!(if roles == 0 { None } else { found }, wanted, "{:?}", answer);
         }
     }

@@ -1,13 +1,13 @@
-//! Knights and Knaves: people who always tell the truth or always lie, and one assignment that fits what they say.
+//! Knights and Knaves: people who always tell the truth or always lie. Exactly one assignment fits what they say.
 //!
 //! - [`statement`]: what a person can say, its truth and its English.
-//! - [`solve`]: counts the assignments that are consistent, 64 at a time.
-//! - [`generate`]: an endless stream of distinct puzzles with exactly one solution.
+//! - [`solve`]: counts the consistent assignments, 64 at a time.
+//! - [`generate`]: a stream of distinct puzzles with exactly one solution each.
 //! - [`text`] and [`prompt`]: a puzzle as a quiz, and as a row to train on.
 //! - [`grade`]: the reward of a completion.
 //! - [`demo`]: worked completions, careful and hasty, for supervised training.
 //!
-//! An assignment is a `u32` throughout: bit i is set where person i is a knight.
+//! Every assignment is a `u32`: bit i is set if person i is a knight.
 
 pub mod demo;
 pub mod generate;
@@ -21,9 +21,9 @@ use std::ops::RangeInclusive;
 
 use super::Row;
 
-/// The fewest people that a generated puzzle has.
+/// The smallest number of people in a generated puzzle.
 pub const MIN_PEOPLE: usize = 3;
-/// The most people that a generated puzzle has.
+/// The largest number of people in a generated puzzle.
 pub const MAX_PEOPLE: usize = 20;
 
 /// The data source of puzzles with `people` people.
@@ -44,27 +44,27 @@ pub fn parse_people(text: &str) -> Result<RangeInclusive<usize>, String> {
     }
 }
 
-/// Why puzzles could not be made.
+/// Why puzzles cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A number of people outside [`MIN_PEOPLE`]..=[`MAX_PEOPLE`], or none at all.
+    /// A number of people outside [`MIN_PEOPLE`]..=[`MAX_PEOPLE`], or an empty range.
     #[error("people must be a range within {MIN_PEOPLE}-{MAX_PEOPLE}, got {}-{}", .0.start(), .0.end())]
     People(RangeInclusive<usize>),
-    /// There are not so many distinct puzzles of this size, or they are too rare to find.
+    /// There are too few distinct puzzles of this size, or new ones are too rare to find.
     #[error("only {found} distinct puzzles with {people} people were found, {wanted} were asked for; ask for fewer")]
     TooFew {
-        /// The number of people in each.
+        /// The number of people in each puzzle.
         people: usize,
-        /// Puzzles asked for, train and test together.
+        /// Requested puzzles, train and test together.
         wanted: usize,
         /// Puzzles found before giving up.
         found: usize,
     },
 }
 
-/// Generates `train` and `test` rows of every number of people, smallest first; no puzzle is in both.
+/// Generates `train` and `test` rows for every number of people, smallest first. No puzzle is in both.
 ///
-/// The rows of one size depend on `seed` and on that size alone.
+/// The rows of one size depend only on `seed` and on that size.
 ///
 /// # Errors
 /// A range of people that is not possible, or a size with too few distinct puzzles.

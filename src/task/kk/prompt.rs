@@ -1,4 +1,4 @@
-//! A puzzle as a row: what the model is asked, and what its answer is graded against.
+//! A puzzle as a row: the prompt, and what an answer is graded against.
 
 use serde_json::json;
 
@@ -6,7 +6,7 @@ use super::generate::Puzzle;
 use super::{source_name, text};
 use crate::task::{Message, RewardModel, Row};
 
-/// The system message: the form that [`super::grade`] asks for.
+/// The system message: it asks for the format that [`super::grade`] expects.
 pub const SYSTEM: &str = "Reason step by step inside <think> </think>. Then give your final answer inside \
     <answer> </answer>, naming every character once, for example: \
     <answer> (1) Zoey is a knight (2) Oliver is a knave </answer>. Write nothing after it.";
@@ -16,7 +16,7 @@ pub fn messages(quiz: impl Into<String>) -> Vec<Message> {
     vec![Message::new("system", SYSTEM), Message::new("user", quiz)]
 }
 
-/// The puzzle as row number `index` of its source in `split`.
+/// The puzzle as row `index` of its source in `split`.
 pub fn row(puzzle: &Puzzle, split: &str, index: usize) -> Row {
     let truth = json!({
         "solution_text_format": text::solution_text_format(puzzle),

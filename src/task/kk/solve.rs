@@ -1,13 +1,13 @@
-//! Counts the assignments under which everybody says what it must: a knight the truth, a knave a falsehood.
+//! Counts the consistent assignments: under these every knight tells the truth and every knave lies.
 //!
-//! 64 assignments are one `u64`: the people 0..6 vary within the word, in fixed patterns, and the others are assigned one
-//! by one in a depth-first search. A statement narrows the word as soon as everybody it involves is assigned, and a
-//! branch whose word is empty is left. With 20 people this looks at hundreds of words instead of 16,384.
+//! One `u64` holds 64 assignments: the people 0..6 vary within the word, in fixed patterns, and the others are assigned
+//! one by one in a depth-first search. A statement narrows the word as soon as all people in it are assigned, and an
+//! empty word ends its branch. With 20 people this visits hundreds of words instead of 16,384.
 
 use super::MAX_PEOPLE;
 use super::statement::Statement;
 
-/// How many people vary within a word.
+/// The number of people who vary within a word.
 const INNER: usize = 6;
 /// Bit a of `PATTERNS[i]` is bit i of a: whether person i is a knight in assignment a of a word.
 const PATTERNS: [u64; INNER] = [
@@ -19,9 +19,9 @@ const PATTERNS: [u64; INNER] = [
     0xFFFF_FFFF_0000_0000,
 ];
 
-/// The only consistent assignment (bit i: person i is a knight), or `None` where there is none or more than one.
+/// The only consistent assignment (bit i: person i is a knight); `None` if there is none or more than one.
 ///
-/// `statements[i]` is what person i says. It stops at the second solution.
+/// `statements[i]` is what person i says. The search stops at the second solution.
 ///
 /// # Panics
 /// As [`solutions`].
@@ -33,19 +33,19 @@ pub fn unique_solution(statements: &[Statement]) -> Option<u32> {
 /// The number of consistent assignments.
 ///
 /// # Panics
-/// With more than [`MAX_PEOPLE`] statements, or with one about a person who says nothing.
+/// With more than [`MAX_PEOPLE`] statements, or with a statement about a person who has none.
 pub fn solutions(statements: &[Statement]) -> usize {
     Search::run(statements, usize::MAX).found
 }
 
 struct Search<'a> {
-    /// Speakers with their statements, those that are decided earliest first.
+    /// Speakers with their statements; those that can be decided first come first.
     said: Vec<(u8, &'a Statement)>,
-    /// `ends[s]`: how many of `said` are decided once `s` people beyond the inner ones are assigned.
+    /// `ends[s]`: the number of entries of `said` that are decided once `s` people beyond the inner ones are assigned.
     ends: Vec<usize>,
-    /// One word a person: whether it is a knight.
+    /// One word per person: in which of the 64 assignments they are a knight.
     truth: [u64; MAX_PEOPLE],
-    /// The search ends when so many solutions are found.
+    /// The search ends after this many solutions.
     limit: usize,
     found: usize,
     last: Option<u32>,
@@ -68,8 +68,8 @@ impl<'a> Search<'a> {
         search
     }
 
-    /// Narrows `alive`, the inner assignments that agree with the `decided` statements, by those that `stage` decides,
-    /// and goes on with the next person in both roles.
+    /// `alive` are the inner assignments that agree with the `decided` statements. Narrows them by the statements that
+    /// `stage` decides, and continues with the next person in both roles.
     fn descend(&mut self, stage: usize, decided: usize, mut alive: u64) {
         let end = self.ends[stage];
         for (speaker, statement) in &self.said[decided..end] {
@@ -93,13 +93,13 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// The inner assignment `inner` with the roles of the `outer` people who are assigned.
+    /// The inner assignment `inner`, together with the roles of the `outer` assigned people.
     fn assignment(&self, outer: usize, inner: u32) -> u32 {
         (0..outer).fold(inner, |knights, it| knights | ((self.truth[INNER + it] & 1) as u32) << (INNER + it))
     }
 }
 
-/// How many people beyond the inner ones are assigned when everybody involved in a statement is.
+/// How many people beyond the inner ones must be assigned to decide a statement.
 fn stage((speaker, statement): &(u8, &Statement)) -> usize {
     let [a, b] = statement.people();
     usize::from(a.max(b).max(*speaker) + 1).saturating_sub(INNER)
@@ -130,7 +130,7 @@ mod tests {
         (1..=10u8).prop_flat_map(|people| proptest::collection::vec(statement(people), usize::from(people)))
     }
 
-    /// Every consistent assignment, one after the other.
+    /// All consistent assignments.
     fn brute_force(statements: &[Statement]) -> Vec<u32> {
         let agrees = |knights: u32| (0..).zip(statements).all(|(i, it)| (knights >> i & 1 == 1) == it.holds(knights));
         (0..1 << statements.len()).filter(|&knights| agrees(knights)).collect()
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn everybody_praising_itself_leaves_every_assignment() {
+    fn self_praise_alone_excludes_no_assignment() {
         for people in [1, 5, 6, 7, 20] {
             let praise: Vec<_> = (0..people).map(|person| Statement::Is(Leaf { person, knight: true })).collect();
             assert_eq!(solutions(&praise), 1 << people);
@@ -158,7 +158,8 @@ mod tests {
 
     #[test]
     fn a_chain_of_twenty_has_one_solution() {
-        // Each calls the next one a knave; the last one says what is always true, so it is a knight.
+        // Each person calls the next one a knave. The last one says something that is always true, so they are a
+        // knight.
         let mut chain: Vec<_> = (1..20).map(|person| Statement::Is(Leaf { person, knight: false })).collect();
         chain.push(Statement::Or(Leaf { person: 0, knight: true }, Leaf { person: 0, knight: false }));
         assert_eq!(unique_solution(&chain), Some(0xAAAAA));

@@ -1,4 +1,4 @@
-//! What a person can say: six kinds of statement about one or two people, their truth and their text.
+//! What a person can say: six kinds of statements about one or two people, with their truth and their text.
 
 use std::fmt;
 
@@ -7,9 +7,9 @@ use rand::Rng;
 /// "`person` is a knight", or a knave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Leaf {
-    /// Index of the person spoken of.
+    /// Index of the person that it is about.
     pub person: u8,
-    /// Whether it is called a knight.
+    /// Whether it calls them a knight.
     pub knight: bool,
 }
 
@@ -31,7 +31,7 @@ pub enum Statement {
 }
 
 impl Leaf {
-    /// What `speaker` says of `person`, drawn; never that it is a knave itself.
+    /// Draws what `speaker` says about `person`; a speaker never calls themselves a knave.
     fn draw(person: u8, speaker: u8, rng: &mut impl Rng) -> Self {
         Self { person, knight: person == speaker || rng.random() }
     }
@@ -51,10 +51,10 @@ pub fn role(knight: bool) -> &'static str {
 }
 
 impl Statement {
-    /// Draws what `speaker`, one of `people` (at least 2), says: its kind uniformly out of the six.
+    /// Draws what `speaker`, one of `people` (at least 2), says. The kind is uniform over the six.
     ///
-    /// The two leaves of a compound speak of two different people, so neither repeats nor contradicts the other.
-    /// "I am not a knight" is never said: like "I am a knave", nobody can say it.
+    /// The two leaves of a compound are about two different people, so they neither repeat nor contradict each other.
+    /// "I am not a knight" is never drawn: like "I am a knave", neither a knight nor a knave can say it.
     pub fn draw(people: u8, speaker: u8, rng: &mut impl Rng) -> Self {
         let kind = rng.random_range(0..6u8);
         let person = rng.random_range(0..people);
@@ -75,8 +75,8 @@ impl Statement {
         self.eval(|person| u64::from(knights >> person)) & 1 == 1
     }
 
-    /// The statement's truth under 64 assignments at once: bit a of `truth(i)` says whether person i is a knight in
-    /// assignment a, bit a of the result whether the statement is true in it.
+    /// The truth of the statement under 64 assignments at once. Bit a of `truth(i)` says whether person i is a knight
+    /// in assignment a; bit a of the result says whether the statement is true in it.
     pub fn eval(&self, truth: impl Fn(u8) -> u64) -> u64 {
         let leaf = |it: Leaf| it.eval(&truth);
         match *self {
@@ -89,7 +89,7 @@ impl Statement {
         }
     }
 
-    /// The people spoken of; one that is spoken of alone stands twice.
+    /// The two people that the statement is about; a single person is repeated.
     pub fn people(&self) -> [u8; 2] {
         match *self {
             Self::Is(it) | Self::Not(it) => [it.person; 2],
@@ -111,14 +111,14 @@ impl Statement {
     }
 }
 
-/// The public data's form: `('telling-truth', 0)`, or `('lying', 0)`.
+/// The form of the public data: `('telling-truth', 0)`, or `('lying', 0)`.
 impl fmt::Display for Leaf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "('{}', {})", if self.knight { "telling-truth" } else { "lying" }, self.person)
     }
 }
 
-/// The public data's form, nested tuples: `('->', ('lying', 0), ('telling-truth', 2))`.
+/// The form of the public data, nested tuples: `('->', ('lying', 0), ('telling-truth', 2))`.
 impl fmt::Display for Statement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn draws_are_uniform_in_kind_and_nobody_calls_itself_a_knave() {
+    fn kinds_are_drawn_uniformly_and_nobody_calls_themselves_a_knave() {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let mut kinds = [0; 6];
         for _ in 0..6000 {

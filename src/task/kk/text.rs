@@ -3,7 +3,7 @@
 use super::generate::Puzzle;
 use super::statement::role;
 
-/// The ways to tell what a person says; after "that" the content does not begin with a capital.
+/// The ways to report what a person says. After "that" the content does not begin with a capital letter.
 pub const SAYINGS: [&str; 18] = [
     "{name} said that {content}.",
     "{name} told you that {content}.",
@@ -25,7 +25,7 @@ pub const SAYINGS: [&str; 18] = [
     "\"{content}\" - {name}.",
 ];
 
-/// The whole quiz: the island, the people, what each of them says, and the question; one paragraph.
+/// The whole quiz as one paragraph: the island, the people, what each of them says, and the question.
 pub fn quiz(puzzle: &Puzzle) -> String {
     let mut sentences = vec![
         "A very special island is inhabited only by knights and knaves.".to_owned(),
@@ -45,13 +45,13 @@ pub fn solution_text(puzzle: &Puzzle) -> String {
     format!("{}.", listing(&roles))
 }
 
-/// `(1) Zoey is a knight`, one person a line.
+/// `(1) Zoey is a knight`, one person per line.
 pub fn solution_text_format(puzzle: &Puzzle) -> String {
     let line = |(i, (name, knight))| format!("({}) {name} is a {}", i + 1, role(knight));
     puzzle.roles().enumerate().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// The statements in the public data's form: one tuple with one statement a person.
+/// The statements in the form of the public data: one tuple with one statement per person.
 pub fn statements(puzzle: &Puzzle) -> String {
     let tuples: Vec<_> = puzzle.statements.iter().map(ToString::to_string).collect();
     format!("({})", tuples.join(", "))
