@@ -51,10 +51,10 @@ pub enum Command {
     },
     /// Measure speed.
     #[command(subcommand)]
-    Bench(Bench),
+    Bench(BenchCommand),
     /// Make or look at data.
     #[command(subcommand)]
-    Data(Data),
+    Data(DataCommand),
     /// Grade completions of rows.
     Grade {
         /// Rows, as JSON Lines.
@@ -104,11 +104,11 @@ pub enum Command {
     },
     /// Compare curricula, or replay a recorded one.
     #[command(subcommand)]
-    Curriculum(Curriculum),
+    Curriculum(CurriculumCommand),
 }
 
 #[derive(Subcommand)]
-pub enum Bench {
+pub enum BenchCommand {
     /// Compare the engines on the same prompts: `[bench]` in the configuration says which, how many and how long.
     ///
     /// Each line is an engine on one combination of prompts, group size and lengths. Times are medians.
@@ -146,7 +146,7 @@ pub enum Bench {
 }
 
 #[derive(Subcommand)]
-pub enum Data {
+pub enum DataCommand {
     /// Generate Knights-and-Knaves puzzles.
     Kk {
         /// Numbers of people, such as 3-14 or 5.
@@ -169,7 +169,7 @@ pub enum Data {
 }
 
 #[derive(Subcommand)]
-pub enum Curriculum {
+pub enum CurriculumCommand {
     /// Compare policies over seeds on one configuration: curves, what it takes to reach a reward, confidence intervals.
     Bench {
         config: PathBuf,

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
 use clap::Parser;
-use cli::{Bench, Cli, Command, Curriculum, Data};
+use cli::{BenchCommand, Cli, Command, CurriculumCommand, DataCommand};
 use dump_rl::config::{self, run::RunConfig, sft::SftConfig};
 use dump_rl::error::InputError;
 use dump_rl::run_dir::log::Warnings;
@@ -80,41 +80,42 @@ fn run(command: Command) -> Result<()> {
     }
 }
 
-fn run_bench(bench: Bench) -> Result<()> {
+fn run_bench(bench: BenchCommand) -> Result<()> {
     match bench {
-        Bench::Rollout(args) => block_on(async {
+        BenchCommand::Rollout(args) => block_on(async {
             commands::bench::rollout::run(&args.config, &args.sets.sets, args.load()?, args.json.as_deref()).await
         }),
-        Bench::Train(args) => commands::bench::train::run(args.load()?, args.json.as_deref()),
-        Bench::Sync(args) => block_on(commands::bench::sync::run(args.load()?, args.json.as_deref())),
-        Bench::Pipeline(args) => block_on(commands::bench::pipeline::run(args.load()?, args.json.as_deref())),
-        Bench::Check(args) => block_on(commands::bench::check::run(args.load()?, args.json.as_deref())),
+        BenchCommand::Train(args) => commands::bench::train::run(args.load()?, args.json.as_deref()),
+        BenchCommand::Sync(args) => block_on(commands::bench::sync::run(args.load()?, args.json.as_deref())),
+        BenchCommand::Pipeline(args) => block_on(commands::bench::pipeline::run(args.load()?, args.json.as_deref())),
+        BenchCommand::Check(args) => block_on(commands::bench::check::run(args.load()?, args.json.as_deref())),
     }
 }
 
-fn run_data(data: Data) -> Result<()> {
+fn run_data(data: DataCommand) -> Result<()> {
     match data {
-        Data::Kk { people, train, test, seed, out } => {
+        DataCommand::Kk { people, train, test, seed, out } => {
             let people = parse_people(&people).map_err(|e| InputError::new("--people", e))?;
             Ok(commands::data::kk(people, train, test, seed, &out)?)
         }
-        Data::Inspect { file } => {
+        DataCommand::Inspect { file } => {
             print!("{}", commands::data::inspect(&file)?);
             Ok(())
         }
     }
 }
 
-fn run_curriculum(curriculum: Curriculum) -> Result<()> {
+fn run_curriculum(curriculum: CurriculumCommand) -> Result<()> {
     match curriculum {
-        Curriculum::Bench { config, sets, policies, seeds, targets, out, jobs, simulate } => {
+        CurriculumCommand::Bench { config, sets, policies, seeds, targets, out, jobs, simulate } => {
             let name = format!("bench-{}", config.file_stem().unwrap_or_default().display());
             let out = out.unwrap_or_else(|| Path::new("runs").join(name));
             let sets = sets.sets;
-            let bench = curriculum_bench::Bench { config, sets, policies, seeds, targets, out, jobs, simulate };
+            let bench =
+                curriculum_bench::CurriculumBench { config, sets, policies, seeds, targets, out, jobs, simulate };
             block_on(async { tokio::task::block_in_place(|| bench.run(&stop_signal())) })
         }
-        Curriculum::Replay { config, sets, events } => {
+        CurriculumCommand::Replay { config, sets, events } => {
             let config: RunConfig = config::load(&config, &sets.sets)?;
             let mixture = pipeline::dataset::mixture(&config)?;
             to_stdout(|out| commands::replay::run(&config.curriculum, &mixture, &events, out))

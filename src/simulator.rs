@@ -108,7 +108,7 @@ const ANSWER_WRONG: f64 = -1.5;
 /// Evaluations of a run whose configuration names no interval.
 const EVALUATIONS: u64 = 50;
 
-struct Learner<'a> {
+struct SimulatedLearner<'a> {
     config: &'a SimulateConfig,
     start: Vec<f64>,
     skills: Vec<f64>,
@@ -136,7 +136,7 @@ struct Answered {
 pub fn run(simulation: &Simulation, mixture: &Mixture, seed: u64) -> Result<Vec<Evaluation>, KeyError> {
     let Simulation { scheduler: config, group_size, .. } = simulation;
     let mut scheduler = Scheduler::new(SchedulerConfig { seed, ..config.clone() }, mixture.clone())?;
-    let mut learner = Learner::new(&simulation.learner, mixture.arms());
+    let mut learner = SimulatedLearner::new(&simulation.learner, mixture.arms());
     let mut rng = ChaCha8Rng::seed_from_u64(mix_seed(seed, 1));
     let interval = match simulation.eval_interval {
         0 => config.max_steps.div_ceil(EVALUATIONS),
@@ -178,7 +178,7 @@ pub fn run(simulation: &Simulation, mixture: &Mixture, seed: u64) -> Result<Vec<
     Ok(evaluations)
 }
 
-impl<'a> Learner<'a> {
+impl<'a> SimulatedLearner<'a> {
     fn new(config: &'a SimulateConfig, arms: usize) -> Self {
         let start: Vec<f64> = (0..arms).map(|d| config.skill_easiest - config.skill_slope * d as f64).collect();
         Self { config, skills: start.clone(), start }

@@ -18,7 +18,7 @@ struct Given {
 
 /// One line of the output.
 #[derive(Serialize)]
-struct Scored<'a> {
+struct ScoredCompletion<'a> {
     index: usize,
     data_source: &'a str,
     format_score: f32,
@@ -42,12 +42,12 @@ pub fn run(data: &Path, completions: &Path, out: &mut impl Write) -> Result<(), 
     out.flush().map_err(|e| InputError::new("output", format!("cannot be written: {e}")))
 }
 
-fn score<'a>(rows: &'a [Row], line: &str) -> Result<Scored<'a>, String> {
+fn score<'a>(rows: &'a [Row], line: &str) -> Result<ScoredCompletion<'a>, String> {
     let Given { index, completion } = serde_json::from_str(line)
         .map_err(|e| format!(r#"expected {{"index": row number from 0, "completion": "…"}}: {e}"#))?;
     let row = rows.get(index).ok_or_else(|| format!("index {index}, but the rows are 0 to {}", rows.len() - 1))?;
     let grade = Grader::for_row(row)?.grade(&completion);
-    Ok(Scored {
+    Ok(ScoredCompletion {
         index,
         data_source: &row.data_source,
         format_score: grade.format_score,
@@ -56,7 +56,7 @@ fn score<'a>(rows: &'a [Row], line: &str) -> Result<Scored<'a>, String> {
     })
 }
 
-fn write_line(out: &mut impl Write, scored: &Scored) -> std::io::Result<()> {
+fn write_line(out: &mut impl Write, scored: &ScoredCompletion) -> std::io::Result<()> {
     serde_json::to_writer(&mut *out, scored)?;
     out.write_all(b"\n")
 }

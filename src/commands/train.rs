@@ -34,7 +34,7 @@ pub async fn run(config: RunConfig, out: &Path, resume: bool, stop: watch::Recei
         Some(_) => RunDir::check_same(out, &config)?,
         None => RunDir::check_free(out)?,
     }
-    let Ended { end, trained } = run_in(Setup::for_training(config)?, out, checkpoint, stop).await?;
+    let RunResult { end, trained } = run_in(Setup::for_training(config)?, out, checkpoint, stop).await?;
     if let End::Finished { first: Some(first), last: Some(last) } = &end {
         log::say(&format!("\n{}", progress::final_table(first, last, &trained)));
     }
@@ -47,7 +47,7 @@ pub async fn run(config: RunConfig, out: &Path, resume: bool, stop: watch::Recei
 }
 
 /// How a run ended, and how many groups of each distribution it trained on.
-pub(super) struct Ended {
+pub(super) struct RunResult {
     end: End,
     trained: Vec<u64>,
 }
@@ -58,7 +58,7 @@ pub(super) async fn run_in(
     out: &Path,
     checkpoint: Option<Checkpoint>,
     stop: watch::Receiver<bool>,
-) -> Result<Ended> {
+) -> Result<RunResult> {
     let run = Run::prepare(&setup, out, checkpoint)?;
     let Setup { inputs, base } = setup;
     log::say(&describe(&inputs.config, &inputs.decoder, &base.resolved, &inputs.train.sizes(), out));
@@ -73,13 +73,13 @@ struct Start {
 }
 
 impl WithEngine for Start {
-    type Output = Ended;
+    type Output = RunResult;
 
-    async fn call<E: Engine>(self, engine: Arc<E>) -> Result<Ended> {
+    async fn call<E: Engine>(self, engine: Arc<E>) -> Result<RunResult> {
         let scheduler = self.run.scheduler();
         let end = self.run.start(engine, self.stop).await?;
         let trained = scheduler.lock().ledger().trained.clone();
-        Ok(Ended { end, trained })
+        Ok(RunResult { end, trained })
     }
 }
 

@@ -29,7 +29,7 @@ use variant::Variant;
 const MOST_SEEDS: u64 = 100_000;
 
 /// The arguments of `curriculum bench`.
-pub struct Bench {
+pub struct CurriculumBench {
     pub config: PathBuf,
     pub sets: Vec<String>,
     /// Comma-separated variants; the first is what the others are compared with.
@@ -51,7 +51,7 @@ pub struct VariantCurves {
     pub curves: Vec<Curve>,
 }
 
-impl Bench {
+impl CurriculumBench {
     /// Makes the missing runs, prints the tables, and writes `bench.json` (or `simulation.json`) into the folder. Once
     /// `stop` becomes true, active runs end at a checkpoint, and the same command continues from there.
     ///

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::curve::Curve;
 use super::variant::Variant;
-use super::{Bench, VariantCurves};
+use super::{CurriculumBench, VariantCurves};
 use crate::config::run::RunConfig;
 use crate::run_dir::RunDir;
 use crate::{files, metric_names};
@@ -35,7 +35,7 @@ struct PlannedRun {
 /// # Errors
 /// A folder with another run, or one in use. A failed run is no error here; it is printed when it fails.
 pub fn measure(
-    bench: &Bench,
+    bench: &CurriculumBench,
     variants: &[Variant],
     configs: &[RunConfig],
     stop: &watch::Receiver<bool>,
@@ -54,7 +54,7 @@ pub fn measure(
 }
 
 /// All seeds of all variants, seed by seed, so that an interrupted plan still compares all variants.
-fn plan(bench: &Bench, variants: &[Variant], configs: &[RunConfig]) -> Vec<PlannedRun> {
+fn plan(bench: &CurriculumBench, variants: &[Variant], configs: &[RunConfig]) -> Vec<PlannedRun> {
     let run = |seed: u64, variant: &Variant, config: &RunConfig| PlannedRun {
         label: variant.label.clone(),
         seed,
@@ -67,7 +67,7 @@ fn plan(bench: &Bench, variants: &[Variant], configs: &[RunConfig]) -> Vec<Plann
 }
 
 /// Makes the runs on several threads, each of which takes one run after the other. After a failure no run is started.
-fn make(runs: &[&PlannedRun], bench: &Bench, stop: &watch::Receiver<bool>) {
+fn make(runs: &[&PlannedRun], bench: &CurriculumBench, stop: &watch::Receiver<bool>) {
     let cores = thread::available_parallelism().map_or(1, |n| n.get());
     let jobs = if bench.jobs == 0 { cores } else { bench.jobs };
     let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));

@@ -45,7 +45,7 @@ pub struct RunHistory {
 }
 
 #[derive(Serialize, Deserialize)]
-struct State {
+struct StateFile {
     /// SHA-256 of this file with [`UNSEALED`] in this place.
     sha256: AdapterHash,
     step: u64,
@@ -83,7 +83,7 @@ impl Checkpoint {
         let config = serde_json::to_vec_pretty(&*self.trainer.adapter.config)?;
         let parts: [(&str, &[u8]); 3] =
             [(ADAPTER, &self.trainer.adapter.bytes), (ADAPTER_CONFIG, &config), (OPTIMIZER, &self.trainer.optimizer)];
-        let state = State {
+        let state = StateFile {
             sha256: AdapterHash(UNSEALED.into()),
             step: self.step(),
             optimizer_updates: self.trainer.updates,
@@ -127,7 +127,7 @@ impl Checkpoint {
         let broken =
             |name: &str, e: &dyn std::fmt::Display| InputError::new(dir.join(name).display(), format!("damaged: {e}"));
         let text = String::from_utf8(read(STATE)?).map_err(|e| broken(STATE, &e))?;
-        let state: State = serde_json::from_str(&text).map_err(|e| broken(STATE, &e))?;
+        let state: StateFile = serde_json::from_str(&text).map_err(|e| broken(STATE, &e))?;
         if hash_bytes(text.replacen(&*state.sha256.0, UNSEALED, 1).as_bytes()) != state.sha256 {
             return Err(broken(STATE, &"its SHA-256 is not the one it names"));
         }

@@ -6,11 +6,11 @@ use super::score::SourceScore;
 use crate::metric_names::{self as names, EvalMetric};
 
 /// One line of metrics.jsonl, not written yet.
-pub struct Line {
+pub struct MetricsLine {
     values: Map<String, Value>,
 }
 
-impl Line {
+impl MetricsLine {
     pub fn new(step: u64) -> Self {
         Self { values: Map::from_iter([(names::STEP.to_string(), step.into())]) }
     }

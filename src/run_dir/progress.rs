@@ -1,6 +1,6 @@
 //! What a run prints at each step, and its final table.
 
-use super::metrics::Line;
+use super::metrics::MetricsLine;
 use super::score::SourceScore;
 use crate::metric_names::{self as names, ArmMetric};
 use crate::table::table;
@@ -9,7 +9,7 @@ use crate::table::table;
 const TOP: usize = 3;
 
 /// `step  12/100  reward +0.31  answer -0.62  8.1 s  3211 tok/s  kk_logic_4 22% …`
-pub fn step_line(max_steps: u64, line: &Line, sources: &[String]) -> String {
+pub fn step_line(max_steps: u64, line: &MetricsLine, sources: &[String]) -> String {
     let mut weights: Vec<(f64, &String)> = sources.iter().map(|s| (line.get(&ArmMetric::Weight.of(s)), s)).collect();
     weights.sort_by(|a, b| b.0.total_cmp(&a.0));
     let top: Vec<String> = weights.iter().take(TOP).map(|(w, name)| format!("{name} {:.0}%", 100.0 * w)).collect();

@@ -31,7 +31,7 @@ const ON_CPU: usize = 4;
 
 /// The engine compared with one forward.
 #[derive(Debug, Clone, Serialize)]
-struct Measured {
+struct CheckResult {
     #[serde(flatten)]
     subject: Subject,
     /// What the engine is compared with.
@@ -71,7 +71,7 @@ pub async fn run(config: RunConfig, json: Option<&Path>) -> Result<()> {
 
 /// # Errors
 /// If a comparison did not pass.
-fn verdict(measured: &[Measured]) -> Result<()> {
+fn verdict(measured: &[CheckResult]) -> Result<()> {
     match measured.iter().find(|it| !it.passed) {
         Some(it) => bail!(
             "the engine does not compute what the model says: its log-probabilities differ from those of {} by up to {:.3}, \
@@ -118,13 +118,13 @@ impl WithEngine for Together {
 }
 
 /// Called after the engine was dropped, so that its memory is free.
-fn compare(base: &Base, adapter: &Adapter, case: Case, samples: &[Sample], seconds: f64) -> Result<Vec<Measured>> {
+fn compare(base: &Base, adapter: &Adapter, case: Case, samples: &[Sample], seconds: f64) -> Result<Vec<CheckResult>> {
     let subject = Subject::new("check", base);
     let bound = Bound::of(subject.dtype, subject.quantization);
     let sampled: usize = samples.iter().map(|sample| sample.completion.len()).sum();
-    let against = |reference: &str, base: &Base, samples: &[Sample]| -> Result<Measured> {
+    let against = |reference: &str, base: &Base, samples: &[Sample]| -> Result<CheckResult> {
         let agreement = Agreement::new(samples, &trainer_of(base, adapter)?.score(samples)?);
-        Ok(Measured {
+        Ok(CheckResult {
             subject: subject.clone(),
             reference: reference.into(),
             sequences: agreement.completions,
@@ -160,7 +160,7 @@ fn every(samples: &[Sample], count: usize) -> Vec<Sample> {
     samples.iter().step_by(samples.len().div_ceil(count).max(1)).cloned().collect()
 }
 
-fn table(measured: &[Measured]) -> Table {
+fn table(measured: &[CheckResult]) -> Table {
     let mut table = table::table([
         "engine",
         "against",

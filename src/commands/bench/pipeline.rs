@@ -24,7 +24,7 @@ use crate::table;
 
 /// One step.
 #[derive(Debug, Clone, Serialize)]
-struct Measured {
+struct StepResult {
     #[serde(flatten)]
     subject: Subject,
     /// What `engine.sync` was resolved to: how trainer and engine share the device.
@@ -63,7 +63,7 @@ pub async fn run(mut config: RunConfig, json: Option<&Path>) -> Result<()> {
     let mut measured = Vec::new();
     for line in lines.lines() {
         let step = step(&config, subject.clone(), sharing, &serde_json::from_str(line)?);
-        measured.push(Measured { peak_device_mb: memory.peak_mb(), ..step });
+        measured.push(StepResult { peak_device_mb: memory.peak_mb(), ..step });
     }
     println!("{}", table(&measured));
     write_json(json, &measured)
@@ -85,9 +85,9 @@ impl Drop for Folder {
 }
 
 /// A line of the run's metrics.
-fn step(config: &RunConfig, subject: Subject, sharing: Sharing, line: &Value) -> Measured {
+fn step(config: &RunConfig, subject: Subject, sharing: Sharing, line: &Value) -> StepResult {
     let number = |name: &str| line[name].as_f64().unwrap_or(0.0);
-    Measured {
+    StepResult {
         subject,
         sync: sharing,
         step: number(names::STEP) as u64,
@@ -105,7 +105,7 @@ fn step(config: &RunConfig, subject: Subject, sharing: Sharing, line: &Value) ->
     }
 }
 
-fn table(measured: &[Measured]) -> Table {
+fn table(measured: &[StepResult]) -> Table {
     let mut table = table::table([
         "step",
         "sync",

@@ -31,7 +31,7 @@ use super::{Case, Subject, cases, quantile, write_json};
 
 /// One engine on one combination of the grid. Times are medians over the repeats.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Measured {
+pub struct RolloutResult {
     #[serde(flatten)]
     pub subject: Subject,
     /// Prompts × group size.
@@ -104,7 +104,7 @@ fn engines(config: &RunConfig) -> Vec<EngineKind> {
 }
 
 /// Runs this program again for one engine.
-fn in_own_process(file: &Path, sets: &[String], engine: EngineKind) -> Result<Vec<Measured>> {
+fn in_own_process(file: &Path, sets: &[String], engine: EngineKind) -> Result<Vec<RolloutResult>> {
     let json = std::env::temp_dir().join(format!("dump-rl-bench-{}.json", std::process::id()));
     let only = format!("bench.engines=[{}]", serde_json::to_string(&engine)?);
     let mut command = Command::new(std::env::current_exe()?);
@@ -121,16 +121,16 @@ fn in_own_process(file: &Path, sets: &[String], engine: EngineKind) -> Result<Ve
     Ok(serde_json::from_slice(&measured)?)
 }
 
-async fn measure(mut config: RunConfig, engine: EngineKind) -> Result<Vec<Measured>> {
+async fn measure(mut config: RunConfig, engine: EngineKind) -> Result<Vec<RolloutResult>> {
     config.engine.kind = engine;
     let base = bench_base(config)?;
     let adapter = base.trainer()?.adapter()?;
     let cases = cases(&base.config.bench, base.decoder.max_position_embeddings)?;
     let before_mb = memory_mb("VmRSS");
-    with_engine(base.clone(), adapter.clone(), Measure { base, cases, adapter, before_mb }).await
+    with_engine(base.clone(), adapter.clone(), MeasureRollouts { base, cases, adapter, before_mb }).await
 }
 
-struct Measure {
+struct MeasureRollouts {
     base: Base,
     cases: Vec<Case>,
     adapter: Adapter,
@@ -138,21 +138,21 @@ struct Measure {
     before_mb: f64,
 }
 
-impl WithEngine for Measure {
-    type Output = Vec<Measured>;
+impl WithEngine for MeasureRollouts {
+    type Output = Vec<RolloutResult>;
 
     async fn call<E: Engine>(self, engine: Arc<E>) -> Result<Self::Output> {
         let start_mb = memory_mb("VmRSS") - self.before_mb;
         let mut measured = Vec::new();
         for &case in &self.cases {
-            measured.push(Measured { start_mb, ..self.case(&engine, case).await? });
+            measured.push(RolloutResult { start_mb, ..self.case(&engine, case).await? });
         }
         Ok(measured)
     }
 }
 
-impl Measure {
-    async fn case<E: Engine>(&self, engine: &Arc<E>, case: Case) -> Result<Measured> {
+impl MeasureRollouts {
+    async fn case<E: Engine>(&self, engine: &Arc<E>, case: Case) -> Result<RolloutResult> {
         let vocabulary = self.base.decoder.vocab_size as u32;
         let run = |case: Case, seed: u64| timed(engine, requests(case, vocabulary, seed));
         let repeats = self.base.config.bench.repeats as u64;
@@ -181,7 +181,7 @@ impl Measure {
         let decoding = seconds - quantile(&mut start, 0.5);
         let sequences = case.prompts * case.group_size;
         let bytes = self.base.weights.norm.dtype().size_in_bytes();
-        Ok(Measured {
+        Ok(RolloutResult {
             subject: Subject::new("rollout", &self.base),
             sequences,
             prompts: case.prompts,
@@ -281,7 +281,7 @@ fn step_ms(steps: &[Duration], q: f64) -> Option<f64> {
     (!ms.is_empty()).then(|| quantile(&mut ms, q))
 }
 
-fn table(measured: &[Measured]) -> Table {
+fn table(measured: &[RolloutResult]) -> Table {
     let mut table = table::table([
         "engine",
         "prompts × group",

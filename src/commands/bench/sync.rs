@@ -26,7 +26,7 @@ use crate::table;
 
 /// The engine on the first combination of the grid.
 #[derive(Debug, Clone, Serialize)]
-struct Measured {
+struct SyncResult {
     #[serde(flatten)]
     subject: Subject,
     /// What `engine.sync` was resolved to: how trainer and engine share the device.
@@ -61,12 +61,12 @@ pub async fn run(config: RunConfig, json: Option<&Path>) -> Result<()> {
     let base = bench_base(config)?;
     let case = cases(&base.config.bench, base.decoder.max_position_embeddings)?[0];
     let adapter = random_adapter(&base, 0)?;
-    let measured = with_engine(base.clone(), adapter, Measure { base, case, memory }).await?;
+    let measured = with_engine(base.clone(), adapter, MeasurePublishes { base, case, memory }).await?;
     println!("{}", table(&measured));
     write_json(json, &[measured])
 }
 
-struct Measure {
+struct MeasurePublishes {
     base: Base,
     case: Case,
     memory: MemoryWatch,
@@ -79,10 +79,10 @@ struct Round {
     tokens: usize,
 }
 
-impl WithEngine for Measure {
-    type Output = Measured;
+impl WithEngine for MeasurePublishes {
+    type Output = SyncResult;
 
-    async fn call<E: Engine>(self, engine: Arc<E>) -> Result<Measured> {
+    async fn call<E: Engine>(self, engine: Arc<E>) -> Result<SyncResult> {
         let Self { base, case, memory } = &self;
         // The first round is a warm-up.
         let (mut rounds, mut size) = (Vec::new(), 0);
@@ -95,7 +95,7 @@ impl WithEngine for Measure {
         let of = |f: fn(&Round) -> f64, q: f64| quantile(&mut rounds.iter().map(f).collect::<Vec<_>>(), q);
         let (publish, generate) = (of(|round| round.publish, 0.5), of(|round| round.generate, 0.5));
         let config = &base.config;
-        Ok(Measured {
+        Ok(SyncResult {
             subject: Subject::new("sync", base),
             sync: base.resolved.sharing,
             sequences: case.prompts * case.group_size,
@@ -115,7 +115,7 @@ impl WithEngine for Measure {
     }
 }
 
-impl Measure {
+impl MeasurePublishes {
     async fn round<E: Engine>(&self, engine: &Arc<E>, step: u64, adapter: Adapter) -> Result<Round> {
         let (hash, since) = (adapter.hash.clone(), Instant::now());
         if self.base.resolved.sharing == Sharing::Alternate {
@@ -134,7 +134,7 @@ impl Measure {
     }
 }
 
-fn table(m: &Measured) -> Table {
+fn table(m: &SyncResult) -> Table {
     let mut table = table::table([
         "engine",
         "sync",

@@ -28,7 +28,7 @@ use crate::train::trainer::Trainer;
 
 /// One combination of the grid.
 #[derive(Debug, Clone, Serialize)]
-struct Measured {
+struct TrainResult {
     bench: String,
     engine: String,
     device: DeviceKind,
@@ -100,7 +100,7 @@ fn passes(config: &RunConfig, prompts: usize) -> Passes {
     Passes { updates: config.trainer.ppo_epochs, forwards }
 }
 
-fn measure(base: &Base, trainer: &mut Trainer, case: Case, memory: &MemoryWatch) -> Result<Measured> {
+fn measure(base: &Base, trainer: &mut Trainer, case: Case, memory: &MemoryWatch) -> Result<TrainResult> {
     let batch = batch(case, base.decoder.vocab_size as u32);
     let (mut seconds, mut recomputed) = (Vec::new(), false);
     // The first step is a warm-up.
@@ -116,7 +116,7 @@ fn measure(base: &Base, trainer: &mut Trainer, case: Case, memory: &MemoryWatch)
     let peak_tflops = peak_tflops(&config.bench, &config.engine);
     let machine = device::machine(&config.engine, Some(&base.device));
     let workload = Workload::new(config, &base.decoder, machine, case.prompt_tokens)?;
-    Ok(Measured {
+    Ok(TrainResult {
         bench: "train".into(),
         engine: "trainer".into(),
         device: base.config.engine.device,
@@ -165,7 +165,7 @@ fn batch(case: Case, vocabulary: u32) -> Vec<Sample> {
     samples
 }
 
-fn table(measured: &[Measured]) -> Table {
+fn table(measured: &[TrainResult]) -> Table {
     let mut table = table::table([
         "prompts × group",
         "tokens",

@@ -20,26 +20,26 @@ use crate::train::sft::Example;
 /// One line of a file.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Line {
+enum ConversationLine {
     Messages { messages: Vec<Message> },
-    Pair { prompt: Prompt, completion: String },
+    Pair { prompt: ConversationPrompt, completion: String },
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Prompt {
+enum ConversationPrompt {
     Text(String),
     Messages(Vec<Message>),
 }
 
-impl Line {
+impl ConversationLine {
     fn into_messages(self) -> Vec<Message> {
         match self {
             Self::Messages { messages } => messages,
             Self::Pair { prompt, completion } => {
                 let mut messages = match prompt {
-                    Prompt::Text(text) => vec![Message::new("user", text)],
-                    Prompt::Messages(messages) => messages,
+                    ConversationPrompt::Text(text) => vec![Message::new("user", text)],
+                    ConversationPrompt::Messages(messages) => messages,
                 };
                 messages.push(Message::new("assistant", completion));
                 messages
@@ -108,7 +108,7 @@ fn read(
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let place = || format!("{}:{}", path.display(), number + 1);
         let expected = "expected {\"messages\": [{\"role\", \"content\"}, …]} or {\"prompt\", \"completion\"}";
-        let line: Line =
+        let line: ConversationLine =
             serde_json::from_str(line).map_err(|e| InputError::new(place(), format!("{e}; {expected}")))?;
         let messages = line.into_messages();
         for turn in (0..messages.len()).filter(|&turn| messages[turn].role == "assistant") {

@@ -29,7 +29,7 @@ use crate::config::resolve::Resolved;
 use crate::metric_names as names;
 use crate::run_dir::RunDir;
 use crate::run_dir::checkpoint::{Checkpoint, RunHistory};
-use crate::run_dir::metrics::Line;
+use crate::run_dir::metrics::MetricsLine;
 use crate::run_dir::score::SourceScore;
 use crate::run_dir::{log, progress};
 use crate::train::MAX_SKIPPED;
@@ -131,20 +131,20 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
         if self.inputs.config.eval.interval == 0 || self.step() > 0 || self.history.first_eval.is_some() {
             return Ok(None);
         }
-        let mut line = Line::new(0);
+        let mut line = MetricsLine::new(0);
         let scores = self.evaluate(0, &mut line).await?;
         self.run.metrics(&line.into_map())?;
         self.history.first_eval = Some(scores.clone());
         Ok(Some(scores))
     }
 
-    async fn evaluate_at(&self, step: u64, line: &mut Line) -> Result<Option<Vec<SourceScore>>> {
+    async fn evaluate_at(&self, step: u64, line: &mut MetricsLine) -> Result<Option<Vec<SourceScore>>> {
         let (interval, last) = (self.inputs.config.eval.interval, self.inputs.config.max_steps);
         let due = interval > 0 && (step.is_multiple_of(interval) || step == last);
         if due { self.evaluate(step, line).await.map(Some) } else { Ok(None) }
     }
 
-    async fn evaluate(&self, step: u64, line: &mut Line) -> Result<Vec<SourceScore>> {
+    async fn evaluate(&self, step: u64, line: &mut MetricsLine) -> Result<Vec<SourceScore>> {
         let since = Instant::now();
         let scores = eval::evaluate(&self.engine, &self.inputs).await?;
         line.eval(&scores, self.inputs.config.eval.samples, since.elapsed().as_secs_f64());
@@ -188,7 +188,7 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
         let (history, step, mut line) = {
             let mut scheduler = self.shared.lock();
             scheduler.trained(&batch.iter().map(|group| group.job.id).collect::<Vec<_>>());
-            let mut line = Line::new(scheduler.step());
+            let mut line = MetricsLine::new(scheduler.step());
             line.values(record::curriculum(&scheduler));
             (scheduler.take_history(), scheduler.step(), line)
         };
