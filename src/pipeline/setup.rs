@@ -43,8 +43,8 @@ impl Setup {
         let device = device::open(&config.engine);
         let machine = device::machine(&config.engine, device.as_ref().ok());
         let resolved = decide(Workload::new(config, decoder, machine, inputs.longest_prompt())?)?;
-        let rests = resolved.sharing;
-        let base = Base::load(config.clone(), inputs.folder.clone(), decoder.clone(), resolved, device?, rests)?;
+        let (config, decoder, folder) = (config.clone(), decoder.clone(), inputs.folder.clone());
+        let base = Base::load(config, folder, decoder, resolved, device?, resolved.sharing)?;
         Ok(Self { inputs: Arc::new(inputs), base })
     }
 }

@@ -226,9 +226,8 @@ fn fitting(workload: &Workload, card: Card) -> Option<Resolved> {
 impl Workload<'_> {
     /// The decisions for an engine that may take what it wants: whether all fits the device is not checked.
     pub fn unchecked(&self) -> Resolved {
-        let total = self.machine.card.map_or(0, |card| card.total);
         match self.machine.card {
-            Some(_) => Resolved { cache_mb: cache_mb(self, total), ..self.resolved },
+            Some(card) => Resolved { cache_mb: cache_mb(self, card.total), ..self.resolved },
             None => self.resolved,
         }
     }
