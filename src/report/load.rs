@@ -5,13 +5,12 @@
 //! and line.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::lines::json_lines;
 use super::rollouts::SampledRollouts;
 use super::settings::RunSettings;
 use crate::error::InputError;
@@ -172,38 +171,4 @@ fn observed(path: &Path) -> Result<BTreeMap<(u64, String), ObservedSums>, InputE
         Ok(())
     })?;
     Ok(observed)
-}
-
-/// Passes every line of a file to `take`. A file that does not exist has no lines. A last line that has no line break
-/// and is not JSON is still being written, and is left out.
-///
-/// # Errors
-/// A file that cannot be read; a line that is not of the expected form, as `file:line`.
-pub fn json_lines<T>(path: &Path, mut take: impl FnMut(T) -> Result<(), String>) -> Result<(), InputError>
-where
-    T: for<'a> Deserialize<'a>,
-{
-    let unreadable = |e| InputError::new(path.display(), format!("cannot be read: {e}"));
-    let mut file = match File::open(path) {
-        Ok(file) => BufReader::with_capacity(1 << 17, file),
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(unreadable(e)),
-    };
-    let mut line = Vec::new();
-    for number in 1_u64.. {
-        line.clear();
-        if file.read_until(b'\n', &mut line).map_err(unreadable)? == 0 {
-            break;
-        }
-        if line.iter().all(u8::is_ascii_whitespace) {
-            continue;
-        }
-        let wrong = |problem: String| InputError::new(format!("{}:{number}", path.display()), problem);
-        match serde_json::from_slice(&line) {
-            Ok(value) => take(value).map_err(wrong)?,
-            Err(_) if line.last() != Some(&b'\n') => break,
-            Err(e) => return Err(wrong(format!("is not a line of this file: {e}"))),
-        }
-    }
-    Ok(())
 }

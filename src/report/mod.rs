@@ -1,13 +1,15 @@
 //! `dump-rl report`: one or several runs as one HTML file. It needs no network, and can be read without scripts.
 //!
-//! - [`load`] reads a run's folder, [`rollouts`] its completions, [`settings`] compares runs
+//! - [`load`] reads the folder of a run with its [`settings`], [`rollouts`] its completions; [`cohort`] compares runs
 //! - [`series`] averages and thins, [`svg`] draws, [`html`] is the page
 //! - `sections` has one file per part of the report; a plot without data is left out
 //!
 //! Pure except for the files that it reads and the one that it writes.
 
 pub mod advice;
+pub mod cohort;
 pub mod html;
+pub mod lines;
 pub mod load;
 pub mod rollouts;
 mod sections;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::load::json_lines;
+use super::lines::json_lines;
 use crate::error::InputError;
 
 /// At most this many steps of a run are read, evenly spread: the completions of a long run take gigabytes.

@@ -18,7 +18,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{Grader, Message, RewardModel, Row, kk};
+use super::grader::Grader;
+use super::kk;
+use super::row::{Message, RewardModel, Row};
 use crate::error::InputError;
 
 /// Reads every row of a JSON Lines file; blank lines are skipped.
@@ -146,7 +148,7 @@ struct Plain {
     data_source: String,
     #[serde(alias = "question")]
     prompt: Prompt,
-    #[serde(deserialize_with = "super::text")]
+    #[serde(deserialize_with = "super::row::text")]
     answer: String,
     #[serde(default)]
     ability: String,

@@ -5,11 +5,11 @@ use std::ops::Range;
 
 use super::Report;
 use crate::metric_names as names;
+use crate::report::cohort::Cohort;
 use crate::report::html;
 use crate::report::load::LoadedRun;
 use crate::report::rollouts::{CompletionSizes, MOST_FILES};
 use crate::report::series::{PlotPoint, bins, gains};
-use crate::report::settings::Cohort;
 use crate::report::svg::bars::{self, Stack};
 use crate::report::svg::{Colour, Size, escape};
 

@@ -2,9 +2,9 @@
 
 use super::Report;
 use crate::metric_names::ArmMetric;
+use crate::report::cohort::Cohort;
 use crate::report::html;
 use crate::report::series::{Mix, PlotPoint, thin};
-use crate::report::settings::Cohort;
 use crate::report::svg::heat::{self, Column, Map};
 use crate::report::svg::{Size, number, percent};
 

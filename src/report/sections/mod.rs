@@ -8,10 +8,10 @@ mod scores;
 mod time;
 mod training;
 
+use super::cohort::{Cohort, cohorts};
 use super::html::{self, Section};
 use super::load::LoadedRun;
 use super::series::PlotPoint;
-use super::settings::{Cohort, cohorts};
 use super::svg::bars::{self, Stack, StackPart};
 use super::svg::line::{self, PlotLine};
 use super::svg::{Colour, Size};

@@ -3,9 +3,9 @@
 use super::Report;
 use crate::metric_names::{self as names, EvalMetric};
 use crate::report::advice::duration;
+use crate::report::cohort::differences;
 use crate::report::html;
 use crate::report::load::LoadedRun;
-use crate::report::settings::differences;
 use crate::report::svg::{escape, number, percent};
 
 pub fn title(report: &Report) -> String {

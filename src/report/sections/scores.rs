@@ -2,9 +2,9 @@
 
 use super::Report;
 use crate::metric_names::{self as names, EvalMetric};
+use crate::report::cohort::Cohort;
 use crate::report::html;
 use crate::report::load::LoadedRun;
-use crate::report::settings::Cohort;
 use crate::report::svg::line;
 use crate::report::svg::{Size, escape, percent};
 

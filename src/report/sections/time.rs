@@ -3,10 +3,10 @@
 use super::Report;
 use crate::metric_names as names;
 use crate::report::advice::{self, Times, duration};
+use crate::report::cohort::Cohort;
 use crate::report::html;
 use crate::report::load::LoadedRun;
 use crate::report::series::bins;
-use crate::report::settings::Cohort;
 use crate::report::svg::bars::{Stack, StackPart};
 use crate::report::svg::{Colour, escape, percent};
 

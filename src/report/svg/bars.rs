@@ -62,8 +62,10 @@ pub fn steps((first, last): (u64, u64)) -> String {
     if first == last { format!("step {first}") } else { format!("steps {first} to {last}") }
 }
 
-/// The number of bins. If there are at most this many distinct values, each of them has its own bar.
+/// The number of bins for many distinct values.
 const BINS: usize = 24;
+
+/// Up to this many distinct values, each has its own bar.
 const SINGLE: usize = 8;
 
 /// The shares of several sets of values in common bins, side by side, in percent. Empty if there are no values.

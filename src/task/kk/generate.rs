@@ -6,10 +6,10 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::people::{MAX_PEOPLE, MIN_PEOPLE};
 use super::solve::unique_solution;
 use super::statement::Statement;
 use super::text::SAYINGS;
-use super::{MAX_PEOPLE, MIN_PEOPLE};
 
 /// The first names that people have.
 pub const NAMES: [&str; 51] = [

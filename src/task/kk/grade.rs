@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 use serde_json::Value;
 
-use crate::task::Grade;
+use crate::task::grade::Grade;
 
 /// Each tag must occur exactly once, in this order.
 const TAGS: [&str; 4] = ["<think>", "</think>", "<answer>", "</answer>"];

@@ -3,6 +3,8 @@
 //! - [`statement`]: what a person can say, its truth and its English.
 //! - [`solve`]: counts the consistent assignments, 64 at a time.
 //! - [`generate`]: a stream of distinct puzzles with exactly one solution each.
+//! - [`people`]: how many people there can be, and the name of the data source.
+//! - [`mod@splits`]: rows to train on and rows to test on.
 //! - [`text`] and [`prompt`]: a puzzle as a quiz, and as a row to train on.
 //! - [`grade`]: the reward of a completion.
 //! - [`demo`]: worked completions, careful and hasty, for supervised training.
@@ -12,123 +14,12 @@
 pub mod demo;
 pub mod generate;
 pub mod grade;
+pub mod people;
 pub mod prompt;
 pub mod solve;
+pub mod splits;
 pub mod statement;
 pub mod text;
 
-use std::ops::RangeInclusive;
-
-use super::Row;
-
-/// The smallest number of people in a generated puzzle.
-pub const MIN_PEOPLE: usize = 3;
-/// The largest number of people in a generated puzzle.
-pub const MAX_PEOPLE: usize = 20;
-
-/// The data source of puzzles with `people` people.
-pub fn source_name(people: usize) -> String {
-    format!("kk_logic_{people}")
-}
-
-/// Reads a range of numbers of people: `3-14`, or `5` for one size.
-///
-/// # Errors
-/// Text of another form, and numbers outside [`MIN_PEOPLE`]..=[`MAX_PEOPLE`].
-pub fn parse_people(text: &str) -> Result<RangeInclusive<usize>, String> {
-    let (least, most) = (MIN_PEOPLE, MAX_PEOPLE);
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    match (first.trim().parse(), last.trim().parse()) {
-        (Ok(first), Ok(last)) if least <= first && first <= last && last <= most => Ok(first..=last),
-        _ => Err(format!("expected a number of people or a range such as 3-14, within {least}-{most}, got {text:?}")),
-    }
-}
-
-/// Why puzzles cannot be made.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// A number of people outside [`MIN_PEOPLE`]..=[`MAX_PEOPLE`], or an empty range.
-    #[error("people must be a range within {MIN_PEOPLE}-{MAX_PEOPLE}, got {}-{}", .0.start(), .0.end())]
-    People(RangeInclusive<usize>),
-    /// There are too few distinct puzzles of this size, or new ones are too rare to find.
-    #[error("only {found} distinct puzzles with {people} people were found, {wanted} were asked for; ask for fewer")]
-    TooFew {
-        /// The number of people in each puzzle.
-        people: usize,
-        /// Requested puzzles, train and test together.
-        wanted: usize,
-        /// Puzzles found before giving up.
-        found: usize,
-    },
-}
-
-/// Generates `train` and `test` rows for every number of people, smallest first. No puzzle is in both.
-///
-/// The rows of one size depend only on `seed` and on that size.
-///
-/// # Errors
-/// A range of people that is not possible, or a size with too few distinct puzzles.
-pub fn splits(
-    people: RangeInclusive<usize>,
-    train: usize,
-    test: usize,
-    seed: u64,
-) -> Result<(Vec<Row>, Vec<Row>), Error> {
-    if people.is_empty() || *people.start() < MIN_PEOPLE || *people.end() > MAX_PEOPLE {
-        return Err(Error::People(people));
-    }
-    let (mut train_rows, mut test_rows) = (Vec::new(), Vec::new());
-    for people in people {
-        let wanted = train.saturating_add(test);
-        let puzzles: Vec<_> = generate::Generator::new(people, seed).take(wanted).collect();
-        if puzzles.len() < wanted {
-            return Err(Error::TooFew { people, wanted, found: puzzles.len() });
-        }
-        let (first, rest) = puzzles.split_at(train);
-        train_rows.extend(first.iter().enumerate().map(|(index, it)| prompt::row(it, "train", index)));
-        test_rows.extend(rest.iter().enumerate().map(|(index, it)| prompt::row(it, "test", index)));
-    }
-    Ok((train_rows, test_rows))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::HashSet;
-
-    #[test]
-    fn splits_hold_what_was_asked_for_and_share_no_puzzle() {
-        let (train, test) = splits(3..=5, 40, 10, 42).unwrap();
-        assert_eq!((train.len(), test.len()), (120, 30));
-        assert_eq!((train[40].data_source.as_str(), &train[40].extra_info["index"]), ("kk_logic_4", &0.into()));
-        let statements = |row: &Row| {
-            let truth: serde_json::Value = serde_json::from_str(&row.reward_model.ground_truth).unwrap();
-            truth["statements"].as_str().unwrap().to_owned()
-        };
-        let distinct: HashSet<_> = train.iter().chain(&test).map(statements).collect();
-        assert_eq!(distinct.len(), 150);
-    }
-
-    #[test]
-    fn the_rows_of_a_size_do_not_depend_on_the_other_sizes() {
-        let (all, _) = splits(3..=4, 5, 0, 1).unwrap();
-        assert_eq!(all[5..], splits(4..=4, 5, 0, 1).unwrap().0);
-        assert_ne!(all[5..], splits(4..=4, 5, 0, 2).unwrap().0);
-    }
-
-    #[test]
-    fn impossible_requests_are_refused() {
-        for people in [2..=5, 3..=21, RangeInclusive::new(5, 4)] {
-            assert_eq!(splits(people.clone(), 1, 1, 0), Err(Error::People(people)));
-        }
-    }
-
-    #[test]
-    fn people_are_a_number_or_a_range() {
-        assert_eq!(parse_people("3-14"), Ok(3..=14));
-        assert_eq!(parse_people("5"), Ok(5..=5));
-        for text in ["", "-", "3-", "14-3", "2-5", "3-21", "three", "3-5-7", "3..5"] {
-            assert!(parse_people(text).unwrap_err().contains("3-14"), "{text}");
-        }
-    }
-}
+pub use people::{MAX_PEOPLE, MIN_PEOPLE, parse_people, source_name};
+pub use splits::{Error, splits};

@@ -3,8 +3,9 @@
 use serde_json::json;
 
 use super::generate::Puzzle;
-use super::{source_name, text};
-use crate::task::{Message, RewardModel, Row};
+use super::people::source_name;
+use super::text;
+use crate::task::row::{Message, RewardModel, Row};
 
 /// The system message: it asks for the format that [`super::grade`] expects.
 pub const SYSTEM: &str = "Reason step by step inside <think> </think>. Then give your final answer inside \

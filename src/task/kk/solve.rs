@@ -4,7 +4,7 @@
 //! one by one in a depth-first search. A statement narrows the word as soon as all people in it are assigned, and an
 //! empty word ends its branch. With 20 people this visits hundreds of words instead of 16,384.
 
-use super::MAX_PEOPLE;
+use super::people::MAX_PEOPLE;
 use super::statement::Statement;
 
 /// The number of people who vary within a word.

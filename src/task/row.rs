@@ -1,0 +1,78 @@
+//! The rows to train on, in the schema that is common in the field.
+
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+
+/// One message of a chat prompt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `user` or `assistant`.
+    pub role: String,
+    /// The message's text.
+    pub content: String,
+}
+
+impl Message {
+    /// A message with this role and text.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into() }
+    }
+}
+
+/// One prompt and what its completions are graded against, in the schema that is common in the field.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// The name of the distribution that the row belongs to; it also chooses the grader.
+    pub data_source: String,
+    /// The conversation up to the assistant's turn.
+    pub prompt: Vec<Message>,
+    /// The ability that the row asks for, such as `logic`; only people read it.
+    #[serde(default)]
+    pub ability: String,
+    /// What a completion is graded against.
+    pub reward_model: RewardModel,
+    /// Anything else about the row, such as `split` and `index`.
+    #[serde(default)]
+    pub extra_info: Value,
+}
+
+/// How a row is graded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RewardModel {
+    /// `rule`: a program grades, not a model.
+    #[serde(default = "rule")]
+    pub style: String,
+    /// What the grader needs, in a form that the grader defines. A value that is not a string is kept as its JSON text.
+    #[serde(deserialize_with = "text")]
+    pub ground_truth: String,
+}
+
+impl RewardModel {
+    /// Grading by a rule against `ground_truth`.
+    pub fn rule(ground_truth: impl Into<String>) -> Self {
+        Self { style: rule(), ground_truth: ground_truth.into() }
+    }
+}
+
+fn rule() -> String {
+    "rule".to_owned()
+}
+
+/// Reads a JSON string unchanged, and any other JSON value as its JSON text.
+pub(super) fn text<'de, D: Deserializer<'de>>(input: D) -> Result<String, D::Error> {
+    Ok(match Value::deserialize(input)? {
+        Value::String(text) => text,
+        other => other.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ground_truth_that_is_an_object_is_kept_as_its_json_text() {
+        let model: RewardModel = serde_json::from_str(r#"{"ground_truth": {"b": 1, "a": [true]}}"#).unwrap();
+        assert_eq!(model, RewardModel::rule(r#"{"b":1,"a":[true]}"#));
+    }
+}
