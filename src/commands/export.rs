@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use engine::Adapter;
+use engine::adapter::tensor_names;
 use engine::decoder::{DecoderConfig, Module, Weights, weight_files};
 
 use crate::config;
@@ -54,16 +55,15 @@ fn check_fits(adapter: &Adapter, base: &Path, decoder: &DecoderConfig) -> Result
 /// Writes the base's weight files with W + (alpha / r)·B·A in place of W, in their own number format. One file is in memory at a
 /// time.
 fn merge_weights(base: &Path, decoder: &DecoderConfig, adapter: &Adapter, out: &Path) -> Result<()> {
-    let deltas = adapter.tensors()?;
-    let paths = (0..decoder.num_hidden_layers)
-        .flat_map(|layer| Module::ALL.map(|module| format!("model.layers.{layer}.{}", module.path())));
-    let paths: Vec<String> = paths.collect();
+    let updates = adapter.tensors()?;
+    let layers = (0..decoder.num_hidden_layers).flat_map(|layer| Module::ALL.map(|module| (layer, module)));
+    let layers: Vec<(usize, Module)> = layers.collect();
     for file in weight_files(base)? {
         let mut tensors = candle_core::safetensors::load(&file, &Device::Cpu)?;
-        for path in &paths {
-            let side = |side: &str| deltas.get(&format!("base_model.model.{path}.lora_{side}.weight"));
-            let Some(weight) = tensors.get_mut(&format!("{path}.weight")) else { continue };
-            if let (Some(a), Some(b)) = (side("A"), side("B")) {
+        for &(layer, module) in &layers {
+            let name = format!("model.layers.{layer}.{}.weight", module.path());
+            let Some(weight) = tensors.get_mut(&name) else { continue };
+            if let [Some(a), Some(b)] = tensor_names(layer, module).map(|name| updates.get(&name)) {
                 *weight = merged(weight, a, b, adapter.config.scale())?;
             }
         }
