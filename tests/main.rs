@@ -5,7 +5,7 @@ mod fixtures;
 mod architectures;
 mod cli;
 mod engines;
+mod memory;
 mod pipeline;
 mod tokenizer;
-mod tools;
 mod trainer;

@@ -8,7 +8,7 @@ use dump_rl::task::Message;
 use engine::decoder::DecoderConfig;
 use serde_json::{Value, json};
 
-use crate::fixtures::TinyModel;
+use crate::fixtures::model::TinyModel;
 
 const PLAIN: &str = "{% for m in messages %}{{ m.content }}\n{% endfor %}";
 
