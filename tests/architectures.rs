@@ -1,5 +1,5 @@
-//! Every model family against transformers and PEFT (`golden/architectures.py` makes the numbers), in the trainer and in the
-//! native engine.
+//! Every model family compared with transformers and PEFT (`golden/architectures.py` makes the numbers), in the trainer and in
+//! the native engine.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,12 +27,12 @@ const FAMILIES: [(&str, Architecture); 7] = [
     ("qwen2-linear", Architecture::Qwen2),
     ("qwen3", Architecture::Qwen3),
 ];
-/// Relative error allowed at f32 in two blocks.
+/// Relative error allowed in f32, for a model of two blocks.
 const TOLERANCE: f64 = 1e-4;
-/// In a whole model, where rounding grows from block to block: 1.4e-4 was measured on SmolLM2-135M.
+/// The same for a whole model, where rounding grows with every block: 1.4e-4 was measured on SmolLM2-135M.
 const DEEP_TOLERANCE: f64 = 1e-3;
 
-/// A model, a random adapter, and what transformers makes of them.
+/// A model, a random adapter, and the results of transformers.
 struct Golden {
     folder: PathBuf,
     config: DecoderConfig,
@@ -41,13 +41,13 @@ struct Golden {
 }
 
 impl Golden {
-    /// One family's.
+    /// The golden numbers of one family.
     fn load(name: &str) -> Self {
         let folder = root().join("tests/golden/architectures").join(name);
         Self::of(&folder, folder.clone())
     }
 
-    /// That of the model in `model`; the numbers are in `folder`.
+    /// For the model in the folder `model`. The numbers are in `folder`.
     fn of(model: &Path, folder: PathBuf) -> Self {
         let config = DecoderConfig::load(model).unwrap();
         let weights = Weights::load(model, &config, DType::F32, &Device::Cpu).unwrap();
@@ -74,7 +74,7 @@ impl Golden {
     }
 }
 
-/// log-probabilities of each token from the second on, row by row, with gradient.
+/// Log-probabilities of each token from the second on, row by row, with gradient.
 fn log_probs(model: &Model, lora: &Lora, rows: &[Vec<u32>]) -> Tensor {
     let mut packed = Packed::default();
     let (mut positions, mut targets) = (Vec::new(), Vec::new());
@@ -104,7 +104,7 @@ fn log_probs_and_gradients_are_those_of_transformers_and_peft() {
     }
 }
 
-/// For a model of your own; `golden/architectures.py --model` makes its numbers, runs this, and shows what it prints.
+/// For a model of the user. `golden/architectures.py --model` makes its numbers, runs this test, and shows what it prints.
 #[test]
 #[ignore = "needs DUMP_RL_MODEL and DUMP_RL_GOLDEN, see tests/golden/architectures.py"]
 fn a_real_model_is_that_of_transformers_and_peft() {
@@ -132,7 +132,7 @@ fn check_trainer(name: &str, golden: &Golden, model: Model, tolerance: f64) {
     assert!(off < tolerance && worst < tolerance, "{name}: {off:e} and {worst:e} are not below {tolerance:e}");
 }
 
-/// On a CPU's own kernels, and as on a GPU.
+/// By its CPU kernels, and as on a GPU.
 #[tokio::test]
 async fn the_native_engine_gives_the_same_distributions() {
     for (name, _) in FAMILIES {
@@ -145,7 +145,7 @@ async fn the_native_engine_gives_the_same_distributions() {
     }
 }
 
-/// The logits behind the last token: where they come from one token at a time, over the paged cache.
+/// Checks the distribution after the last prompt token, and then, over several drawn tokens, the engine's paged cache.
 async fn check_engine(name: &str, golden: &Golden, engine: &Native) {
     for (row, tokens) in golden.tokens().into_iter().enumerate() {
         let logits = golden.expected["logits"].get(row).unwrap();
@@ -157,7 +157,7 @@ async fn check_engine(name: &str, golden: &Golden, engine: &Native) {
             assert!((got - want[token]).abs() < 1e-4, "{name}: {got} is not {}", want[token]);
         }
     }
-    // Several tokens on, against the trainer's forward.
+    // Over several tokens, compared with the trainer's forward.
     let (model, lora, sampling) = (golden.model(), golden.lora(), Sampling::new(1.0, vec![]));
     let sampling = Sampling { max_new_tokens: 30, ..sampling };
     let prompt: Vec<u32> = golden.tokens().remove(0);

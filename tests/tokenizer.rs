@@ -1,4 +1,4 @@
-//! Chat templates as transformers takes them, and where the assistant's turn ends.
+//! Chat templates are chosen as transformers chooses them, and the assistant's turn ends where the template says.
 
 use std::fs;
 
@@ -8,11 +8,11 @@ use dump_rl::task::Message;
 use engine::decoder::DecoderConfig;
 use serde_json::{Value, json};
 
-use crate::fixtures::TinyModel;
+use crate::fixtures::model::TinyModel;
 
 const PLAIN: &str = "{% for m in messages %}{{ m.content }}\n{% endfor %}";
 
-/// The tiny model's tokenizer, with this in its `tokenizer_config.json`.
+/// The tiny model's tokenizer, with these changes in its `tokenizer_config.json`.
 fn tokenizer(model: &TinyModel, changes: Value) -> Result<ChatTokenizer, InputError> {
     let path = model.path().join("tokenizer_config.json");
     let mut settings: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
@@ -41,7 +41,7 @@ fn id(tokenizer: &ChatTokenizer, token: &str) -> u32 {
 }
 
 #[test]
-fn the_template_in_a_file_of_its_own_wins() {
+fn a_template_in_its_own_file_takes_precedence() {
     let model = TinyModel::new();
     let settings = json!({"chat_template": "settings"});
     assert_eq!(prompt(&tokenizer(&model, settings.clone()).unwrap()), "settings");
@@ -50,7 +50,7 @@ fn the_template_in_a_file_of_its_own_wins() {
 }
 
 #[test]
-fn of_several_templates_the_default_is_taken() {
+fn the_default_of_several_templates_is_used() {
     let model = TinyModel::new();
     let named =
         |name: &str| json!({"chat_template": [{"name": "tool_use", "template": "t"}, {"name": name, "template": "d"}]});
@@ -59,9 +59,9 @@ fn of_several_templates_the_default_is_taken() {
     assert!(error.contains("no chat template") && error.contains("default"), "{error}");
 }
 
-/// As in the base models of Qwen: eos_token is not what the template ends a turn with.
+/// As in Qwen's base models: the template ends a turn with another token than eos_token.
 #[test]
-fn an_answer_ends_as_the_template_ends_it() {
+fn an_answer_ends_as_the_template_says() {
     let model = TinyModel::new();
     let base = tokenizer(&model, json!({"eos_token": "<|endoftext|>"})).unwrap();
     let [end, eos] = ["<|im_end|>", "<|endoftext|>"].map(|token| id(&base, token));

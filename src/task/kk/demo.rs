@@ -9,7 +9,7 @@
 
 use rand::Rng;
 
-use super::generate::Puzzle;
+use super::puzzle::Puzzle;
 use super::statement::role;
 
 /// How a completion is made.

@@ -7,6 +7,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::people::{MAX_PEOPLE, MIN_PEOPLE};
+use super::puzzle::Puzzle;
 use super::solve::unique_solution;
 use super::statement::Statement;
 use super::text::SAYINGS;
@@ -68,31 +69,6 @@ pub const NAMES: [&str; 51] = [
 
 /// A stream ends after this many draws in a row without a new puzzle.
 const ATTEMPTS: usize = 1_000;
-
-/// A puzzle: the people, what each of them says, and who is a knight.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Puzzle {
-    /// The name of person i; all names differ.
-    pub names: Vec<&'static str>,
-    /// What person i says.
-    pub statements: Vec<Statement>,
-    /// Which of [`SAYINGS`] reports what person i says.
-    pub sayings: Vec<usize>,
-    /// The only consistent assignment: bit i is set if person i is a knight.
-    pub solution: u32,
-}
-
-impl Puzzle {
-    /// The number of people.
-    pub fn people(&self) -> usize {
-        self.names.len()
-    }
-
-    /// The name of each person, and whether they are a knight.
-    pub fn roles(&self) -> impl Iterator<Item = (&'static str, bool)> {
-        self.names.iter().enumerate().map(|(i, &name)| (name, self.solution >> i & 1 == 1))
-    }
-}
 
 /// An iterator over distinct puzzles of one size. The same size and seed give the same puzzles.
 ///

@@ -2,7 +2,7 @@
 //!
 //! - [`statement`]: what a person can say, its truth and its English.
 //! - [`solve`]: counts the consistent assignments, 64 at a time.
-//! - [`generate`]: a stream of distinct puzzles with exactly one solution each.
+//! - [`generate`]: a stream of distinct [`puzzle`]s with exactly one solution each.
 //! - [`people`]: how many people there can be, and the name of the data source.
 //! - [`mod@splits`]: rows to train on and rows to test on.
 //! - [`text`] and [`prompt`]: a puzzle as a quiz, and as a row to train on.
@@ -16,6 +16,7 @@ pub mod generate;
 pub mod grade;
 pub mod people;
 pub mod prompt;
+pub mod puzzle;
 pub mod solve;
 pub mod splits;
 pub mod statement;

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::generate::Puzzle;
+use super::puzzle::Puzzle;
 use super::people::source_name;
 use super::text;
 use crate::task::row::{Message, RewardModel, Row};

@@ -1,6 +1,6 @@
 //! A puzzle in words: the quiz, and its solution as a sentence and as a numbered list.
 
-use super::generate::Puzzle;
+use super::puzzle::Puzzle;
 use super::statement::role;
 
 /// The ways to report what a person says. After "that" the content does not begin with a capital letter.

@@ -1,0 +1,100 @@
+//! A run's folder and its checkpoints: never overwritten, resumed only with the same settings, checked for damage.
+
+use std::fs;
+
+use dump_rl::run_dir::checkpoint::Checkpoint;
+
+use crate::fixtures::program::{DATA, HEAD, Workspace};
+
+#[test]
+fn a_run_is_not_overwritten() {
+    let work = Workspace::new();
+    work.run_with_checkpoint();
+    work.file("run/metrics.jsonl", "{\"step\":1}\n");
+    work.train_refused(&format!("{HEAD}{DATA}"), &[], &["run", "already holds a run", "--resume", "--out"]);
+}
+
+#[test]
+fn a_resume_needs_a_checkpoint_and_the_same_settings() {
+    let work = Workspace::new();
+    let good = format!("{HEAD}{DATA}");
+    work.train_refused(&good, &["--resume"], &["checkpoints", "no checkpoint", "--out"]);
+    let checkpoint = work.run_with_checkpoint();
+    work.train_refused(&good, &["--resume", "--set", "optim.lr=0.5"], &["optim.lr was 0.0001, is 0.5", "max_steps"]);
+    work.train_refused(&good, &["--resume", "--set", "lora.rank=2"], &["lora.rank was 16, is 2"]);
+    work.train_refused(&good, &["--resume", "--set", "data.people=3-5"], &["config.toml", "data.people was"]);
+    fs::remove_dir_all(checkpoint).expect("a checkpoint");
+    work.train_refused(&good, &["--resume"], &["checkpoints", "no checkpoint", "--out"]);
+    work.refused(&["eval", &work.out()], &["checkpoints", "no checkpoint"]);
+}
+
+#[test]
+fn a_damaged_checkpoint_is_named() {
+    let work = Workspace::new();
+    let checkpoint = work.run_with_checkpoint();
+    let good = format!("{HEAD}{DATA}");
+    let mut names: Vec<String> = fs::read_dir(&checkpoint)
+        .expect("a folder")
+        .map(|it| it.expect("an entry").file_name().into_string().expect("text"))
+        .collect();
+    names.sort();
+    assert_eq!(names, ["adapter_config.json", "adapter_model.safetensors", "optimizer.safetensors", "state.json"]);
+    for name in &names {
+        let path = checkpoint.join(name);
+        let whole = fs::read(&path).expect("a file of the checkpoint");
+        let with = |bytes: &[u8]| {
+            fs::write(&path, bytes).expect("a file of the checkpoint");
+            work.train_refused(&good, &["--resume"], &[name]);
+        };
+        with(&flipped(&whole, whole.len() / 2, 0x80));
+        with(&whole[..whole.len() - 1]);
+        fs::remove_file(&path).expect("a file of the checkpoint");
+        work.train_refused(&good, &["--resume"], &[name]);
+        fs::write(&path, &whole).expect("a file of the checkpoint");
+    }
+    assert!(Checkpoint::load(&checkpoint).is_ok());
+}
+
+/// One bit in about a hundred places of each file: a digit of the state that becomes another digit is damage too.
+#[test]
+fn every_flipped_bit_of_a_checkpoint_is_noticed() {
+    let work = Workspace::new();
+    let checkpoint = work.run_with_checkpoint();
+    for name in ["adapter_config.json", "adapter_model.safetensors", "optimizer.safetensors", "state.json"] {
+        let path = checkpoint.join(name);
+        let whole = fs::read(&path).expect("a file of the checkpoint");
+        let places = (0..whole.len()).step_by(whole.len() / 100 + 1);
+        let unnoticed: Vec<String> = places
+            .filter(|&at| {
+                fs::write(&path, flipped(&whole, at, 1)).expect("a file of the checkpoint");
+                Checkpoint::load(&checkpoint).is_ok()
+            })
+            .map(|at| {
+                format!(
+                    "byte {at}, in {:?}",
+                    String::from_utf8_lossy(&whole[at.saturating_sub(8)..whole.len().min(at + 8)])
+                )
+            })
+            .collect();
+        assert!(unnoticed.is_empty(), "{name}: {} places, for example {}", unnoticed.len(), unnoticed[0]);
+        fs::write(&path, &whole).expect("a file of the checkpoint");
+    }
+}
+
+fn flipped(bytes: &[u8], at: usize, bits: u8) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    bytes[at] ^= bits;
+    bytes
+}
+
+#[test]
+fn a_damaged_newest_checkpoint_names_an_older_one() {
+    let work = Workspace::new();
+    let old = work.run_with_checkpoint();
+    let mut newer = Checkpoint::load(&old).expect("a checkpoint");
+    newer.scheduler.step = 2;
+    let newest = newer.save(&work.path("run"), 2).expect("a checkpoint");
+    fs::write(newest.join("optimizer.safetensors"), "broken").expect("a file of the checkpoint");
+    let words = ["step_2/optimizer.safetensors", "SHA-256", "remove", "step_0"];
+    work.train_refused(&format!("{HEAD}{DATA}"), &["--resume"], &words);
+}

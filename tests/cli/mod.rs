@@ -1,0 +1,16 @@
+//! The program itself. Wrong input ends with status 2 and a message of one or two lines, which names the place and says what
+//! would be right; no file is changed.
+
+mod bench;
+mod checkpoints;
+mod curriculum;
+mod data;
+mod dry_run;
+mod export;
+#[cfg(target_os = "linux")]
+mod gpu_script;
+mod import;
+mod init_model;
+mod model;
+mod settings;
+mod sft;

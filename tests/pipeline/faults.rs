@@ -1,0 +1,104 @@
+//! Engines that fail, hang or lie.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use dump_rl::config::engine::{EngineCheck, EngineConfig};
+use dump_rl::config::run::RunConfig;
+use engine::{EngineError, PolicyVersion, Request};
+
+use crate::fixtures::records::{check_ledger, dropped, metrics, total};
+use crate::fixtures::runs::{FOREVER, block_on, fail, finish, never, train};
+use crate::fixtures::steered_engine::{Behaviour, SteeredEngine, other_hash};
+use crate::fixtures::world::{B, G, STEPS, World, out_of_memory};
+
+/// The scripted engine gives every token the probability ½. That is wrong, and with a check the run never begins.
+#[test]
+fn an_engine_that_fails_its_check_is_not_trained_on() {
+    let world = World::new();
+    let with_check = |check| {
+        let engine = EngineConfig { check, ..world.config().engine };
+        RunConfig { engine, ..world.config() }
+    };
+    let out = world.out("checked");
+    let error = fail(&with_check(EngineCheck::Always), &out, world.engine());
+    assert!(error.contains("nothing was trained") && error.contains("of 16 completions"), "{error}");
+    assert!(metrics(&out).is_empty() && !out.join("checkpoints").join("step_1").exists());
+    finish(&with_check(EngineCheck::Never), &world.out("unchecked"), world.engine());
+    // On a CPU there is no check by default.
+    finish(&with_check(EngineCheck::Auto), &world.out("auto"), world.engine());
+}
+
+#[test]
+fn failed_groups_are_replaced() {
+    let world = World::new();
+    for (eta, failures) in [(0, 4..5), (0, 4..6), (1, 4..5), (1, 1..3)] {
+        let (config, out) = (world.off_policy(eta), world.out(&format!("{eta} {failures:?}")));
+        let count = failures.end - failures.start;
+        finish(&config, &out, world.engine_that_fails(failures));
+        assert_eq!(check_ledger(&out), count);
+        // A failed group is not observed.
+        assert_eq!(total(metrics(&out).last().expect("a line"), "n"), (STEPS as usize * B * G) as f64);
+        assert_eq!(dropped(&out), serde_json::json!({"failed": count}));
+    }
+}
+
+#[test]
+fn three_failures_in_a_row_end_the_run_with_their_cause() {
+    let world = World::new();
+    for eta in [0, 1] {
+        let (config, out) = (world.off_policy(eta), world.out(&format!("{eta}")));
+        let error = fail(&config, &out, world.engine_that_fails(1..100));
+        assert!(error.contains("scripted: out of memory") && error.contains("3 groups in a row"), "{error}");
+        assert!(metrics(&out).is_empty());
+    }
+}
+
+#[test]
+fn a_failing_run_ends_even_if_a_request_hangs() {
+    let world = World::new();
+    let calls = AtomicUsize::new(0);
+    let latency = move |_: &Request| if calls.fetch_add(1, Ordering::SeqCst) == 0 { FOREVER } else { Duration::ZERO };
+    let engine = world.engine().with_latency(latency).with_failure(|_, _| Some(out_of_memory())).with_concurrency(B);
+    let error = fail(&world.off_policy(1), &world.out("a"), engine);
+    assert!(error.contains("scripted: out of memory"), "{error}");
+}
+
+#[test]
+fn a_wrong_request_ends_the_run_at_once() {
+    let world = World::new();
+    let engine = world.engine().with_failure(|_, _| Some(EngineError::PromptLength { tokens: 900, context: 512 }));
+    let engine = Arc::new(engine.with_concurrency(1));
+    let error = block_on(train(&world.config(), &world.out("a"), engine.clone(), never())).expect_err("a wrong prompt");
+    assert!(format!("{error:#}").contains("prompt of 900 tokens"), "{error:#}");
+    assert!(
+        error.chain().any(|cause| cause.downcast_ref::<EngineError>().is_some_and(EngineError::is_input)),
+        "the exit status must be 2"
+    );
+    assert_eq!(engine.calls(), 1);
+}
+
+#[test]
+fn an_engine_that_loads_another_adapter_ends_the_run() {
+    let world = World::new();
+    let out = world.out("a");
+    let error = fail(&world.config(), &out, SteeredEngine::new(world.engine(), Behaviour::LoadsAnother { step: 2 }));
+    let loaded = other_hash();
+    assert!(error.contains("published adapter") && error.contains(&format!("the engine loaded {loaded}")), "{error}");
+    // A step whose policy could not be published does not count.
+    assert_eq!(metrics(&out).len(), 1);
+}
+
+#[test]
+fn a_completion_of_an_unpublished_policy_ends_the_run() {
+    let world = World::new();
+    let another: fn(PolicyVersion) -> PolicyVersion = |policy| PolicyVersion { adapter: other_hash(), ..policy };
+    let ahead: fn(PolicyVersion) -> PolicyVersion = |policy| PolicyVersion { step: policy.step + 1, ..policy };
+    for (eta, step, policy, trained) in [(0, 0, another, 0), (0, 2, another, 2), (0, 1, ahead, 1), (1, 0, ahead, 0)] {
+        let (config, out) = (world.off_policy(eta), world.out(&format!("{eta} {step} {trained}")));
+        let error = fail(&config, &out, SteeredEngine::new(world.engine(), Behaviour::Misnames { step, policy }));
+        assert!(error.contains("was not published") && error.contains("job"), "{error}");
+        assert_eq!(metrics(&out).len(), trained);
+    }
+}

@@ -1,0 +1,95 @@
+//! Adapters read and written, and a trainer restored.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use dump_rl::train::lora::Lora;
+use dump_rl::train::trainer::state::TrainerState;
+use engine::{Adapter, LoraConfig};
+
+use super::{adapter, batch, fresh_trainer, model, settings, settings_of, trainer};
+
+fn bits(tensors: &BTreeMap<String, Tensor>) -> BTreeMap<&str, (Vec<usize>, Vec<u32>)> {
+    let bits = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|x| x.to_bits()).collect();
+    tensors.iter().map(|(name, x)| (name.as_str(), (x.dims().to_vec(), bits(x)))).collect()
+}
+
+/// PEFT's file has a metadata entry that ours does not have, so only the tensors have the same bits. Our own file, read and
+/// written again, is the same file.
+#[test]
+fn an_adapter_survives_reading_and_writing_bit_for_bit() {
+    let (config, peft) = (model().config, adapter());
+    let rewrite = |adapter: &Adapter| Lora::from_adapter(adapter, &config, &Device::Cpu).unwrap().to_adapter().unwrap();
+    let ours = rewrite(&peft);
+    assert_eq!(bits(&ours.tensors().unwrap()), bits(&peft.tensors().unwrap()));
+    let again = rewrite(&ours);
+    assert_eq!(again.bytes, ours.bytes);
+    assert_eq!(again.hash, ours.hash);
+}
+
+/// The message names what was expected and what was found.
+#[test]
+fn an_adapter_with_other_settings_is_refused() {
+    let refused = |change: &dyn Fn(&mut LoraConfig), words: [&str; 3]| {
+        let mut config = (*adapter().config).clone();
+        change(&mut config);
+        let fresh = fresh_trainer(settings());
+        let adapter = Adapter::new(Arc::new(config), adapter().bytes.to_vec());
+        let state = TrainerState { adapter, ..fresh.state().unwrap() };
+        let error = fresh.restore(&state).err().expect("a refusal").to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    };
+    let base = adapter().config.base_model_name_or_path.clone();
+    let found = |what| format!("found {what}");
+    refused(&|c| c.r = 2, ["rank", "expected 4", &found("2")]);
+    refused(&|c| c.lora_alpha = 3.0, ["alpha", "expected 8", &found("3")]);
+    refused(
+        &|c| c.base_model_name_or_path = "other".into(),
+        ["base model", &format!("expected {base}"), &found("other")],
+    );
+    refused(&|c| drop(c.target_modules.pop()), ["target modules", "expected", "found"]);
+}
+
+/// The settings are right, but a tensor is missing, unknown or of another shape.
+#[test]
+fn an_adapter_with_other_tensors_is_refused() {
+    let refused = |change: &dyn Fn(&mut BTreeMap<String, Tensor>), words: [&str; 2]| {
+        let mut tensors = adapter().tensors().unwrap();
+        change(&mut tensors);
+        let bytes = dump_rl::train::tensors_to_bytes(&tensors).unwrap();
+        let fresh = fresh_trainer(settings());
+        let state = TrainerState { adapter: Adapter::new(adapter().config, bytes), ..fresh.state().unwrap() };
+        let error = fresh.restore(&state).err().expect("a refusal").to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    };
+    const NAME: &str = "base_model.model.model.layers.1.mlp.up_proj.lora_B.weight";
+    refused(&|tensors| drop(tensors.remove(NAME)), [NAME, "is missing"]);
+    refused(
+        &|tensors| drop(tensors.insert(NAME.replace("layers.1", "layers.9"), tensors[NAME].clone())),
+        ["layers.9", "no target module"],
+    );
+    refused(
+        &|tensors| drop(tensors.insert(NAME.into(), tensors[NAME].t().unwrap().contiguous().unwrap())),
+        ["expected shape [64, 4]", "found [4, 64]"],
+    );
+}
+
+#[test]
+fn a_restored_trainer_continues_bit_for_bit() {
+    let mut settings = settings_of(|trainer| trainer.ppo_epochs = 2);
+    (settings.optim.warmup_steps, settings.updates_per_step) = (8, 2);
+    let mut uninterrupted = trainer(settings.clone());
+    uninterrupted.step(0, &batch()).unwrap();
+    let state = uninterrupted.state().unwrap();
+    assert_eq!(state.updates, 2);
+    let mut resumed = fresh_trainer(settings).restore(&state).unwrap();
+    assert_eq!(resumed.adapter().unwrap().hash, state.adapter.hash);
+    for step in 1..3 {
+        let (one, other) = (uninterrupted.step(step, &batch()).unwrap(), resumed.step(step, &batch()).unwrap());
+        assert_eq!(one.adapter.bytes, other.adapter.bytes);
+        assert_eq!(one.stats.metrics(), other.stats.metrics());
+    }
+    let (one, other) = (uninterrupted.state().unwrap(), resumed.state().unwrap());
+    assert_eq!((one.optimizer, one.updates), (other.optimizer, other.updates));
+}
