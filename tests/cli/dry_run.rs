@@ -6,7 +6,8 @@ use std::process::Command;
 
 use candle_core::{DType, Device, Tensor};
 use dump_rl::config::resolve::HAS_CUDA;
-use dump_rl::config::{self, run::RunConfig};
+use dump_rl::config;
+use dump_rl::config::run::RunConfig;
 use dump_rl::model::presets;
 use engine::decoder::{DecoderConfig, Weights};
 use serde_json::{Value, json};

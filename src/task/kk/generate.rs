@@ -11,6 +11,7 @@ use super::puzzle::Puzzle;
 use super::solve::unique_solution;
 use super::statement::Statement;
 use super::text::SAYINGS;
+use crate::seed::splitmix64;
 
 /// The first names that people have.
 pub const NAMES: [&str; 51] = [
@@ -88,7 +89,7 @@ impl Generator {
     /// If `people` is outside [`MIN_PEOPLE`]..=[`MAX_PEOPLE`].
     pub fn new(people: usize, seed: u64) -> Self {
         assert!((MIN_PEOPLE..=MAX_PEOPLE).contains(&people), "{MIN_PEOPLE} to {MAX_PEOPLE} people, got {people}");
-        let rng = ChaCha8Rng::seed_from_u64(mix(mix(seed) ^ people as u64));
+        let rng = ChaCha8Rng::seed_from_u64(splitmix64(splitmix64(seed) ^ people as u64));
         Self { people: people as u8, rng, seen: HashSet::new() }
     }
 
@@ -116,14 +117,6 @@ impl Iterator for Generator {
         }
         None
     }
-}
-
-/// The finaliser of SplitMix64 (Steele et al., 2014): neighbouring inputs give unrelated outputs.
-fn mix(value: u64) -> u64 {
-    let value = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let value = (value ^ value >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let value = (value ^ value >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-    value ^ value >> 31
 }
 
 #[cfg(test)]
