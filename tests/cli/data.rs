@@ -28,7 +28,7 @@ fn wrong_rows_are_named_with_file_and_line() {
     );
     check(&format!("{good}\n\n{}\n", row("Zoey knight")), &["rows.jsonl:3", "Zoey knight", "(1) Zoey is a knight"]);
     check(&format!("{good}\n{{\"prompt\": "), &["rows.jsonl:2", "not JSON"]);
-    check("", &["rows.jsonl", "no rows", "one JSON object a line"]);
+    check("", &["rows.jsonl", "no rows", "one JSON object per line"]);
     let files = |name: &str| format!("{HEAD}[data]\nkind = \"files\"\ntrain_files = [{name}]\n[eval]\ninterval = 0\n");
     work.train_refused(&files("\"nowhere.jsonl\""), &[], &["nowhere.jsonl", "cannot be opened"]);
     work.train_refused(&files("\"rows.parquet\""), &[], &["rows.parquet", "JSON Lines"]);

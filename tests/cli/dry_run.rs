@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::Command;
 
 use candle_core::{DType, Device, Tensor};
-use dump_rl::config::resolve::HAS_CUDA;
 use dump_rl::config;
+use dump_rl::config::resolve::HAS_CUDA;
 use dump_rl::config::run::RunConfig;
 use dump_rl::model::presets;
 use engine::decoder::{DecoderConfig, Weights};
@@ -78,8 +78,10 @@ fn a_dry_run_predicts_without_weights_tokenizer_or_gpu() {
 fn a_dry_run_says_what_fits_a_card() {
     let config = root().join("configs/kk-qwen2.5-7b.toml").display().to_string();
     let args = |more: &[&'static str]| {
-        let sets =
-            ["data.train=20", "data.test=2"].iter().chain(more).flat_map(|set| ["--set".into(), set.to_string()]);
+        let sets = ["engine.kind=mistralrs", "data.train=20", "data.test=2"]
+            .iter()
+            .chain(more)
+            .flat_map(|set| ["--set".into(), set.to_string()]);
         [vec!["train".to_string(), config.clone(), "--dry-run".into()], sets.collect()].concat()
     };
     let said = |more: &[&'static str]| printed(&args(more).iter().map(String::as_str).collect::<Vec<_>>());

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use super::puzzle::Puzzle;
 use super::people::source_name;
+use super::puzzle::Puzzle;
 use super::text;
 use crate::task::row::{Message, RewardModel, Row};
 
