@@ -14,7 +14,7 @@ use crate::fixtures::world::{B, G, STEPS, World};
 fn generation_overlaps_training_by_one_step_at_most() {
     let world = World::new();
     let (config, out) = (world.off_policy(1), world.out("a"));
-    // The groups of two batches are on their way before any is answered: those of the second batch are one step old.
+    // No group is answered before the groups of two batches are running. So those of the second batch are one step old.
     let engine =
         world.engine().with_concurrency(2 * B).with_latency(|request| Duration::from_millis(request.seed % 20));
     let engine = Arc::new(SteeredEngine::new(engine, Behaviour::WaitsForGroups { arrived: 2 * B }));
