@@ -32,7 +32,7 @@ pub use version::{AdapterHash, PolicyVersion};
 
 /// Samples groups of completions under a policy that can be replaced while requests run.
 ///
-/// Invariants of every engine, which `tests/engines.rs` checks:
+/// Invariants of every engine, which `tests/engines/` checks:
 /// 1. A request is answered once, with exactly `group_size` completions or with an error.
 /// 2. `tokens` are exactly the ids that were sampled. `log_probs` are natural-log probabilities under the distribution
 ///    they were drawn from, `full_log_probs` those before truncation: the trainer's forward agrees within 1e-4 in f32.

@@ -1,4 +1,4 @@
-//! Rows by distribution, each with its grader and its prompt's token ids: made once, before anything runs.
+//! Rows by distribution, each with its grader and its prompt's token ids. Made once, before anything runs.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub struct Item {
     pub prompt: Arc<[u32]>,
 }
 
-/// The rows of one distribution; never empty.
+/// The rows of one distribution. Never empty.
 pub struct Source {
     pub name: String,
     pub items: Vec<Item>,
@@ -92,7 +92,7 @@ pub fn load_rows(config: &RunConfig) -> Result<(Vec<Row>, Vec<Row>), InputError>
     Ok((train, evaluated.collect()))
 }
 
-/// What a configuration's curriculum draws from, without making every prompt.
+/// What the curriculum of a configuration draws from. Prompts are not tokenised for this.
 ///
 /// # Errors
 /// As [`load_rows`].

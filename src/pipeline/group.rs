@@ -12,20 +12,20 @@ pub struct Group {
     pub completions: Vec<Completion>,
 }
 
-/// A group with rewards and advantages; all lists have one entry a completion.
+/// A group with rewards and advantages. All lists have one entry per completion.
 #[derive(Debug)]
 pub struct ScoredGroup {
     pub job: Job,
     pub completions: Vec<Completion>,
     pub texts: Vec<String>,
     pub grades: Vec<Grade>,
-    /// What the grade gives, less the penalty for an overlong completion.
+    /// The score of the grade, minus the penalty for an overlong completion.
     pub rewards: Vec<f32>,
     pub advantages: Vec<f32>,
 }
 
 impl ScoredGroup {
-    /// What its fate depends on.
+    /// What the scheduler needs to decide whether the group is accepted.
     pub fn finished(&self) -> FinishedGroup<'_> {
         let right = self.grades.iter().all(|grade| grade.is_right());
         FinishedGroup { job: &self.job, policy_step: self.policy_step(), rewards: &self.rewards, right }

@@ -60,7 +60,7 @@ pub struct RewardSettings {
     pub max_new_tokens: usize,
     /// The penalty begins this many tokens before the longest completion; 0: no penalty.
     pub overlong_buffer: usize,
-    /// What a completion of the longest length loses.
+    /// The penalty of a completion of the greatest length.
     pub overlong_penalty: f32,
     /// Longest sequence of the model, prompt and completion together.
     pub context: usize,
@@ -78,9 +78,9 @@ impl RewardSettings {
         }
     }
 
-    /// What a completion of `tokens` tokens loses after a prompt of `prompt_tokens`: 0 up to the buffer, from there on
-    /// linearly up to the whole penalty (DAPO's soft overlong punishment, arXiv 2503.14476, equation 13). Where the context
-    /// ends before `max_new_tokens`, the buffer ends with it.
+    /// The penalty of a completion of `tokens` tokens after a prompt of `prompt_tokens` tokens: 0 before the buffer, then rising
+    /// linearly to the whole penalty (DAPO's soft overlong punishment, arXiv 2503.14476, equation 13). If the context ends before
+    /// `max_new_tokens`, the buffer ends with the context.
     pub fn penalty(&self, tokens: usize, prompt_tokens: usize) -> f32 {
         let longest = self.max_new_tokens.min(self.context.saturating_sub(prompt_tokens));
         let over = (tokens + self.overlong_buffer).saturating_sub(longest);

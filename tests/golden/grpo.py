@@ -14,7 +14,7 @@ Made with torch 2.13.0, transformers 5.23.0 and peft 0.21.2 on a CPU with one th
   losses.json                 every kind of loss and every option: advantages, loss, and of the gradient with respect to
                               each tensor of the adapter its norm and the sum of its entries
 
-Every sequence is computed alone, without padding. Loss: src/train/loss.rs. Everything is f32.
+Every sequence is computed alone, without padding. Losses: src/train/loss.rs and loss/. Everything is f32.
 """
 
 import json
@@ -156,7 +156,7 @@ GROUPS = [[1.0, -0.5, 0.25], [2.0, -1.0]]
 # What the policy from before the batch gave, beside the policy's own log-probabilities; ratios lie on both sides of a clip.
 OFFSETS = [0.0, -0.35, 0.05, 0.4, -0.3]
 MAX_NEW_TOKENS = 32
-# The defaults of each kind, by the papers that src/train/loss.rs names.
+# The defaults of each kind, by the papers that src/config/loss.rs names.
 KINDS = {
     "grpo": {},
     "dr_grpo": {"loss_agg_mode": "seq-mean-token-sum-norm", "scale": "none"},

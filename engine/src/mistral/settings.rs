@@ -71,7 +71,7 @@ impl MistralSettings {
     ///
     /// On a CPU exactly one. 0.8.1's single-query attention (`flash_attn_cpu_single_q`) shares one scratch area between
     /// the sequences of a batch, so all but one get wrong logits; and its own limit (`max_num_seqs` 1) does not
-    /// separate requests. `tests/engines.rs` compares concurrent sequences with the trainer's forward, and fails if
+    /// separate requests. `tests/engines/` compares concurrent sequences with the trainer's forward, and fails if
     /// this limit is removed too early.
     pub fn max_sequences(&self) -> usize {
         match self.device {

@@ -20,7 +20,7 @@ use crate::config::run::RunConfig;
 use crate::memory::process::memory_mb;
 use crate::model::base::Base;
 use crate::pipeline::engine::{WithEngine, with_engine};
-use crate::pipeline::learner::logprob_check::{Agreement, Bound, sample_together};
+use crate::pipeline::learner::logprob_check::{Bound, LogProbDifference, sample_together};
 use crate::pipeline::setup::bench_base;
 use crate::seed::mix_seed;
 use crate::table;
@@ -123,20 +123,20 @@ fn compare(base: &Base, adapter: &Adapter, case: Case, samples: &[Sample], secon
     let bound = Bound::of(subject.dtype, subject.quantization);
     let sampled: usize = samples.iter().map(|sample| sample.completion.len()).sum();
     let against = |reference: &str, base: &Base, samples: &[Sample]| -> Result<CheckResult> {
-        let agreement = Agreement::new(samples, &trainer_of(base, adapter)?.score(samples)?);
+        let difference = LogProbDifference::new(samples, &trainer_of(base, adapter)?.score(samples)?);
         Ok(CheckResult {
             subject: subject.clone(),
             reference: reference.into(),
-            sequences: agreement.completions,
+            sequences: difference.completions,
             prompt_tokens: case.prompt_tokens,
             new_tokens: case.new_tokens,
-            tokens: agreement.tokens,
-            max_difference: agreement.max_difference,
-            mean_difference: agreement.mean_difference,
-            relative_error: agreement.relative_error,
+            tokens: difference.tokens,
+            max_difference: difference.max_difference,
+            mean_difference: difference.mean_difference,
+            relative_error: difference.relative_error,
             max_difference_bound: bound.max_difference,
             relative_error_bound: bound.relative_error,
-            passed: bound.holds(&agreement),
+            passed: bound.holds(&difference),
             seconds,
             tokens_per_s: sampled as f64 / seconds,
             peak_rss_mb: memory_mb("VmHWM"),

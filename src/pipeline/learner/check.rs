@@ -1,4 +1,4 @@
-//! Before the first step: does the engine, with several completions at a time, compute what the trainer computes?
+//! Before the first step: does the engine compute what the trainer computes, with several completions at a time?
 
 use anyhow::{Context, Result, ensure};
 use engine::{Engine, Request, Sampling};
@@ -9,16 +9,17 @@ use crate::config::resolve::Sharing;
 use crate::run_dir::log;
 use crate::seed::mix_seed;
 
-/// Requests at a time, completions of each, and tokens of the first request's; each further one's are longer by as many.
+/// Requests at a time, completions per request, and tokens of the first request's completions. Each further request's completions
+/// are longer by the same number of tokens.
 const REQUESTS: usize = 4;
 const EACH: usize = 4;
 const TOKENS: usize = 12;
 
 impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
-    /// Samples completions that differ in prompt, length and tokens, all at a time, and scores them with the trainer.
+    /// Samples completions that differ in prompt, length and tokens, all at the same time, and scores them with the trainer.
     ///
     /// # Errors
-    /// If a log-probability differs by more than [`mismatch_limit`]: then nothing may be trained on what this engine samples.
+    /// If a log-probability differs by more than [`mismatch_limit`]. Then this engine's samples must not be trained on.
     pub(super) async fn check_engine(&self) -> Result<()> {
         if !self.resolved.checks_engine {
             return Ok(());

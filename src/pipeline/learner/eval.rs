@@ -1,4 +1,4 @@
-//! Held-out evaluation: the same prompts and seeds every time, so that two evaluations differ by the policy alone.
+//! Evaluation on held-out rows. Prompts and seeds are always the same, so two evaluations differ only by their policy.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ impl EvalSettings {
     }
 }
 
-/// Samples every test prompt and grades it. Never touches the curriculum.
+/// Samples and grades every test prompt. The curriculum never sees the result.
 ///
 /// # Errors
 /// The engine's first failure.
@@ -86,7 +86,7 @@ async fn one_prompt<E: Engine>(
 fn summarise(source: &str, prompts: &[Vec<Sampled>]) -> SourceScore {
     let all = prompts.iter().flatten();
     let n = all.clone().count().max(1) as f64;
-    // Integers and few distinct values: the sum does not depend on the order in which prompts were answered.
+    // The values are small integers or halves, so the sum does not depend on the order in which prompts were answered.
     let mean = |f: fn(&Sampled) -> f64| all.clone().map(f).sum::<f64>() / n;
     let solved = prompts.iter().filter(|graded| graded.iter().any(|(grade, _)| grade.is_right())).count();
     SourceScore {

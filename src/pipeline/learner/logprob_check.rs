@@ -1,6 +1,6 @@
-//! Whether an engine computes what the trainer computes: many completions at a time that differ, scored again.
+//! Does an engine compute what the trainer computes? Many different completions are sampled together and scored again.
 //!
-//! One completion alone, or equal ones together, hide what goes wrong in a batch: sequences that are mixed up.
+//! One completion alone, or equal ones together, would hide the typical fault of a batch: sequences that are mixed up.
 
 use std::sync::Arc;
 
@@ -10,7 +10,8 @@ use tokio::task::JoinSet;
 
 use crate::train::sample::Sample;
 
-/// Log-probabilities of engine and trainer that differ by more than this point to a fault, by what the engine computes in.
+/// A larger difference between log-probabilities of engine and trainer points to a fault. The limit depends on the engine's number
+/// format. In nats.
 pub fn mismatch_limit(engine: Precision, quantization: Quantization) -> f64 {
     match (quantization, engine) {
         (Quantization::None, Precision::F32) => 0.01,
@@ -23,18 +24,18 @@ pub fn mismatch_limit(engine: Precision, quantization: Quantization) -> f64 {
 
 /// How far log-probabilities of the same tokens are from each other.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Agreement {
+pub struct LogProbDifference {
     pub completions: usize,
     pub tokens: usize,
-    /// Largest difference of a token, in nats; infinite where a number is none.
+    /// Largest difference of a token, in nats. NaN counts as infinite.
     pub max_difference: f64,
     pub mean_difference: f64,
-    /// The difference of a completion's tokens (root mean square) over how much their log-probabilities vary; of the worst
-    /// completion. Where a completion is mixed with another it comes near 1, however flat the model's distributions are.
+    /// Of the worst completion: the root mean square of its tokens' differences, divided by the standard deviation of their
+    /// log-probabilities. It is close to 1 for a completion that is mixed up with another one, for any model.
     pub relative_error: f64,
 }
 
-/// What an agreement may be off by.
+/// The largest differences that are accepted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bound {
     pub max_difference: f64,
@@ -42,9 +43,9 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// For an engine that computes in `precision` on weights packed as `quantization` says, held against a forward on whole
-    /// ones in the same precision or in f32. The prompts may be random tokens, where packed weights are off by more than on
-    /// text that a model was trained for (docs/gpu.md has the measurements).
+    /// For an engine that computes in `precision` with quantized weights, compared with a forward on weights that are not
+    /// quantized, in the same precision or in f32. The prompts may be random tokens. There quantized weights differ more than on
+    /// text that a model was trained on (docs/gpu.md has the measurements).
     pub fn of(precision: Precision, quantization: Quantization) -> Self {
         const ON_RANDOM_TOKENS: f64 = 4.0;
         let limit = mismatch_limit(precision, quantization);
@@ -58,15 +59,15 @@ impl Bound {
         Self { max_difference, relative_error }
     }
 
-    pub fn holds(&self, agreement: &Agreement) -> bool {
-        agreement.max_difference <= self.max_difference && agreement.relative_error <= self.relative_error
+    pub fn holds(&self, difference: &LogProbDifference) -> bool {
+        difference.max_difference <= self.max_difference && difference.relative_error <= self.relative_error
     }
 }
 
-impl Agreement {
-    /// Of the engine's log-probabilities in `samples` with `scores`, those of a forward.
+impl LogProbDifference {
+    /// Compares the engine's log-probabilities in `samples` with `scores`, those of a forward.
     pub fn new(samples: &[Sample], scores: &[Vec<f32>]) -> Self {
-        assert_eq!(samples.len(), scores.len(), "one list a completion");
+        assert_eq!(samples.len(), scores.len(), "one list per completion");
         let mut all = Self { completions: samples.len(), ..Self::default() };
         let mut sum = 0.0;
         for (sample, scores) in samples.iter().zip(scores) {
@@ -82,9 +83,9 @@ impl Agreement {
     }
 }
 
-/// Sizes of the differences, token by token.
+/// The absolute difference of each token.
 fn differences(engine: &[f32], forward: &[f32]) -> Vec<f64> {
-    assert_eq!(engine.len(), forward.len(), "one log-probability a token");
+    assert_eq!(engine.len(), forward.len(), "one log-probability per token");
     let difference = |(a, b): (&f32, &f32)| (f64::from(*a) - f64::from(*b)).abs();
     let size = |it: f64| if it.is_nan() { f64::INFINITY } else { it };
     engine.iter().zip(forward).map(difference).map(size).collect()
@@ -96,7 +97,7 @@ fn variation(values: &[f32]) -> f64 {
     values.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum()
 }
 
-/// Sends all requests at once; the answers as samples, in the order of the requests.
+/// Sends all requests at once. Returns the completions as samples, in the order of the requests.
 ///
 /// # Errors
 /// The first request that fails.
@@ -118,7 +119,7 @@ pub async fn sample_together<E: Engine>(engine: &Arc<E>, requests: Vec<Request>)
     Ok(answers.into_iter().flat_map(|(_, samples)| samples).collect())
 }
 
-/// A completion to be scored; it has no advantage.
+/// A completion as a sample to be scored, without an advantage.
 pub fn sample(prompt: Arc<[u32]>, completion: Completion) -> Sample {
     Sample {
         prompt,
@@ -144,7 +145,7 @@ mod tests {
             truncated: false,
         };
         let samples: Vec<Sample> = engine.iter().map(sample).collect();
-        let found = Agreement::new(&samples, &forward.iter().map(|it| it.to_vec()).collect::<Vec<_>>());
+        let found = LogProbDifference::new(&samples, &forward.iter().map(|it| it.to_vec()).collect::<Vec<_>>());
         for (found, want) in
             [(found.max_difference, max), (found.mean_difference, mean), (found.relative_error, relative)]
         {
@@ -160,14 +161,14 @@ mod tests {
         check(&[&[f32::NAN, -3.0]], &[&[-1.0, -3.0]], [f64::INFINITY; 3]);
     }
 
-    /// Packed: the worst that was measured on right completions, and the best that kk-tiny and random models were off by where
-    /// completions were held against another prompt (docs/gpu.md).
+    /// With quantized weights: the worst values that were measured on right completions, and the smallest that were measured on kk-tiny
+    /// and random models when completions were scored with another prompt (docs/gpu.md).
     #[test]
     fn right_completions_are_in_bounds_and_those_of_another_prompt_are_not() {
         let check = |precision, quantization, right: (f64, f64), wrong: (f64, f64)| {
             let bound = Bound::of(precision, quantization);
             let holds = |(max_difference, relative_error)| {
-                bound.holds(&Agreement { max_difference, relative_error, ..Agreement::default() })
+                bound.holds(&LogProbDifference { max_difference, relative_error, ..LogProbDifference::default() })
             };
             assert!(holds(right) && !holds(wrong) && !holds((f64::INFINITY, f64::INFINITY)), "{quantization:?}");
         };

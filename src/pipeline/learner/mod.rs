@@ -50,7 +50,7 @@ pub enum End {
     Stopped,
 }
 
-/// What the learner asks of a trainer. [`TrainerHandle`] is the real one; tests of the stages use one that takes no time.
+/// What the learner asks of a trainer. [`TrainerHandle`] is the real one; tests of the stages use one that takes virtual time.
 pub trait PolicyTrainer: Send + Sync + 'static {
     /// One policy step on `samples` from the policy of `step`. Dropping the future does not stop the step.
     fn step(&self, step: u64, samples: Vec<Sample>) -> impl Future<Output = Result<StepOutput>> + Send;
