@@ -72,7 +72,7 @@ pub struct VariantSummary {
 /// See the module.
 #[derive(Debug, Clone, Serialize)]
 pub struct Summary {
-    /// No model was trained: the model of a learner in [`super::simulate`] took its place.
+    /// No model was trained: the model of a learner in [`crate::simulator`] took its place.
     pub simulated: bool,
     pub seeds: usize,
     pub rows: Vec<VariantSummary>,

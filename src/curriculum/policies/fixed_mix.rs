@@ -28,7 +28,10 @@ pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Pol
     for (source, &weight) in named {
         let key = format!("fixed_mix.weights.{source}");
         if !mixture.sources.contains(source) {
-            return Err(KeyError::new(key, format!("this source does not exist; known: {}", mixture.sources.join(", "))));
+            return Err(KeyError::new(
+                key,
+                format!("this source does not exist; known: {}", mixture.sources.join(", ")),
+            ));
         }
         not_negative(&key, weight)?;
     }

@@ -1,7 +1,7 @@
 //! The last stage: train on a batch, publish the policy, evaluate, log, checkpoint, and only then count the step.
 //!
-//! - [`check`]: does a new engine compute what the trainer computes? · [`publish`]: a policy into the engine
-//! - [`canary`]: fresh samples scored again · [`eval`]: held-out rows · [`record`]: what a step is logged as
+//! - `check`: does a new engine compute what the trainer computes? · `publish`: a policy into the engine
+//! - `canary`: fresh samples scored again · [`eval`]: held-out rows · [`record`]: what a step is logged as
 //! - [`logprob_check`]: how far an engine's log-probabilities are from the trainer's
 
 mod canary;
