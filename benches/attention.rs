@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{D, Device, Result, Tensor, Var};
-use dump_rl::memory::process::memory_mb;
+use dump_rl::memory::process::{peak_mb, resident_mb};
 use dump_rl::train::ops::{BlockedAttention, Heads, PLAIN_SCORES};
 use dump_rl::train::packed::Segment;
 
@@ -36,7 +36,7 @@ fn main() -> Result<()> {
 fn measure(way: &str, tokens: usize) -> Result<()> {
     let random = |width| Var::randn(0f32, 1.0, (tokens, width), &Device::Cpu);
     let (q, k, v) = (random(HEADS.query_width())?, random(HEADS.key_value_width())?, random(HEADS.key_value_width())?);
-    let (before, start) = (memory_mb("VmRSS"), Instant::now());
+    let (before, start) = (resident_mb(), Instant::now());
     let out = match way {
         "all scores" => all_scores(&q, &k, &v, tokens)?,
         _ => {
@@ -47,7 +47,7 @@ fn measure(way: &str, tokens: usize) -> Result<()> {
     };
     let grads = out.sqr()?.backward()?;
     assert!(grads.get(&q).is_some());
-    let (seconds, megabytes) = (start.elapsed().as_secs_f64(), memory_mb("VmHWM") - before);
+    let (seconds, megabytes) = (start.elapsed().as_secs_f64(), peak_mb() - before);
     println!("{way:<15}  {tokens:>6}  {seconds:>7.2}  {megabytes:>4.0}");
     Ok(())
 }

@@ -18,6 +18,9 @@ pub enum EngineError {
     /// The prompt is empty, or leaves no room for a token.
     #[error("prompt of {tokens} tokens does not fit the model's context of {context}")]
     PromptLength { tokens: usize, context: usize },
+    /// There is no room for the model's weights.
+    #[error("could not load the model: {0}")]
+    Load(String),
     /// A failure before the first request: a thread did not start, or a device has no room.
     #[error("the engine could not start: {0}")]
     Start(String),

@@ -10,11 +10,11 @@ use engine::Engine;
 use crate::config;
 use crate::config::engine::SyncMode;
 use crate::config::run::RunConfig;
-use crate::pipeline::engine::{WithEngine, with_engine};
 use crate::pipeline::inputs::Inputs;
 use crate::pipeline::learner::eval;
 use crate::pipeline::setup::Setup;
-use crate::run_dir::checkpoint::Checkpoint;
+use crate::pipeline::start_engine::{WithEngine, with_engine};
+use crate::run_dir::checkpoint::latest_policy;
 use crate::run_dir::score::SourceScore;
 use crate::table;
 
@@ -28,7 +28,7 @@ pub async fn run(target: &Path, samples: Option<usize>) -> Result<()> {
     config.engine.sync = SyncMode::Alternate;
     let setup = Setup::for_evaluation(config)?;
     let adapter = match is_run {
-        true => Checkpoint::load_latest(target)?.trainer.adapter,
+        true => latest_policy(target)?.1,
         false => setup.base.trainer()?.adapter()?,
     };
     let Setup { inputs, base } = setup;

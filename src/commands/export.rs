@@ -13,7 +13,7 @@ use crate::config::run::RunConfig;
 use crate::error::InputError;
 use crate::model::folder::{check_empty, copy, copy_beside, write_folder, write_tensors};
 use crate::model::hub;
-use crate::run_dir::checkpoint::Checkpoint;
+use crate::run_dir::checkpoint::latest_policy;
 use crate::train::lora::{Lora, save_adapter};
 
 /// Writes the newest policy of the run in `run` to `out`: PEFT's two files, or with `merge` a model folder.
@@ -22,8 +22,7 @@ use crate::train::lora::{Lora, save_adapter};
 /// If there is no run or checkpoint, `out` is not empty, or the base model does not fit the adapter: nothing is written.
 pub fn run(run: &Path, out: &Path, merge: bool) -> Result<()> {
     let config: RunConfig = config::load(&run.join("config.toml"), &[])?;
-    let checkpoint = Checkpoint::load_latest(run)?;
-    let (step, adapter) = (checkpoint.step(), checkpoint.trainer.adapter);
+    let (step, adapter) = latest_policy(run)?;
     check_empty(out)?;
     let base = &hub::folder(&config.model)?;
     let decoder = DecoderConfig::load(base)?;

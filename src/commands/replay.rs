@@ -140,7 +140,7 @@ fn as_map<S: Serializer>((names, weights): &(&[String], Vec<f64>), serializer: S
     serializer.collect_map(names.iter().zip(weights))
 }
 
-#[cfg(all(test, feature = "train"))]
+#[cfg(test)]
 mod recorded;
 #[cfg(test)]
 mod tests;

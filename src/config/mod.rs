@@ -1,6 +1,6 @@
 //! Configuration files: raw TOML plus `--set` overrides become one checked value, once.
 //!
-//! - [`run`]: what `train`, `eval` and `bench` read · [`sft`]: what `sft` reads · a file for each table, with its checks
+//! - [`run`]: what `train`, `eval` and `bench` read · [`sft`]: what `sft` reads · a file for each table that has no other home, with its checks
 //! - [`load()`]: from a file to a checked value · [`resolve`]: what a value leaves open is decided once
 //!
 //! An unknown key is an error that names the most similar known one. Paths in a file are relative to that file. Paths in

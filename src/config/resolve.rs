@@ -1,6 +1,7 @@
 //! What a configuration leaves open, decided once for one model on one machine.
 //!
-//! [`Resolved`] is a plain value. Everything that runs reads it; nothing decides again.
+//! [`Resolved`] is a plain value. Everything that runs reads it; nothing decides again. (`trainer.recompute = "auto"` is not here,
+//! because it depends on each batch.)
 
 use engine::decoder::DecoderConfig;
 use engine::native::Native;
@@ -78,6 +79,18 @@ impl Sharing {
     }
 }
 
+impl SyncMode {
+    /// The way of sharing that is configured; `None` for `auto`.
+    pub fn sharing(self) -> Option<Sharing> {
+        match self {
+            Self::Auto => None,
+            Self::SideBySide => Some(Sharing::SideBySide),
+            Self::Reload => Some(Sharing::Reload),
+            Self::Alternate => Some(Sharing::Alternate),
+        }
+    }
+}
+
 impl From<Sharing> for SyncMode {
     fn from(sharing: Sharing) -> Self {
         match sharing {
@@ -102,7 +115,7 @@ impl Resolved {
             device: settings.device,
             engine_precision: if computes_f32 { Precision::F32 } else { settings.dtype },
             trainer_precision: if is_gpu { settings.dtype } else { Precision::F32 },
-            sharing: configured_sharing(settings.sync).unwrap_or(Sharing::SideBySide),
+            sharing: settings.sync.sharing().unwrap_or(Sharing::SideBySide),
             cache_mb: settings.cache_mb,
             replicas: replicas(settings.replicas, model, machine.cores),
             trainer_workers: if is_gpu { 1 } else { machine.cores },
@@ -116,26 +129,15 @@ impl Resolved {
     }
 }
 
-/// The way to share a device that a configuration names; `None` for `auto`.
-pub fn configured_sharing(sync: SyncMode) -> Option<Sharing> {
-    match sync {
-        SyncMode::Auto => None,
-        SyncMode::SideBySide => Some(Sharing::SideBySide),
-        SyncMode::Reload => Some(Sharing::Reload),
-        SyncMode::Alternate => Some(Sharing::Alternate),
-    }
-}
-
 /// What `engine.kind` says, or what `auto` means for this model. On a CPU the native engine was faster on every model that
 /// was measured (docs/benchmarks.md), so `auto` takes it where it can run the model. On a GPU neither was measured yet.
 fn engine_choice(settings: &EngineConfig, model: &DecoderConfig) -> EngineChoice {
     let native_can = settings.quantization == Quantization::None && Native::supports(model);
-    match (settings.kind, settings.device) {
-        (EngineKind::Auto, DeviceKind::Cpu) if native_can => EngineChoice::Native,
-        (EngineKind::Auto, DeviceKind::Cpu) => EngineChoice::Mistralrs,
-        (_, DeviceKind::Cuda) => choice_on_gpu(settings.kind),
-        (EngineKind::Native, DeviceKind::Cpu) => EngineChoice::Native,
-        (EngineKind::Mistralrs, DeviceKind::Cpu) => EngineChoice::Mistralrs,
+    match (settings.device, settings.kind) {
+        (DeviceKind::Cuda, kind) => choice_on_gpu(kind),
+        (DeviceKind::Cpu, EngineKind::Mistralrs) => EngineChoice::Mistralrs,
+        (DeviceKind::Cpu, EngineKind::Auto) if !native_can => EngineChoice::Mistralrs,
+        (DeviceKind::Cpu, EngineKind::Auto | EngineKind::Native) => EngineChoice::Native,
     }
 }
 
@@ -205,4 +207,83 @@ fn check_native(engine: &EngineConfig) -> Result<(), InputError> {
         return Err(InputError::new("engine.sync", problem));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::presets;
+
+    const MACHINE: Machine = Machine { cores: 4, has_bf16: true, card: None };
+
+    fn config(kind: EngineKind, device: DeviceKind, dtype: Precision) -> RunConfig {
+        let mut config = RunConfig::default();
+        (config.engine.kind, config.engine.device, config.engine.dtype) = (kind, device, dtype);
+        config
+    }
+
+    fn resolved(config: &RunConfig, machine: Machine) -> Resolved {
+        Resolved::new(config, &presets::find("kk-tiny").expect("a known model"), machine).expect("settings that fit")
+    }
+
+    #[test]
+    fn auto_takes_the_native_engine_on_a_cpu_unless_weights_are_quantized() {
+        let mut config = config(EngineKind::Auto, DeviceKind::Cpu, Precision::F32);
+        assert_eq!(resolved(&config, MACHINE).engine, EngineChoice::Native);
+        config.engine.quantization = Quantization::Q8_0;
+        assert_eq!(resolved(&config, MACHINE).engine, EngineChoice::Mistralrs);
+    }
+
+    #[test]
+    fn auto_takes_mistral_rs_on_a_gpu_where_it_is_built_in() {
+        let config = config(EngineKind::Auto, DeviceKind::Cuda, Precision::Bf16);
+        let expected = if cfg!(feature = "mistralrs") { EngineChoice::Mistralrs } else { EngineChoice::Native };
+        assert_eq!(resolved(&config, MACHINE).engine, expected);
+    }
+
+    #[test]
+    fn number_formats_follow_device_and_cpu() {
+        let check = |device, has_bf16, engine, trainer| {
+            let config = config(EngineKind::Native, device, Precision::Bf16);
+            let resolved = resolved(&config, Machine { has_bf16, ..MACHINE });
+            assert_eq!(
+                (resolved.engine_precision, resolved.trainer_precision),
+                (engine, trainer),
+                "{device:?} {has_bf16}"
+            );
+        };
+        check(DeviceKind::Cpu, true, Precision::Bf16, Precision::F32);
+        check(DeviceKind::Cpu, false, Precision::F32, Precision::F32);
+        check(DeviceKind::Cuda, false, Precision::Bf16, Precision::Bf16);
+    }
+
+    #[test]
+    fn threads_copies_and_the_check_follow_the_device() {
+        let cpu = resolved(&config(EngineKind::Native, DeviceKind::Cpu, Precision::F32), MACHINE);
+        assert_eq!((cpu.trainer_workers, cpu.replicas, cpu.checks_engine, cpu.rollout_workers), (4, 4, false, None));
+        let gpu = resolved(&config(EngineKind::Native, DeviceKind::Cuda, Precision::Bf16), MACHINE);
+        assert_eq!((gpu.trainer_workers, gpu.checks_engine, gpu.sharing), (1, true, Sharing::SideBySide));
+        let mut given = config(EngineKind::Native, DeviceKind::Cpu, Precision::F32);
+        (given.engine.check, given.pipeline.rollout_workers, given.engine.replicas) = (EngineCheck::Always, 3, 2);
+        let given = resolved(&given, MACHINE);
+        assert_eq!((given.checks_engine, given.rollout_workers, given.replicas), (true, Some(3), 2));
+    }
+
+    #[test]
+    fn what_an_engine_does_not_have_is_refused_by_its_key() {
+        let refused = |config: RunConfig, key: &str| {
+            assert_eq!(check_engine(&config.engine).expect_err("not possible").place, key, "{:?}", config.engine);
+        };
+        refused(config(EngineKind::Mistralrs, DeviceKind::Cpu, Precision::Bf16), "engine.dtype");
+        let native = |device| config(EngineKind::Native, device, Precision::Bf16);
+        let mut quantized = native(DeviceKind::Cpu);
+        quantized.engine.quantization = Quantization::Q4K;
+        refused(quantized, "engine.quantization");
+        let mut cache = native(DeviceKind::Cuda);
+        cache.engine.cache_dtype = CacheFormat::F8E4M3;
+        refused(cache, "engine.cache_dtype");
+        let mut reload = native(DeviceKind::Cuda);
+        reload.engine.sync = SyncMode::Reload;
+        refused(reload, "engine.sync");
+    }
 }

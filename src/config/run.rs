@@ -99,7 +99,7 @@ impl Config for RunConfig {
         self.check_top_level()?;
         self.data.check().map_err(|e| e.under("data"))?;
         self.engine.check().map_err(|e| e.under("engine"))?;
-        self.curriculum.validate().map_err(|e| e.under("curriculum"))?;
+        self.curriculum.check().map_err(|e| e.under("curriculum"))?;
         self.pipeline.check().map_err(|e| e.under("pipeline"))?;
         self.eval.check().map_err(|e| e.under("eval"))?;
         self.ckpt.check().map_err(|e| e.under("ckpt"))?;

@@ -122,7 +122,7 @@ impl Curriculum {
     /// # Errors
     /// The key inside `[curriculum]` that does not fit, and what would fit.
     pub fn new(config: &CurriculumConfig, mixture: &Mixture) -> Result<Self, KeyError> {
-        config.validate()?;
+        config.check()?;
         let policy = config.entry()?.build(config, mixture)?;
         Ok(Self { policy, arms: Arms::new(mixture.arms(), config.window, config.count) })
     }

@@ -178,21 +178,22 @@ fn wait(mut child: Child, stop: &watch::Receiver<bool>) -> Result<std::process::
         }
         if *stop.borrow() && !asked {
             asked = true;
-            terminate(&mut child)?;
+            terminate(&mut child);
         }
         thread::sleep(LOOK);
     }
 }
 
 #[cfg(unix)]
-fn terminate(child: &mut Child) -> Result<()> {
+fn terminate(child: &mut Child) {
     use rustix::process::{Pid, Signal, kill_process};
-    Ok(kill_process(Pid::from_child(child), Signal::TERM)?)
+    // A child that has just ended cannot be signalled, and need not be.
+    let _ = kill_process(Pid::from_child(child), Signal::TERM);
 }
 
 #[cfg(not(unix))]
-fn terminate(child: &mut Child) -> Result<()> {
-    Ok(child.kill()?)
+fn terminate(child: &mut Child) {
+    drop(child.kill());
 }
 
 /// The last line that a process printed.

@@ -80,7 +80,7 @@ pub fn run(workload: &Workload) -> Vec<Part> {
     ];
     match resolved.engine {
         EngineChoice::Mistralrs => {
-            let weights = config.engine.replicas.max(1) * model.parameters() * weight_bytes(workload);
+            let weights = resolved.replicas * model.parameters() * weight_bytes(workload);
             parts.push(match resolved.sharing {
                 Sharing::SideBySide => {
                     Part { what: "weights of the engine, twice while a policy is published", bytes: 2 * weights }
@@ -158,6 +158,22 @@ mod tests {
     use crate::config::engine::EngineKind;
     use crate::config::resolve::Machine;
     use crate::model::presets;
+
+    /// A small model runs once per core, and twice during a publish that builds the new model beside the old one.
+    #[test]
+    fn every_copy_that_mistral_rs_runs_is_counted() {
+        let check = |name: &str, copies: usize| {
+            let model = presets::find(name).expect("a known model");
+            let mut config = RunConfig::default();
+            config.engine.kind = EngineKind::Mistralrs;
+            let machine = Machine { cores: 4, has_bf16: false, card: None };
+            let parts = run(&Workload::new(&config, &model, machine, 64).expect("settings that fit"));
+            let engine = parts.iter().find(|part| part.what.starts_with("weights of the engine")).expect("weights");
+            assert_eq!(engine.bytes, 2 * copies * 4 * model.parameters(), "{name}");
+        };
+        check("kk-tiny", 4);
+        check("qwen2.5-7b", 1);
+    }
 
     /// As in the native engine: a cache has the size that is allowed, or the size of the longest request if that is larger.
     #[test]

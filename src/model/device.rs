@@ -76,7 +76,7 @@ fn check_kernels(_: &Device) -> Result<(), String> {
 #[cfg(feature = "cuda")]
 fn check_kernels(device: &Device) -> Result<(), String> {
     let Some(built) = BUILT_FOR.and_then(capability) else { return Ok(()) };
-    let card = card(device).map_err(|e| no_card(&e))?;
+    let card = capability_of(device).map_err(|e| no_card(&e))?;
     if runs_on(built, card) {
         return Ok(());
     }
@@ -87,7 +87,7 @@ fn check_kernels(device: &Device) -> Result<(), String> {
 }
 
 #[cfg(feature = "cuda")]
-fn card(device: &Device) -> candle_core::Result<(u32, u32)> {
+fn capability_of(device: &Device) -> candle_core::Result<(u32, u32)> {
     use candle_core::cuda::WrapErr;
     let (major, minor) = device.as_cuda_device()?.cuda_stream().context().compute_capability().w()?;
     Ok((major.unsigned_abs(), minor.unsigned_abs()))

@@ -6,7 +6,7 @@ use anyhow::Result;
 use async_channel::{Receiver, Sender};
 
 use super::group::ScoredGroup;
-use super::reward::Scored;
+use super::reward::HeldGroup;
 use super::shared::SharedScheduler;
 use crate::scheduler::Outcome;
 
@@ -17,13 +17,13 @@ use crate::scheduler::Outcome;
 pub async fn fill_batches(
     shared: Arc<SharedScheduler>,
     size: usize,
-    scored: Receiver<Scored>,
+    scored: Receiver<HeldGroup>,
     batches: Sender<Vec<ScoredGroup>>,
 ) -> Result<()> {
     // The step whose policy the present batch will train.
     let mut step = shared.lock().step();
     let mut batch = Vec::with_capacity(size);
-    while let Ok(Scored { group, slot }) = scored.recv().await {
+    while let Ok(HeldGroup { group, slot }) = scored.recv().await {
         let outcome = shared.change(|scheduler| {
             let outcome = scheduler.judge(&group.finished(), step);
             scheduler.settle(group.job.id, outcome);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::config::data::{DataConfig, DataKind};
+use crate::config::data::DataKind;
 use crate::config::run::RunConfig;
 use crate::curriculum::{Curriculum, Mixture};
 use crate::error::InputError;
@@ -73,7 +73,7 @@ impl Item {
 /// # Errors
 /// A file that cannot be read or holds a wrong row; sizes that cannot be generated.
 pub fn load_rows(config: &RunConfig) -> Result<(Vec<Row>, Vec<Row>), InputError> {
-    let data: &DataConfig = &config.data;
+    let data = &config.data;
     let (train, test) = match data.kind {
         DataKind::Kk => {
             let people = parse_people(&data.people).map_err(|e| InputError::new("data.people", e))?;

@@ -12,7 +12,7 @@ use crate::scheduler::{Job, Next};
 
 /// A job, and the slot that was reserved for it before it was drawn.
 ///
-/// The slot travels with the job and its group, and is freed when the group stands in a batch. So a slow stage downstream
+/// The slot travels with the job and its group, and is freed when the group is in a batch. So a slow stage downstream
 /// stops the drawing of jobs instead of filling memory.
 pub struct ReservedJob {
     pub job: Job,

@@ -12,7 +12,6 @@ pub mod batcher;
 pub mod busy_clock;
 pub mod dataset;
 pub mod dispatch;
-pub mod engine;
 pub mod group;
 pub mod inputs;
 pub mod learner;
@@ -20,23 +19,21 @@ pub mod reward;
 pub mod rollout;
 pub mod setup;
 pub mod shared;
+pub mod start_engine;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ::engine::{Adapter, Engine};
 use anyhow::{Context, Result, ensure};
+use engine::{Adapter, Engine};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::config::resolve::Resolved;
 use crate::error::InputError;
-use crate::run_dir::{
-    RunDir,
-    checkpoint::{Checkpoint, RunHistory},
-    log,
-};
+use crate::run_dir::checkpoint::{Checkpoint, RunHistory, checkpoint_folder};
+use crate::run_dir::{RunDir, log};
 use crate::scheduler::Scheduler;
 use crate::train::worker::TrainerHandle;
 use inputs::Inputs;
@@ -64,7 +61,7 @@ impl Run<TrainerHandle> {
     pub fn prepare(setup: &Setup, out: &Path, checkpoint: Option<Checkpoint>) -> Result<Self> {
         let mut trainer = setup.base.trainer()?;
         if let Some(checkpoint) = &checkpoint {
-            let place = out.join("checkpoints").join(format!("step_{}", checkpoint.step()));
+            let place = checkpoint_folder(out, checkpoint.step());
             trainer = trainer.restore(&checkpoint.trainer).map_err(|e| InputError::new(place.display(), e))?;
         }
         let adapter = trainer.adapter()?;

@@ -16,8 +16,8 @@ use crate::error::InputError;
 use crate::scheduler::{DropReason, Outcome};
 use crate::task::Grade;
 
-/// A scored group, and the slot that it holds until it stands in a batch.
-pub struct Scored {
+/// A scored group, and the slot that it holds until it is in a batch.
+pub struct HeldGroup {
     pub group: ScoredGroup,
     pub slot: OwnedSemaphorePermit,
 }
@@ -30,7 +30,7 @@ pub async fn score_groups(
     shared: Arc<SharedScheduler>,
     inputs: Arc<Inputs>,
     groups: Receiver<RolledOut>,
-    scored: Sender<Scored>,
+    scored: Sender<HeldGroup>,
 ) -> Result<()> {
     let settings = RewardSettings::of(&inputs);
     while let Ok(rolled_out) = groups.recv().await {
@@ -45,7 +45,7 @@ pub async fn score_groups(
         // Always divided by the group's standard deviation, whatever the loss uses: the curriculum's temperature is in this unit.
         let (rewards, advantages) = (group.rewards.clone(), group_advantages(&group.rewards, AdvantageScale::GroupStd));
         shared.lock().observe(group.job.id, rewards, advantages, group.tokens() as u64);
-        if scored.send(Scored { group, slot }).await.is_err() {
+        if scored.send(HeldGroup { group, slot }).await.is_err() {
             break;
         }
     }

@@ -1,7 +1,7 @@
 //! The scheduler as the stages share it, and what wakes the dispatcher.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -16,13 +16,13 @@ pub struct SharedScheduler {
     /// Microseconds that the dispatcher has waited for a policy or a group.
     waited_us: AtomicU64,
     /// How long the engine was busy.
-    pub engine_clock: Arc<BusyClock>,
+    pub engine_clock: BusyClock,
 }
 
 impl SharedScheduler {
     pub fn new(scheduler: Scheduler) -> Self {
-        let engine_clock = Arc::default();
-        Self { scheduler: Mutex::new(scheduler), wake: Notify::new(), waited_us: AtomicU64::new(0), engine_clock }
+        let (scheduler, wake, waited_us) = (Mutex::new(scheduler), Notify::new(), AtomicU64::new(0));
+        Self { scheduler, wake, waited_us, engine_clock: BusyClock::default() }
     }
 
     /// The scheduler. The guard must not live across an await.

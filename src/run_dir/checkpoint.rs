@@ -4,6 +4,7 @@
 //! name, synced, and renamed. `state.json` has the hashes of the other files, so damage is noticed.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -64,7 +65,7 @@ impl Checkpoint {
 
     /// Writes the checkpoint into `run/checkpoints`, then removes all but the newest `keep_last`.
     pub fn save(&self, run: &Path, keep_last: usize) -> Result<PathBuf> {
-        let target = folder(run, self.step());
+        let target = checkpoint_folder(run, self.step());
         if !target.exists() {
             let temporary = files::temporary_name(&target);
             drop(fs::remove_dir_all(&temporary));
@@ -102,51 +103,131 @@ impl Checkpoint {
     /// The newest checkpoint of a run.
     ///
     /// # Errors
-    /// No checkpoint, or one with a missing or damaged file. Names the file, and an older checkpoint if there is one.
+    /// No checkpoint, or one that is damaged or of another version. Names the file, and for a damaged one an older checkpoint if
+    /// there is one.
     pub fn load_latest(run: &Path) -> Result<Self, InputError> {
-        let all = list(run);
-        let Some((_, newest)) = all.last() else {
-            let problem = "holds no checkpoint to resume from; start anew in another folder with --out DIR";
-            return Err(InputError::new(run.join("checkpoints").display(), problem));
-        };
-        Self::load(newest).map_err(|error| match all.len().checked_sub(2).map(|i| &all[i].1) {
-            Some(older) => InputError::new(
-                error.place,
-                format!("{}; remove {} to resume from {}", error.problem, newest.display(), older.display()),
-            ),
-            None => error,
-        })
+        of_newest(run, Self::read)
     }
 
     /// Reads one checkpoint folder.
+    ///
+    /// # Errors
+    /// A missing or damaged file, or a checkpoint of another version.
     pub fn load(dir: &Path) -> Result<Self, InputError> {
-        let read = |name: &str| {
-            let path = dir.join(name);
-            fs::read(&path).map_err(|e| InputError::new(path.display(), e))
-        };
-        let broken =
-            |name: &str, e: &dyn std::fmt::Display| InputError::new(dir.join(name).display(), format!("damaged: {e}"));
-        let text = String::from_utf8(read(STATE)?).map_err(|e| broken(STATE, &e))?;
-        let state: StateFile = serde_json::from_str(&text).map_err(|e| broken(STATE, &e))?;
-        if hash_bytes(text.replacen(&*state.sha256.0, UNSEALED, 1).as_bytes()) != state.sha256 {
-            return Err(broken(STATE, &"its SHA-256 is not the one it names"));
-        }
-        let checked = |name: &str| {
-            let bytes = read(name)?;
-            match state.files.get(name) {
-                Some(hash) if *hash == hash_bytes(&bytes) => Ok(bytes),
-                _ => Err(broken(name, &"its SHA-256 is not the one in state.json")),
-            }
-        };
-        let config: LoraConfig =
-            serde_json::from_slice(&checked(ADAPTER_CONFIG)?).map_err(|e| broken(ADAPTER_CONFIG, &e))?;
-        let adapter = Adapter::new(Arc::new(config), checked(ADAPTER)?);
-        let trainer = TrainerState { adapter, optimizer: checked(OPTIMIZER)?, updates: state.optimizer_updates };
+        Self::read(dir).map_err(Fault::error)
+    }
+
+    fn read(dir: &Path) -> Result<Self, Fault> {
+        let sealed = Sealed::open(dir)?;
+        let adapter = sealed.adapter()?;
+        let state: StateFile = serde_json::from_str(&sealed.text).map_err(|e| {
+            let problem = format!(
+                "written by another version of dump-rl: {e}; resume with that version, or start anew in another folder with --out DIR"
+            );
+            Fault::Version(InputError::new(dir.join(STATE).display(), problem))
+        })?;
+        let optimizer = sealed.file(OPTIMIZER)?;
+        let trainer = TrainerState { adapter, optimizer, updates: state.optimizer_updates };
         Ok(Self { trainer, scheduler: state.scheduler, history: state.history })
     }
 }
 
-fn folder(run: &Path, step: u64) -> PathBuf {
+/// The step and the policy of a run's newest checkpoint, for commands that train no further. Checkpoints of older versions
+/// are read too.
+///
+/// # Errors
+/// As [`Checkpoint::load_latest`].
+pub fn latest_policy(run: &Path) -> Result<(u64, Adapter), InputError> {
+    of_newest(run, |dir| {
+        let sealed = Sealed::open(dir)?;
+        Ok((sealed.seal.step, sealed.adapter()?))
+    })
+}
+
+/// Why a checkpoint cannot be read.
+enum Fault {
+    /// A file is missing or damaged: an older checkpoint may help.
+    Damaged(InputError),
+    /// All files are intact, and their format is another one.
+    Version(InputError),
+}
+
+impl Fault {
+    fn error(self) -> InputError {
+        match self {
+            Self::Damaged(error) | Self::Version(error) => error,
+        }
+    }
+}
+
+fn of_newest<T>(run: &Path, read: impl FnOnce(&Path) -> Result<T, Fault>) -> Result<T, InputError> {
+    let all = list(run);
+    let Some((_, newest)) = all.last() else {
+        let problem = "holds no checkpoint to resume from; start anew in another folder with --out DIR";
+        return Err(InputError::new(run.join("checkpoints").display(), problem));
+    };
+    let older = all.len().checked_sub(2).map(|i| &all[i].1);
+    read(newest).map_err(|fault| match (fault, older) {
+        (Fault::Damaged(InputError { place, problem }), Some(older)) => {
+            let advice = format!("remove {} to resume from {}", newest.display(), older.display());
+            InputError::new(place, format!("{problem}; {advice}"))
+        }
+        (fault, _) => fault.error(),
+    })
+}
+
+/// What every version of `state.json` has.
+#[derive(Deserialize)]
+struct Seal {
+    sha256: AdapterHash,
+    step: u64,
+    files: BTreeMap<String, AdapterHash>,
+}
+
+/// A checkpoint folder whose `state.json` is intact.
+struct Sealed<'a> {
+    dir: &'a Path,
+    text: String,
+    seal: Seal,
+}
+
+impl<'a> Sealed<'a> {
+    fn open(dir: &'a Path) -> Result<Self, Fault> {
+        let text = String::from_utf8(read(dir, STATE)?).map_err(|e| damaged(dir, STATE, e))?;
+        let seal: Seal = serde_json::from_str(&text).map_err(|e| damaged(dir, STATE, e))?;
+        if hash_bytes(text.replacen(&*seal.sha256.0, UNSEALED, 1).as_bytes()) != seal.sha256 {
+            return Err(damaged(dir, STATE, "its SHA-256 is not the one it names"));
+        }
+        Ok(Self { dir, text, seal })
+    }
+
+    /// The content of a file, whose hash must be the one in `state.json`.
+    fn file(&self, name: &str) -> Result<Vec<u8>, Fault> {
+        let bytes = read(self.dir, name)?;
+        match self.seal.files.get(name) {
+            Some(hash) if *hash == hash_bytes(&bytes) => Ok(bytes),
+            _ => Err(damaged(self.dir, name, "its SHA-256 is not the one in state.json")),
+        }
+    }
+
+    fn adapter(&self) -> Result<Adapter, Fault> {
+        let config = self.file(ADAPTER_CONFIG)?;
+        let config: LoraConfig = serde_json::from_slice(&config).map_err(|e| damaged(self.dir, ADAPTER_CONFIG, e))?;
+        Ok(Adapter::new(Arc::new(config), self.file(ADAPTER)?))
+    }
+}
+
+fn read(dir: &Path, name: &str) -> Result<Vec<u8>, Fault> {
+    let path = dir.join(name);
+    fs::read(&path).map_err(|e| Fault::Damaged(InputError::new(path.display(), e)))
+}
+
+fn damaged(dir: &Path, name: &str, why: impl Display) -> Fault {
+    Fault::Damaged(InputError::new(dir.join(name).display(), format!("damaged: {why}")))
+}
+
+/// The folder of the checkpoint of `step` in the folder of a run.
+pub fn checkpoint_folder(run: &Path, step: u64) -> PathBuf {
     run.join("checkpoints").join(format!("step_{step}"))
 }
 

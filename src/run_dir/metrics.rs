@@ -32,7 +32,7 @@ impl MetricsLine {
     /// Adds an evaluation with `k` completions per prompt.
     pub fn eval(&mut self, scores: &[SourceScore], k: usize, seconds: f64) {
         scores.iter().for_each(|score| self.values(score.metrics(k)));
-        let mean = |f: fn(&SourceScore) -> f64| scores.iter().map(f).sum::<f64>() / scores.len().max(1) as f64;
+        let mean = |of| SourceScore::mean(scores, of);
         self.values([
             (EvalMetric::Reward.of(names::MEAN), mean(|s| s.reward)),
             (EvalMetric::AnswerReward.of(names::MEAN), mean(|s| s.answer_reward)),

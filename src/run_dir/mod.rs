@@ -20,10 +20,16 @@ use crate::error::InputError;
 use crate::files;
 
 /// Files with one JSON object for each step, with its number under "step".
-const STEP_LOGS: [&str; 3] = ["metrics.jsonl", "curriculum.jsonl", "decisions.jsonl"];
+const STEP_LOGS: [&str; 3] = [METRICS, CURRICULUM, DECISIONS];
+
+const CONFIG: &str = "config.toml";
+/// The file of the metrics.
+pub const METRICS: &str = "metrics.jsonl";
+const CURRICULUM: &str = "curriculum.jsonl";
+const DECISIONS: &str = "decisions.jsonl";
 
 /// A folder with any of these belongs to a run.
-const RUN_FILES: [&str; 4] = ["config.toml", "metrics.jsonl", "curriculum.jsonl", "checkpoints"];
+const RUN_FILES: [&str; 4] = [CONFIG, METRICS, CURRICULUM, "checkpoints"];
 
 /// Settings that a resume may change.
 const MAY_CHANGE: [&str; 3] = ["max_steps", "eval", "ckpt"];
@@ -44,7 +50,7 @@ impl RunDir {
         let lock = files::lock(path)?;
         Self::check_free(path)?;
         fs::create_dir_all(path.join("rollouts")).map_err(|e| InputError::new(path.display(), e))?;
-        files::write_atomic(&path.join("config.toml"), config::to_toml(config)?.as_bytes())?;
+        files::write_atomic(&path.join(CONFIG), config::to_toml(config)?.as_bytes())?;
         Ok(Self { path: path.to_path_buf(), _lock: lock })
     }
 
@@ -56,7 +62,7 @@ impl RunDir {
         let lock = files::lock(path)?;
         Self::check_same(path, config)?;
         STEP_LOGS.iter().try_for_each(|name| truncate_after(&path.join(name), step))?;
-        files::write_atomic(&path.join("config.toml"), config::to_toml(config)?.as_bytes())?;
+        files::write_atomic(&path.join(CONFIG), config::to_toml(config)?.as_bytes())?;
         Ok(Self { path: path.to_path_buf(), _lock: lock })
     }
 
@@ -81,10 +87,10 @@ impl RunDir {
     /// If `path` holds no run, or `config` differs from the run's in a setting that is not in `may_change`. `why` is the end of
     /// the message.
     pub fn check_same_but(may_change: &[&str], path: &Path, config: &RunConfig, why: &str) -> Result<()> {
-        let old: RunConfig = config::load(&path.join("config.toml"), &[])?;
+        let old: RunConfig = config::load(&path.join(CONFIG), &[])?;
         match first_difference(&old, config, may_change)? {
             Some(difference) => {
-                Err(InputError::new(path.join("config.toml").display(), format!("{difference}; {why}")).into())
+                Err(InputError::new(path.join(CONFIG).display(), format!("{difference}; {why}")).into())
             }
             None => Ok(()),
         }
@@ -96,17 +102,17 @@ impl RunDir {
 
     /// Appends a line to metrics.jsonl.
     pub fn metrics(&self, values: &Map<String, Value>) -> Result<()> {
-        self.append(STEP_LOGS[0], values)
+        self.append(METRICS, values)
     }
 
     /// Appends a step's observations to curriculum.jsonl, in the form that `curriculum replay` reads.
     pub fn observations(&self, event: &impl Serialize) -> Result<()> {
-        self.append(STEP_LOGS[1], event)
+        self.append(CURRICULUM, event)
     }
 
     /// Appends the jobs that ended in a step to decisions.jsonl.
     pub fn decisions(&self, decisions: &impl Serialize) -> Result<()> {
-        self.append(STEP_LOGS[2], decisions)
+        self.append(DECISIONS, decisions)
     }
 
     fn append(&self, name: &str, value: &impl Serialize) -> Result<()> {

@@ -27,8 +27,7 @@ pub fn step_line(max_steps: u64, line: &MetricsLine, sources: &[String]) -> Stri
 
 /// One line for an evaluation: the mean, and the share of right answers for each distribution.
 pub fn eval_line(step: u64, scores: &[SourceScore]) -> String {
-    let n = scores.len().max(1) as f64;
-    let mean = |f: fn(&SourceScore) -> f64| scores.iter().map(f).sum::<f64>() / n;
+    let mean = |of| SourceScore::mean(scores, of);
     let each: Vec<String> = scores.iter().map(|s| format!("{:.0}", 100.0 * s.avg_at_k)).collect();
     format!(
         "eval at step {step}: answer reward {:+.3}, right {:.1}%  (by distribution, %: {})",
@@ -70,8 +69,7 @@ fn row(name: &str, before: &SourceScore, after: &SourceScore, trained: &str) -> 
 }
 
 fn mean(scores: &[SourceScore]) -> SourceScore {
-    let n = scores.len().max(1) as f64;
-    let mean = |f: fn(&SourceScore) -> f64| scores.iter().map(f).sum::<f64>() / n;
+    let mean = |of| SourceScore::mean(scores, of);
     SourceScore {
         source: "mean".into(),
         prompts: scores.iter().map(|s| s.prompts).sum(),

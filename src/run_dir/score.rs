@@ -21,7 +21,12 @@ pub struct SourceScore {
 }
 
 impl SourceScore {
-    /// Metric names and values; `k` completions a prompt.
+    /// The mean over distributions of one number.
+    pub fn mean(scores: &[Self], of: fn(&Self) -> f64) -> f64 {
+        scores.iter().map(of).sum::<f64>() / scores.len().max(1) as f64
+    }
+
+    /// Metric names and values; `k` completions per prompt.
     pub fn metrics(&self, k: usize) -> Vec<(String, f64)> {
         let source = &self.source;
         vec![

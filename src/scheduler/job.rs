@@ -55,7 +55,7 @@ pub enum DropReason {
 /// What became of a finished group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It stands in a batch.
+    /// It is in a batch.
     Accepted,
     Dropped(DropReason),
 }

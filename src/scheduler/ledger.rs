@@ -18,7 +18,7 @@ pub struct DrawState {
     pub in_flight: Vec<u64>,
 }
 
-/// Why a job was drawn: what stands in decisions.jsonl.
+/// Why a job was drawn: its line in decisions.jsonl.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
     pub drawn: DrawState,

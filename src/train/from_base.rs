@@ -23,6 +23,7 @@ impl Base {
             total_updates: config.max_steps * config.updates_per_step(),
             temperature: f64::from(config.engine.temperature),
             max_new_tokens: config.engine.max_new_tokens,
+            workers: self.resolved.trainer_workers,
         };
         let lora = &config.lora;
         let base = config.model.display().to_string();

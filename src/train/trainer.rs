@@ -42,6 +42,8 @@ pub struct TrainerSettings {
     /// step has fewer prompts or skips an update because its gradient is not finite.
     pub updates_per_step: u64,
     pub total_updates: u64,
+    /// Threads that compute micro-batches at the same time.
+    pub workers: usize,
 }
 
 /// The result of one policy step.
@@ -82,7 +84,7 @@ impl Trainer {
     fn with_lora(model: Model, lora: Lora, settings: TrainerSettings, device: Device) -> Result<Self> {
         let vars = lora.vars();
         let optimiser = AdamW::new(settings.optim.clone(), vars.clone())?;
-        let workers = if device.is_cpu() { Workers::per_core()? } else { Workers::new(1)? };
+        let workers = Workers::new(settings.workers)?;
         Ok(Self { model, lora, vars, optimiser, workers, settings, device })
     }
 

@@ -3,8 +3,10 @@
 use std::fs;
 
 use dump_rl::run_dir::checkpoint::Checkpoint;
+use engine::adapter::hash_bytes;
+use serde_json::{Value, json};
 
-use crate::fixtures::program::{DATA, HEAD, Workspace};
+use crate::fixtures::program::{DATA, HEAD, Workspace, printed};
 
 #[test]
 fn a_run_is_not_overwritten() {
@@ -56,6 +58,23 @@ fn a_damaged_checkpoint_is_named() {
 }
 
 /// One bit in about a hundred places of each file: a digit of the state that becomes another digit is damage too.
+/// A checkpoint of an older version is intact: it is not called damaged, and its policy can still be exported.
+#[test]
+fn a_checkpoint_of_another_version_is_named_as_such() {
+    let work = Workspace::new();
+    let path = work.run_with_checkpoint().join("state.json");
+    let mut state: Value = serde_json::from_slice(&fs::read(&path).expect("a state")).expect("JSON");
+    let zeros = "0".repeat(64);
+    state["scheduler"]["weights"] = json!(["0.5", "0.5"]);
+    state["sha256"] = json!(zeros);
+    let text = state.to_string();
+    fs::write(&path, text.replacen(&zeros, &hash_bytes(text.as_bytes()).0, 1)).expect("a state");
+    work.train_refused(&format!("{HEAD}{DATA}"), &["--resume"], &["state.json", "another version", "--out DIR"]);
+    let out = work.path("adapter").display().to_string();
+    printed(&["export", &work.out(), "--out", &out]);
+    assert!(work.path("adapter/adapter_model.safetensors").is_file());
+}
+
 #[test]
 fn every_flipped_bit_of_a_checkpoint_is_noticed() {
     let work = Workspace::new();

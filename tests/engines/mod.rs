@@ -34,6 +34,7 @@ pub fn trainer(model: &Path) -> Trainer {
         max_new_tokens: 32,
         updates_per_step: 1,
         total_updates: 2,
+        workers: std::thread::available_parallelism().map_or(1, |cores| cores.get()),
     };
     Trainer::new(candle_core::Device::Cpu, decoder, weights, Arc::new(lora), settings, 1).unwrap()
 }

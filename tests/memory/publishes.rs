@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::sync::Arc;
 
-use dump_rl::memory::process::memory_mb;
+use dump_rl::memory::process::resident_mb;
 use engine::decoder::DecoderConfig;
 use engine::mistral::{MistralRs, MistralSettings, Swap};
 use engine::{Engine, PolicyVersion};
@@ -37,9 +37,9 @@ async fn memory_of_a_suspended_engine() {
         let engine = Arc::new(MistralRs::load(&model, settings, adapter.clone()).await.unwrap());
         check_groups(&engine, &PolicyVersion { step: 0, adapter: adapter.hash.clone() }).await;
         for step in 1..4 {
-            let loaded = memory_mb("VmRSS");
+            let loaded = resident_mb();
             engine.suspend().await.unwrap();
-            let suspended = memory_mb("VmRSS");
+            let suspended = resident_mb();
             let weights = COPIES as f64 * one_mb;
             println!("{swap:?}: {loaded:.1} MB, suspended {suspended:.1} MB; weights of {weights:.1} MB");
             assert!(loaded - suspended > 0.8 * weights, "{loaded} MB, then {suspended}; weights of {weights} MB");

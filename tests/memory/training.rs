@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use dump_rl::config::trainer::Recompute;
-use dump_rl::memory::process::memory_mb;
+use dump_rl::memory::process::{peak_mb, resident_mb};
 use dump_rl::train::memory;
 use dump_rl::train::sample::Sample;
 use dump_rl::train::trainer::Trainer;
@@ -69,7 +69,7 @@ fn a_step_in_its_own_process() {
         policy_step: 0,
         truncated: false,
     };
-    let before = memory_mb("VmRSS");
+    let before = resident_mb();
     trainer.step(0, &[sample(1.0), sample(-1.0)]).unwrap();
-    println!("took {} MB", memory_mb("VmHWM") - before);
+    println!("took {} MB", peak_mb() - before);
 }

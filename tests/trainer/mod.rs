@@ -105,6 +105,7 @@ pub fn settings() -> TrainerSettings {
         max_new_tokens: 32,
         updates_per_step: 1,
         total_updates: 2,
+        workers: std::thread::available_parallelism().map_or(1, |cores| cores.get()),
     }
 }
 

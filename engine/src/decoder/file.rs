@@ -59,7 +59,7 @@ impl TensorFile {
     ///
     /// # Errors
     /// [`EngineError::Model`] if there is no such tensor, it cannot be read, or candle lacks its number format;
-    /// [`EngineError::Start`] if there is no room for it.
+    /// [`EngineError::Load`] if there is no room for it.
     pub fn read(&mut self, name: &str, dtype: DType, device: &Device) -> Result<Tensor, EngineError> {
         let fail = |problem: String| EngineError::Model { path: self.path.clone(), problem };
         let info = self.metadata.info(name).ok_or_else(|| fail(format!("tensor {name} is missing")))?;
@@ -71,6 +71,6 @@ impl TensorFile {
         // Converted on the CPU first, so that a device never holds both.
         let tensor = Tensor::from_raw_buffer(&bytes, stored, &info.shape, &Device::Cpu);
         let tensor = tensor.and_then(|tensor| tensor.to_dtype(dtype)?.to_device(device));
-        tensor.map_err(|e| EngineError::Start(format!("tensor {name}: {e}")))
+        tensor.map_err(|e| EngineError::Load(format!("tensor {name}: {e}")))
     }
 }

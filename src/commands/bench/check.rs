@@ -17,11 +17,11 @@ use serde::Serialize;
 use super::{Case, Subject, cases, random_adapter, trainer_of, write_json};
 use crate::config::engine::{DeviceKind, EngineKind};
 use crate::config::run::RunConfig;
-use crate::memory::process::memory_mb;
+use crate::memory::process::peak_mb;
 use crate::model::base::Base;
-use crate::pipeline::engine::{WithEngine, with_engine};
 use crate::pipeline::learner::logprob_check::{Bound, LogProbDifference, sample_together};
 use crate::pipeline::setup::bench_base;
+use crate::pipeline::start_engine::{WithEngine, with_engine};
 use crate::seed::mix_seed;
 use crate::table;
 use crate::train::sample::Sample;
@@ -139,7 +139,7 @@ fn compare(base: &Base, adapter: &Adapter, case: Case, samples: &[Sample], secon
             passed: bound.holds(&difference),
             seconds,
             tokens_per_s: sampled as f64 / seconds,
-            peak_rss_mb: memory_mb("VmHWM"),
+            peak_rss_mb: peak_mb(),
         })
     };
     let config = &base.config;

@@ -20,10 +20,10 @@ use crate::config::engine::{EngineConfig, EngineKind};
 use crate::config::resolve::check_engine;
 use crate::config::run::RunConfig;
 use crate::error::InputError;
-use crate::memory::process::memory_mb;
+use crate::memory::process::{peak_mb, resident_mb};
 use crate::model::base::Base;
-use crate::pipeline::engine::{WithEngine, with_engine};
 use crate::pipeline::setup::bench_base;
+use crate::pipeline::start_engine::{WithEngine, with_engine};
 use crate::seed::mix_seed;
 use crate::table;
 
@@ -126,7 +126,7 @@ async fn measure(mut config: RunConfig, engine: EngineKind) -> Result<Vec<Rollou
     let base = bench_base(config)?;
     let adapter = base.trainer()?.adapter()?;
     let cases = cases(&base.config.bench, base.decoder.max_position_embeddings)?;
-    let before_mb = memory_mb("VmRSS");
+    let before_mb = resident_mb();
     with_engine(base.clone(), adapter.clone(), MeasureRollouts { base, cases, adapter, before_mb }).await
 }
 
@@ -142,7 +142,7 @@ impl WithEngine for MeasureRollouts {
     type Output = Vec<RolloutResult>;
 
     async fn call<E: Engine>(self, engine: Arc<E>) -> Result<Self::Output> {
-        let start_mb = memory_mb("VmRSS") - self.before_mb;
+        let start_mb = resident_mb() - self.before_mb;
         let mut measured = Vec::new();
         for &case in &self.cases {
             measured.push(RolloutResult { start_mb, ..self.case(&engine, case).await? });
@@ -202,7 +202,7 @@ impl MeasureRollouts {
             publishing_tokens_per_s: publishing.tokens as f64 / publishing.seconds,
             weights_mb: 1e-6 * (self.base.decoder.parameters() * bytes) as f64,
             start_mb: 0.0,
-            peak_rss_mb: memory_mb("VmHWM"),
+            peak_rss_mb: peak_mb(),
         })
     }
 

@@ -17,11 +17,11 @@ use super::{Case, Subject, cases, quantile, random_adapter, write_json};
 use crate::config::resolve::Sharing;
 use crate::config::run::RunConfig;
 use crate::memory::predict;
-use crate::memory::process::memory_mb;
+use crate::memory::process::peak_mb;
 use crate::model::base::Base;
-use crate::pipeline::engine::{WithEngine, with_engine};
 use crate::pipeline::learner::logprob_check::sample_together;
 use crate::pipeline::setup::bench_base;
+use crate::pipeline::start_engine::{WithEngine, with_engine};
 use crate::table;
 
 /// The engine on the first combination of the grid.
@@ -109,7 +109,7 @@ impl WithEngine for MeasurePublishes {
             seconds_max: of(|round| round.publish, 1.0),
             generate_seconds: generate,
             tokens_per_s: of(|round| round.tokens as f64, 0.5) / (publish + generate),
-            peak_rss_mb: memory_mb("VmHWM"),
+            peak_rss_mb: peak_mb(),
             peak_device_mb: memory.peak_mb(),
         })
     }

@@ -16,7 +16,7 @@ use crate::config::engine::DeviceKind;
 use crate::config::run::RunConfig;
 use crate::config::trainer::Recompute;
 use crate::error::InputError;
-use crate::memory::process::memory_mb;
+use crate::memory::process::peak_mb;
 use crate::memory::{Workload, predict};
 use crate::model::base::Base;
 use crate::model::device;
@@ -135,7 +135,7 @@ fn measure(base: &Base, trainer: &mut Trainer, case: Case, memory: &MemoryWatch)
         gflops_per_s,
         peak_tflops,
         mfu: peak_tflops.map(|peak| 1e-3 * gflops_per_s / peak),
-        peak_rss_mb: memory_mb("VmHWM"),
+        peak_rss_mb: peak_mb(),
         peak_device_mb: memory.peak_mb(),
         predicted_mb: 1e-6 * predict::bench(&workload, case.shape()) as f64,
     })

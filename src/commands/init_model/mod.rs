@@ -74,6 +74,7 @@ fn free_bytes(folder: &Path) -> Option<u64> {
     Some(disk.f_bavail * disk.f_frsize)
 }
 
+/// Not known here: a full disk is noticed while writing.
 #[cfg(not(unix))]
 fn free_bytes(_folder: &Path) -> Option<u64> {
     None

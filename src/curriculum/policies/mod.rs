@@ -88,7 +88,7 @@ impl CurriculumConfig {
     }
 
     /// Checks what does not depend on the data. An error names the key inside the table, and what would be right.
-    pub fn validate(&self) -> Result<(), KeyError> {
+    pub fn check(&self) -> Result<(), KeyError> {
         self.entry()?;
         above_zero("temperature", self.temperature)?;
         if !self.success_above.is_finite() {

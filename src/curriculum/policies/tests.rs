@@ -102,7 +102,7 @@ fn config_has_the_papers_defaults_and_refuses_what_it_does_not_know() {
     let config: CurriculumConfig = toml::from_str("policy = \"uniform\"\ncount = \"groups\"").unwrap();
     assert_eq!((config.policy.as_str(), config.count), ("uniform", CountUnit::Groups));
     assert!(toml::from_str::<CurriculumConfig>("tau = 0.1").is_err());
-    let KeyError { key, problem } = CurriculumConfig { policy: "dumb".into(), ..config }.validate().unwrap_err();
+    let KeyError { key, problem } = CurriculumConfig { policy: "dumb".into(), ..config }.check().unwrap_err();
     assert!(key == "policy" && problem.contains("uniform, size_proportional"), "{problem}");
 }
 
@@ -164,12 +164,12 @@ fn settings_survive_toml() {
 #[test]
 fn validate_names_the_key() {
     let default = CurriculumConfig::default();
-    assert_eq!(default.validate(), Ok(()));
+    assert_eq!(default.check(), Ok(()));
     for temperature in [0.0, -1.0, f64::NAN, f64::INFINITY] {
         let config = CurriculumConfig { temperature, ..default.clone() };
-        assert_eq!(config.validate().unwrap_err().key, "temperature");
+        assert_eq!(config.check().unwrap_err().key, "temperature");
     }
-    assert_eq!(CurriculumConfig { window: 0, ..default }.validate().unwrap_err().key, "window");
+    assert_eq!(CurriculumConfig { window: 0, ..default }.check().unwrap_err().key, "window");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use engine::native::{BLOCK_TOKENS, DEVICE_LOGITS, DEVICE_PREFILL_TOKENS};
 
 use super::Workload;
 use super::predict::{self, cached_numbers, weight_bytes};
-use crate::config::resolve::{Card, EngineChoice, Resolved, Sharing, configured_sharing};
+use crate::config::resolve::{Card, EngineChoice, Resolved, Sharing};
 use crate::error::InputError;
 pub use table::describe;
 
@@ -204,7 +204,7 @@ fn available(workload: &Workload) -> Vec<Sharing> {
 /// Those of them that the configuration allows.
 fn allowed(workload: &Workload) -> Vec<Sharing> {
     let overlaps = workload.config.pipeline.max_off_policy_steps > 0;
-    match configured_sharing(workload.config.engine.sync) {
+    match workload.config.engine.sync.sharing() {
         Some(sharing) => vec![sharing],
         None => {
             let all = available(workload).into_iter();

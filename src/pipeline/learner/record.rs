@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use crate::memory::process::memory_mb;
+use crate::memory::process::{peak_mb, resident_mb};
 use crate::metric_names::{self as names, ArmMetric};
 use crate::pipeline::group::ScoredGroup;
 use crate::scheduler::{DropReason, Ended, Observed, Scheduler};
@@ -49,8 +49,8 @@ impl StepTimes {
             (names::COMPLETIONS_PER_S, completions.count() as f64 / step),
             (names::TRAINER_IDLE, (1.0 - train / step).max(0.0)),
             (names::ENGINE_IDLE, (1.0 - engine_busy.as_secs_f64() / step).max(0.0)),
-            (names::MEMORY, memory_mb("VmRSS")),
-            (names::PEAK_MEMORY, memory_mb("VmHWM")),
+            (names::MEMORY, resident_mb()),
+            (names::PEAK_MEMORY, peak_mb()),
         ]
     }
 }
