@@ -1,6 +1,6 @@
-//! Distinct Knights and Knaves puzzles a second, on one core: statements drawn, solved, and kept if the solution is unique.
+//! Distinct Knights and Knaves puzzles per second on one core: draw statements, solve, keep a puzzle if its solution is unique.
 //!
-//! `cargo bench --bench kk`. The target is 10,000 a second with 14 people.
+//! `cargo bench --bench kk`. The target is 10,000 per second with 14 people.
 
 use std::hint::black_box;
 use std::time::Instant;

@@ -106,7 +106,7 @@ fn print_prediction(workload: &Workload) -> Result<()> {
             print_parts(workload);
             let (generate, train) = predict::seconds(workload, gemm::measured_rate());
             println!(
-                "time     about {generate:.0} s of generation and {train:.0} s of training a step, if every completion is as long as it may be"
+                "time     about {generate:.0} s of generation and {train:.0} s of training per step, if every completion has the greatest length"
             );
         }
         DeviceKind::Cuda => {

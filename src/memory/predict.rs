@@ -76,7 +76,7 @@ pub fn run(workload: &Workload) -> Vec<Part> {
         Part { what: "base weights", bytes: trainer.weights },
         Part { what: "adapter, optimiser and gradients", bytes: trainer.adapter },
         Part { what: "activations of the trainer", bytes: trainer.activations },
-        Part { what: "memory that was freed but not given back", bytes: trainer.freed() },
+        Part { what: "freed memory that the allocator still holds", bytes: trainer.freed() },
     ];
     match resolved.engine {
         EngineChoice::Mistralrs => {

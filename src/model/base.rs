@@ -25,7 +25,7 @@ pub struct Base {
 }
 
 impl Base {
-    /// Reads the weights. With [`Sharing::Alternate`] they stay in main memory while nothing is computed, unless the engine
+    /// Reads the weights. If trainer and engine alternate, they stay in main memory while nothing is computed, unless the engine
     /// samples with them too.
     ///
     /// # Errors
@@ -36,13 +36,12 @@ impl Base {
         decoder: DecoderConfig,
         resolved: Resolved,
         device: Device,
-        sharing: Sharing,
     ) -> Result<Self> {
         let dtype = match resolved.trainer_precision {
             Precision::F32 => DType::F32,
             Precision::Bf16 => DType::BF16,
         };
-        let rests = sharing == Sharing::Alternate && resolved.engine != EngineChoice::Native;
+        let rests = resolved.sharing == Sharing::Alternate && resolved.engine != EngineChoice::Native;
         let weights = Weights::load(&folder, &decoder, dtype, if rests { &Device::Cpu } else { &device })?;
         Ok(Self { config, folder, decoder, weights, resolved, device })
     }

@@ -44,7 +44,7 @@ impl Setup {
         let machine = device::machine(&config.engine, device.as_ref().ok());
         let resolved = decide(Workload::new(config, decoder, machine, inputs.longest_prompt())?)?;
         let (config, decoder, folder) = (config.clone(), decoder.clone(), inputs.folder.clone());
-        let base = Base::load(config, folder, decoder, resolved, device?, resolved.sharing)?;
+        let base = Base::load(config, folder, decoder, resolved, device?)?;
         Ok(Self { inputs: Arc::new(inputs), base })
     }
 }
@@ -60,5 +60,7 @@ pub fn bench_base(config: RunConfig) -> Result<Base> {
     let device = device::open(&config.engine);
     let machine = device::machine(&config.engine, device.as_ref().ok());
     let resolved = Workload::new(&config, &decoder, machine, prompt_tokens)?.unchecked();
-    Base::load(config, folder, decoder, resolved, device?, Sharing::SideBySide)
+    let on_device = Resolved { sharing: Sharing::SideBySide, ..resolved };
+    let base = Base::load(config, folder, decoder, on_device, device?)?;
+    Ok(Base { resolved, ..base })
 }

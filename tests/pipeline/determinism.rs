@@ -56,6 +56,10 @@ fn synchronous_runs_are_equal_whatever_the_latency() {
     assert!(by_seed != in_order && by_seed != reversed, "the groups did not finish in other orders");
     assert_same(&first, &second);
     assert_same(&first, &third);
+    // Once more on two threads and the real clock, where the interleavings are real.
+    let threaded = world.out("threads");
+    finish(&world.config(), &threaded, world.engine().with_latency(|it| Duration::from_millis(it.seed % 40)));
+    assert_same(&first, &threaded);
     let another = RunConfig { seed: 8, ..world.config() };
     finish(&another, &world.out("another seed"), world.engine());
     assert_ne!(last(&world.out("another seed")).trainer.adapter.hash, last(&first).trainer.adapter.hash);

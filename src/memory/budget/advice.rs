@@ -13,7 +13,7 @@ use crate::memory::Workload;
 /// A change, as the keys are written, and the configuration that has it.
 type Change = (String, RunConfig);
 
-/// Changes after which the run fits: of as few keys as possible, and a few of them.
+/// Some changes after which the run fits, each of as few keys as possible.
 pub fn fitting_changes(workload: &Workload, card: Card) -> Vec<String> {
     const KEYS: usize = 3;
     const CHANGES: usize = 3;

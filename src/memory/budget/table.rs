@@ -45,10 +45,10 @@ fn parts(sizes: &Sizes) -> [(&'static str, usize); 8] {
     [
         ("base weights of the trainer", sizes.trainer_weights),
         ("adapter, optimiser and gradients", sizes.adapter),
-        ("activations of the trainer, and what of them is given back late", sizes.activations),
+        ("activations of the trainer, and freed memory that is still held", sizes.activations),
         (
             if sizes.shares_weights {
-                "adapter of the engine, beside the trainer's base weights"
+                "adapter of the engine (its base weights are the trainer's)"
             } else {
                 "weights of the engine"
             },
