@@ -14,7 +14,10 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
         drop(fs::remove_file(&temporary));
         at(&temporary, e)
     })?;
-    fs::rename(&temporary, path).map_err(|e| at(path, e))?;
+    fs::rename(&temporary, path).map_err(|e| {
+        drop(fs::remove_file(&temporary));
+        at(path, e)
+    })?;
     sync_parent(path)
 }
 

@@ -55,9 +55,9 @@ pub fn run(config: RunConfig) -> Result<()> {
 fn with_tokenizer(config: &RunConfig, folder: &Path) -> Result<()> {
     let here = RunConfig { model: folder.to_path_buf(), ..config.clone() };
     let inputs = Inputs::load(here)?;
-    let longest = inputs.longest_prompt();
+    let (longest, evaluated) = (inputs.longest_prompt(), inputs.eval_prompt_tokens());
     let Inputs { decoder, train, test, .. } = inputs;
-    let workload = workload(config, &decoder, longest)?;
+    let workload = Workload { eval_prompt_tokens: evaluated, ..workload(config, &decoder, longest)? };
     println!("\n{}", describe(config, &decoder, &workload.resolved, &train.sizes(), Path::new("(dry run)")));
     print_sources(&train, &test);
     print_prediction(&workload)

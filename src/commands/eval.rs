@@ -10,6 +10,7 @@ use engine::Engine;
 use crate::config;
 use crate::config::engine::SyncMode;
 use crate::config::run::RunConfig;
+use crate::error::InputError;
 use crate::pipeline::inputs::Inputs;
 use crate::pipeline::learner::eval;
 use crate::pipeline::setup::Setup;
@@ -27,6 +28,13 @@ pub async fn run(target: &Path, samples: Option<usize>) -> Result<()> {
     // Nothing is trained, so the trainer's base weights need not be on the device.
     config.engine.sync = SyncMode::Alternate;
     let setup = Setup::for_evaluation(config)?;
+    if setup.inputs.test.sources.is_empty() {
+        return Err(InputError::new(
+            "data",
+            "there are no test rows to evaluate on; add some with data.test or data.test_files",
+        )
+        .into());
+    }
     let adapter = match is_run {
         true => latest_policy(target)?.1,
         false => setup.base.trainer()?.adapter()?,

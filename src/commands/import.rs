@@ -61,7 +61,7 @@ impl<'a> Gguf<'a> {
     fn open(path: &'a Path) -> Result<Self, InputError> {
         let mut file = File::open(path).map_err(|e| InputError::new(path.display(), e))?;
         let content = Content::read(&mut file)
-            .map_err(|e| InputError::new(path.display(), format!("this is no GGUF file that can be read: {e}")))?;
+            .map_err(|e| InputError::new(path.display(), format!("this is not a readable GGUF file: {e}")))?;
         Ok(Self { path, file, content })
     }
 

@@ -33,7 +33,7 @@ impl LoraSettings {
         match self.target_modules.iter().find(|name| Module::from_name(name).is_none()) {
             Some(name) => {
                 let known = Module::ALL.map(Module::name).join(", ");
-                Err(KeyError::new("target_modules", format!("{name:?} is no linear layer; known: {known}")))
+                Err(KeyError::new("target_modules", format!("{name:?} is not a linear layer; known: {known}")))
             }
             None => Ok(()),
         }

@@ -176,7 +176,7 @@ pub fn check_engine(engine: &EngineConfig) -> Result<(), InputError> {
             Err(InputError::new("engine.dtype", problem))
         }
         (DeviceKind::Cpu, _, EngineKind::Mistralrs) if HAS_CUDA => {
-            let problem = "in a program with CUDA mistral.rs does not compute on a CPU; use \"native\" or engine.device = \"cuda\", or build it without";
+            let problem = "in a program with CUDA mistral.rs does not compute on a CPU; use \"native\" or engine.device = \"cuda\", or build without the feature cuda";
             Err(InputError::new("engine.kind", problem))
         }
         // With flash-attn mistral.rs 0.8.1 leaves the causal mask to kernels that it does not call for f32.

@@ -185,7 +185,7 @@ impl Config for SftConfig {
             return fail("batch_tokens", "must be at least 1, like micro_batch_tokens");
         }
         if model.num_attention_heads == 0 || !model.hidden_size.is_multiple_of(2 * model.num_attention_heads) {
-            return fail("model.hidden_size", "must divide by 2 · model.num_attention_heads");
+            return fail("model.hidden_size", "must be divisible by 2 · model.num_attention_heads");
         }
         if !(0.0..=1.0).contains(&self.data.careful_at_3) || !(0.0..=1.0).contains(&self.data.careful_at_14) {
             return fail("data.careful_at_3", "must be from 0 to 1, like careful_at_14");

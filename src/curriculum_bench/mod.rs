@@ -94,7 +94,8 @@ impl CurriculumBench {
 
     /// As many threads as `--jobs` says.
     fn pool(&self) -> Result<rayon::ThreadPool> {
-        Ok(rayon::ThreadPoolBuilder::new().num_threads(self.jobs).build()?)
+        let threads = self.jobs.min(self.seeds as usize);
+        Ok(rayon::ThreadPoolBuilder::new().num_threads(threads).build()?)
     }
 
     fn resolve(&self, variant: &Variant) -> Result<RunConfig> {

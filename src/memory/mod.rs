@@ -23,6 +23,8 @@ pub struct Workload<'a> {
     pub machine: Machine,
     /// Tokens of the longest prompt.
     pub prompt_tokens: usize,
+    /// Tokens of all prompts of an evaluation. 0 without evaluations.
+    pub eval_prompt_tokens: usize,
     /// The decisions. On a GPU `sharing` and `cache_mb` are decided by [`Workload::fit`].
     pub resolved: Resolved,
 }
@@ -37,7 +39,7 @@ impl<'a> Workload<'a> {
         prompt_tokens: usize,
     ) -> Result<Self, InputError> {
         let resolved = Resolved::new(config, model, machine)?;
-        Ok(Self { config, model, machine, prompt_tokens, resolved })
+        Ok(Self { config, model, machine, prompt_tokens, eval_prompt_tokens: 0, resolved })
     }
 
     /// The same run with another configuration. `None` if the engine does not have its settings.
@@ -45,6 +47,7 @@ impl<'a> Workload<'a> {
     where
         'a: 'b,
     {
-        Workload::new(config, self.model, self.machine, self.prompt_tokens).ok()
+        let workload = Workload::new(config, self.model, self.machine, self.prompt_tokens).ok()?;
+        Some(Workload { eval_prompt_tokens: self.eval_prompt_tokens, ..workload })
     }
 }

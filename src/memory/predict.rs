@@ -103,14 +103,16 @@ pub fn run(workload: &Workload) -> Vec<Part> {
     parts
 }
 
-/// The most tokens in the native engine's cache, in whole blocks. A group's prompt is stored once.
+/// The most tokens in the native engine's cache, in whole blocks. A group's prompt is stored once. The prompts of an evaluation
+/// stay in the cache until the next publish, in case they come again.
 fn cached_tokens(workload: &Workload) -> usize {
-    let Workload { config, prompt_tokens, .. } = *workload;
+    let Workload { config, prompt_tokens, eval_prompt_tokens, .. } = *workload;
     let sequences = config.engine.max_sequences;
     let groups = sequences.div_ceil(config.group_size) + 1;
     // Each sequence has its own copy of the block in which the prompt ends.
     let own = config.engine.max_new_tokens.next_multiple_of(BLOCK_TOKENS) + BLOCK_TOKENS;
-    groups * prompt_tokens.next_multiple_of(BLOCK_TOKENS) + sequences * own
+    let prompts = groups * prompt_tokens.next_multiple_of(BLOCK_TOKENS);
+    prompts.max(eval_prompt_tokens) + sequences * own
 }
 
 /// The trainer and the program itself: what `bench train` takes.

@@ -46,6 +46,9 @@ pub fn write_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<
 /// # Errors
 /// If the folder `path` is not empty.
 pub fn check_empty(path: &Path) -> Result<(), InputError> {
+    if path.exists() && !path.is_dir() {
+        return Err(InputError::new(path.display(), "is a file; choose a folder with --out DIR"));
+    }
     match fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) {
         true => Err(InputError::new(path.display(), "is not empty; choose another folder with --out DIR")),
         false => Ok(()),

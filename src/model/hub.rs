@@ -43,7 +43,7 @@ pub fn folder(model: &Path) -> Result<PathBuf, InputError> {
         return Ok(folder);
     }
     if std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| !matches!(value.as_str(), "" | "0")) {
-        let problem = "is not in the Hugging Face cache, and HF_HUB_OFFLINE forbids to download it";
+        let problem = "is not in the Hugging Face cache, and HF_HUB_OFFLINE forbids downloads";
         return Err(InputError::new(id, problem));
     }
     download(&id).map_err(|e| {

@@ -51,6 +51,12 @@ impl Inputs {
         items.map(|item| item.prompt.len()).max().unwrap_or(0)
     }
 
+    /// Tokens of all prompts of an evaluation. 0 without evaluations.
+    pub fn eval_prompt_tokens(&self) -> usize {
+        let evaluated = self.test.sources.iter().filter(|_| self.config.eval.interval > 0);
+        evaluated.flat_map(|source| &source.items).map(|item| item.prompt.len()).sum()
+    }
+
     /// How completions to train on are sampled.
     pub fn sampling(&self) -> Sampling {
         let engine = &self.config.engine;

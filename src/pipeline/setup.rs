@@ -42,7 +42,8 @@ impl Setup {
         // Opened once: to candle two handles of one card are two devices. Its absence is reported after what does not fit.
         let device = device::open(&config.engine);
         let machine = device::machine(&config.engine, device.as_ref().ok());
-        let resolved = decide(Workload::new(config, decoder, machine, inputs.longest_prompt())?)?;
+        let workload = Workload::new(config, decoder, machine, inputs.longest_prompt())?;
+        let resolved = decide(Workload { eval_prompt_tokens: inputs.eval_prompt_tokens(), ..workload })?;
         let (config, decoder, folder) = (config.clone(), decoder.clone(), inputs.folder.clone());
         let base = Base::load(config, folder, decoder, resolved, device?)?;
         Ok(Self { inputs: Arc::new(inputs), base })

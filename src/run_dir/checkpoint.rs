@@ -163,13 +163,13 @@ impl Fault {
 fn of_newest<T>(run: &Path, read: impl FnOnce(&Path) -> Result<T, Fault>) -> Result<T, InputError> {
     let all = list(run);
     let Some((_, newest)) = all.last() else {
-        let problem = "holds no checkpoint to resume from; start anew in another folder with --out DIR";
+        let problem = "holds no checkpoint yet; to train anew, choose another folder with --out DIR";
         return Err(InputError::new(run.join("checkpoints").display(), problem));
     };
     let older = all.len().checked_sub(2).map(|i| &all[i].1);
     read(newest).map_err(|fault| match (fault, older) {
         (Fault::Damaged(InputError { place, problem }), Some(older)) => {
-            let advice = format!("remove {} to resume from {}", newest.display(), older.display());
+            let advice = format!("remove {} to use {}", newest.display(), older.display());
             InputError::new(place, format!("{problem}; {advice}"))
         }
         (fault, _) => fault.error(),
