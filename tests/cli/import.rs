@@ -44,7 +44,7 @@ fn a_gguf_file_becomes_the_model_it_was() {
     let no_gguf = ["import", out.join("config.json").to_str().unwrap(), "--out", "/tmp/never"].map(String::from);
     let refused = dump_rl(&no_gguf.iter().map(String::as_str).collect::<Vec<_>>());
     assert_eq!(refused.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("config.json: this is no GGUF file"));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("config.json: this is not a readable GGUF file"));
 }
 
 /// Writes `weights` as llama.cpp lays them out in a GGUF file, with a tokenizer of single bytes and one merge.
