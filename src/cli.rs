@@ -19,6 +19,7 @@ pub struct Cli {
 pub enum Command {
     /// Train a LoRA adapter by GRPO under a curriculum.
     Train {
+        /// A configuration file (docs/settings.md).
         config: PathBuf,
         #[command(flatten)]
         sets: Sets,
@@ -34,10 +35,11 @@ pub enum Command {
     },
     /// Supervised training: a small base model from random weights, or more training of an existing model.
     Sft {
+        /// A configuration file of supervised training (docs/settings.md).
         config: PathBuf,
         #[command(flatten)]
         sets: Sets,
-        /// The model's folder.
+        /// The model's folder (default: `out` of the configuration).
         #[arg(long)]
         out: Option<PathBuf>,
     },
@@ -45,7 +47,7 @@ pub enum Command {
     Eval {
         /// A configuration file, or a run's folder.
         target: PathBuf,
-        /// Completions of each prompt.
+        /// Completions of each prompt (default: eval.samples of the configuration).
         #[arg(long)]
         samples: Option<usize>,
     },
@@ -86,6 +88,7 @@ pub enum Command {
     },
     /// Turn a GGUF file of a Llama model into a Hugging Face folder.
     Import {
+        /// The GGUF file.
         file: PathBuf,
         /// The model's folder.
         #[arg(long)]
@@ -99,6 +102,7 @@ pub enum Command {
         /// The model's folder. It must be empty.
         #[arg(long)]
         out: PathBuf,
+        /// Seed of the weights.
         #[arg(long, default_value_t = 0)]
         seed: u64,
     },
@@ -109,39 +113,46 @@ pub enum Command {
 
 #[derive(Subcommand)]
 pub enum BenchCommand {
-    /// Compare the engines on the same prompts: `[bench]` in the configuration says which, how many and how long.
+    /// Compare the engines on the same prompts, as `[bench]` in the configuration says.
     ///
-    /// Each line is an engine on one combination of prompts, group size and lengths. Times are medians.
+    /// Each line is an engine on one combination of the lists in `[bench]`.
+    /// Times are medians. docs/benchmarks.md explains the columns in more detail.
+    ///
     /// tok/s: generated tokens divided by the whole time, including prefill.
-    /// decode tok/s: the rate without prefill: tokens after each completion's first, divided by the time that the run takes
-    /// longer than one that ends with the first tokens.
-    /// prefill tok/s: prompt tokens, of prompts that share nothing.
-    /// first token: of one prompt alone.
-    /// step: one forward pass, decoding and prefill together.
-    /// publish: of an adapter, on an idle engine and while completions are generated.
+    /// decode tok/s: the same without prefill and without each completion's first token.
+    /// prefill tok/s: prompt tokens per second, for prompts that share nothing.
+    /// first token: time to the first token of one prompt alone.
+    /// step: time of one forward pass, decoding and prefill together.
+    /// publish: time of a publish, on an idle engine and while completions are generated.
     /// tok/s publishing: tok/s with a publish every 100 ms.
-    /// start MB: memory that starting the engine adds to the process; peak MB: peak of the process so far.
+    /// start MB: memory that starting the engine adds to the process.
+    /// peak MB: the most memory that the process has taken so far.
     #[command(verbatim_doc_comment)]
     Rollout(BenchArgs),
     /// Time policy steps of the trainer on random tokens, of the shapes in `[bench]`.
     ///
-    /// Each line is a combination of prompts, group size and lengths, or a length of `bench.train_tokens`. Times are medians.
-    /// GFLOP/s: the arithmetic that a step needs, in 10^9 operations without recomputation, divided by its time.
+    /// Each line is one combination of the lists in `[bench]`. Times are medians.
+    ///
+    /// GFLOP/s: 10^9 operations per second. Recomputation does not count.
     /// MFU: GFLOP/s as a part of `bench.peak_tflops`, or of the card's known peak.
-    /// peak MB, card MB: peak memory of the process and of the card; predicted MB: as in --dry-run.
+    /// peak MB: peak memory of the process.
+    /// card MB: peak memory of the card.
+    /// predicted MB: memory as --dry-run predicts it.
     #[command(verbatim_doc_comment)]
     Train(BenchArgs),
     /// Time publishes of a policy, each followed by completions of the first combination in `[bench]`.
     Sync(BenchArgs),
     /// Make `max_steps` whole steps without evaluations, and show where their time goes.
     ///
-    /// With random weights every completion earns the same reward, so nothing is trained on unless you set loss.kl_loss_coef or
-    /// loss.entropy_coef.
+    /// With random weights every completion earns the same reward.
+    /// Then nothing is trained on, unless you set loss.kl_loss_coef or loss.entropy_coef.
     Pipeline(BenchArgs),
     /// Compare the log-probabilities of the engine, with many completions at a time, with the trainer's.
     ///
-    /// Exit status 1 if they differ by more than the bound of the number format. Then do not train with this engine on this
-    /// device. The completions have the shape of the first combination in `[bench]`.
+    /// The exit status is 1 if they differ by more than the bound of the number format.
+    /// Then do not train with this engine on this device.
+    ///
+    /// The completions have the shape of the first combination in `[bench]`.
     Check(BenchArgs),
 }
 
@@ -158,6 +169,7 @@ pub enum DataCommand {
         /// Test puzzles of each size.
         #[arg(long, default_value_t = 100)]
         test: usize,
+        /// Seed of the puzzles.
         #[arg(long, default_value_t = 42)]
         seed: u64,
         /// Folder for train.jsonl and test.jsonl.
@@ -165,18 +177,22 @@ pub enum DataCommand {
         out: PathBuf,
     },
     /// Show what a file of rows contains.
-    Inspect { file: PathBuf },
+    Inspect {
+        /// Rows, as JSON Lines (docs/commands.md).
+        file: PathBuf,
+    },
 }
 
 #[derive(Subcommand)]
 pub enum CurriculumCommand {
     /// Compare policies over seeds on one configuration: curves, what it takes to reach a reward, confidence intervals.
     Bench {
+        /// A configuration file (docs/settings.md).
         config: PathBuf,
         #[command(flatten)]
         sets: Sets,
-        /// Policies, separated by commas. Settings go in brackets: uniform,dump,dump_plus[floor=0,filter.zero_variance=true].
-        /// All are compared with the first.
+        /// Policies, separated by commas. All are compared with the first.
+        /// Settings go in brackets: uniform,dump,dump_plus[floor=0,filter.zero_variance=true].
         #[arg(long, default_value = "uniform,dump,dump_plus")]
         policies: String,
         /// Runs of each policy, with seeds from 0.
@@ -197,11 +213,12 @@ pub enum CurriculumCommand {
     },
     /// Print the sampling weights after each step of recorded observations.
     Replay {
+        /// A configuration file (docs/settings.md).
         #[arg(long)]
         config: PathBuf,
         #[command(flatten)]
         sets: Sets,
-        /// JSON Lines of {"step": t, "observations": [{"source", "rewards", "advantages"}]}.
+        /// curriculum.jsonl of a run: lines of {"step": t, "observations": [{"source", "rewards", "advantages"}]}.
         #[arg(long)]
         events: PathBuf,
     },
@@ -217,6 +234,7 @@ pub struct Sets {
 /// The arguments of every bench.
 #[derive(Args)]
 pub struct BenchArgs {
+    /// A configuration file (docs/settings.md).
     pub config: PathBuf,
     #[command(flatten)]
     pub sets: Sets,

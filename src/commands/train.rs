@@ -9,8 +9,9 @@ use engine::decoder::DecoderConfig;
 use engine::{Engine, Quantization};
 use tokio::sync::watch;
 
+use crate::config::engine::EngineKind;
 use crate::config::loss::RolloutIs;
-use crate::config::resolve::Resolved;
+use crate::config::resolve::{EngineChoice, Resolved};
 use crate::config::run::RunConfig;
 use crate::memory::predict;
 use crate::pipeline::Run;
@@ -104,33 +105,66 @@ pub(super) fn describe(
     let rows: usize = sizes.iter().sum();
     let millions = model.parameters() as f64 / 1e6;
     format!(
-        "model    {} ({:.*} M parameters; LoRA rank {} on {:.2} M)\ndata     {rows} rows in {} distributions\n\
-         run      {} steps of {} prompts × {} completions, curriculum {}, at most {} off-policy steps\n\
-         engine   {:?} ({:?}) in {:?}{} on {:?}, up to {} sequences at a time\nout      {}",
+        "model    {} ({:.*} M parameters; LoRA rank {}: {:.2} M parameters are trained)\ndata     {} in {}\n\
+         run      {} of {} × {}, curriculum {}, at most {}\n\
+         engine   {}, {}{}, {}; up to {} at a time\nout      {}",
         config.model.display(),
         if millions < 1000.0 { 2 } else { 0 },
         millions,
         config.lora.rank,
         predict::adapter_parameters(config, model) as f64 / 1e6,
-        sizes.len(),
-        config.max_steps,
-        config.batch_size,
-        config.group_size,
+        count(rows as u64, "row"),
+        count(sizes.len() as u64, "distribution"),
+        count(config.max_steps, "step"),
+        count(config.batch_size as u64, "prompt"),
+        count(config.group_size as u64, "completion"),
         config.curriculum.policy,
-        config.pipeline.max_off_policy_steps,
-        resolved.engine,
-        config.engine.kind,
-        resolved.engine_precision,
+        count(config.pipeline.max_off_policy_steps, "off-policy step"),
+        engine_name(config.engine.kind, resolved.engine),
+        configured(resolved.engine_precision),
         packed(config.engine.quantization),
-        resolved.device,
-        config.engine.max_sequences,
+        configured(resolved.device),
+        count(config.engine.max_sequences as u64, "sequence"),
         out.display(),
     )
+}
+
+/// "1 step", "2 steps".
+fn count(n: u64, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
+fn engine_name(kind: EngineKind, choice: EngineChoice) -> String {
+    match kind {
+        EngineKind::Auto => format!("{} (chosen by auto)", configured(choice)),
+        EngineKind::Native | EngineKind::Mistralrs => configured(choice),
+    }
+}
+
+/// A value's name as in configuration files. They write these enums in lower case.
+fn configured(value: impl std::fmt::Debug) -> String {
+    format!("{value:?}").to_lowercase()
 }
 
 fn packed(quantization: Quantization) -> String {
     match quantization {
         Quantization::None => String::new(),
-        packed => format!(", packed as {packed:?}"),
+        packed => format!(", packed as {}", configured(packed)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_described_in_the_words_of_its_configuration() {
+        assert_eq!(engine_name(EngineKind::Auto, EngineChoice::Native), "native (chosen by auto)");
+        assert_eq!(engine_name(EngineKind::Mistralrs, EngineChoice::Mistralrs), "mistralrs");
+        assert_eq!(
+            (packed(Quantization::None), packed(Quantization::Q8_0)),
+            (String::new(), ", packed as q8_0".into())
+        );
+        assert_eq!((count(1, "step"), count(0, "step")), ("1 step".into(), "0 steps".into()));
     }
 }

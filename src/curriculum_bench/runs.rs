@@ -144,7 +144,7 @@ impl PlannedRun {
             println!("{} (seed {}) took {:.0} s; of {runs} runs", self.label, self.seed, since.elapsed().as_secs_f64());
             return Ok(());
         }
-        ensure!(*stop.borrow() && status.success(), "did not end: {}; see {}", last_line(&log), log.display());
+        ensure!(*stop.borrow() && status.success(), "failed: {}; see {}", last_line(&log), log.display());
         println!("{} (seed {}) stopped at a checkpoint", self.label, self.seed);
         Ok(())
     }

@@ -53,9 +53,9 @@ impl Times {
         };
         let saved = percent(generate.min(train));
         format!(
-            "{slow} is the bottleneck with {} of a step's time, and the stages wait for each other \
-             (pipeline.max_off_policy_steps = 0): 1 would let them overlap and save at most {saved} where they do not share \
-             cores; else {change}.",
+            "{slow} is the bottleneck with {} of a step's time. The stages wait for each other, because \
+             pipeline.max_off_policy_steps is 0. A value of 1 would let them overlap, and save at most {saved} where they do \
+             not share cores. {change}.",
             percent(share)
         )
     }
@@ -66,30 +66,30 @@ impl Times {
         if (trainer - engine).abs() < BALANCED {
             let both = format!("{} and {}", idle("trainer", trainer), idle("engine", engine));
             let advice = if trainer.min(engine) > 0.3 {
-                "both wait: raise pipeline.max_off_policy_steps"
+                "Both wait: raise pipeline.max_off_policy_steps"
             } else {
-                "the stages are balanced; only faster ones of both kinds would help"
+                "The stages are balanced: only making both faster would help"
             };
-            return format!("No stage alone is the bottleneck: {both}; {advice}.");
+            return format!("No stage alone is the bottleneck: {both}. {advice}.");
         }
         if trainer > engine {
-            return format!("Generation is the bottleneck: {}; {FASTER_GENERATION}.", idle("trainer", trainer));
+            return format!("Generation is the bottleneck: {}. {FASTER_GENERATION}.", idle("trainer", trainer));
         }
-        format!("Training is the bottleneck: {}; {FASTER_TRAINING}.", idle("engine", engine))
+        format!("Training is the bottleneck: {}. {FASTER_TRAINING}.", idle("engine", engine))
     }
 }
 
 const FASTER_GENERATION: &str =
-    "to generate faster, raise engine.max_sequences, try engine.dtype = \"bf16\", or lower engine.max_new_tokens";
-const FASTER_TRAINING: &str = "to train faster, raise trainer.micro_batch_tokens, switch trainer.recompute off if memory allows, or lower lora.rank";
+    "To generate faster, raise engine.max_sequences, try engine.dtype = \"bf16\", or lower engine.max_new_tokens";
+const FASTER_TRAINING: &str = "To train faster, raise trainer.micro_batch_tokens, set trainer.recompute = \"never\" if memory allows, or lower lora.rank";
 
 /// A second sentence about groups without a signal, if they are many. `share` is their share of the trained groups.
 pub fn wasted(share: f64, filtered: bool) -> Option<String> {
     let much = share > 0.25 && !filtered;
     much.then(|| {
         format!(
-            "{} of the groups that were trained on had one reward for all completions, so no advantage: filter.zero_variance = \
-             true draws other groups instead (and costs as many more completions).",
+            "{} of the groups that were trained on had one reward for all completions, so no advantage. filter.zero_variance = \
+             true draws other groups instead, and costs as many more completions.",
             percent(share)
         )
     })

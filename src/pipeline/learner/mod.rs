@@ -1,4 +1,4 @@
-//! The last stage: train on a batch, publish the policy, evaluate, log, checkpoint, and only then count the step.
+//! The last stage: train on a batch, publish the policy, count the step, log, evaluate, save. Only then the dispatcher is woken.
 //!
 //! - `check`: does a new engine compute what the trainer computes? · `publish`: a policy into the engine
 //! - `canary`: fresh samples scored again · [`eval`]: held-out rows · [`record`]: what a step is logged as

@@ -61,7 +61,7 @@ fn filtered(report: &Report) -> String {
         })
     };
     let stacks = |cohort: &Cohort| stacks(&metrics.map(|metric| gained(cohort, metric)));
-    let caption = "Mean number of groups left out per step, by reason; other groups were drawn instead.";
+    let caption = "Mean number of groups left out per step, by reason. Other groups were drawn instead.";
     super::stacked_figure(report, "Groups left out", caption, &parts, None, stacks)
 }
 

@@ -1,4 +1,4 @@
-//! What the curriculum chose (Figure 2 of the paper), and how it scored each distribution.
+//! What the curriculum chose (Figure 2 of the DUMP paper), and how it scored each distribution.
 
 use super::Report;
 use crate::metric_names::ArmMetric;
@@ -17,7 +17,7 @@ const WINDOW_PART: usize = 20;
 pub fn body(report: &Report) -> String {
     let figures = [
         curves(report),
-        map_of(report, ArmMetric::Trained, "Figure 2b. The same as a map", "Share of the groups trained on"),
+        map_of(report, ArmMetric::Trained, "Share of each distribution, as a map", "Share of the groups trained on."),
         dispatched(report),
         scores(report, ArmMetric::Learnability, "Value of each distribution for the curriculum", LEARNABILITY),
         scores(
@@ -31,8 +31,8 @@ pub fn body(report: &Report) -> String {
     figures.concat()
 }
 
-const LEARNABILITY: &str = "The score of the policy in its own unit; for DUMP the learnability, the mean |advantage| of the last \
-    rollouts. The signal is largest where about half of a group's completions are right.";
+const LEARNABILITY: &str = "How the policy rates each distribution. For DUMP: the mean |advantage| of the last rollouts. It is \
+    largest where about half of a group's completions are right.";
 
 /// The smoothing window for the longest run: odd, and 1 for short runs.
 fn window(report: &Report) -> usize {
@@ -50,7 +50,7 @@ fn curves(report: &Report) -> String {
     };
     let smoothed = if window > 1 { format!(", smoothed over {window} steps") } else { String::new() };
     let caption = format!("Share of the groups trained on, in percent{smoothed}.");
-    super::arms_figure(report, "Figure 2a. Samples of each distribution over time", &caption, points)
+    super::arms_figure(report, "Share of each distribution over time", &caption, points)
 }
 
 fn map_of(report: &Report, what: ArmMetric, title: &str, caption: &str) -> String {
@@ -98,7 +98,8 @@ fn dispatched(report: &Report) -> String {
     if total(ArmMetric::Dispatched) <= 1.02 * total(ArmMetric::Trained) {
         return String::new();
     }
-    let caption = "Share of all drawn groups, including those that were left out later: the generation cost.";
+    let caption =
+        "Share of all drawn groups, including those that were left out later. All of them cost time to generate.";
     map_of(report, ArmMetric::Dispatched, "Groups drawn of each distribution", caption)
 }
 

@@ -1,4 +1,4 @@
-//! Held-out scores: tables of the first and the last evaluation, and the curves between them (Figure 1 of the paper).
+//! Held-out scores: tables of the first and the last evaluation, and the curves between them (Figure 1 of the DUMP paper).
 
 use super::Report;
 use crate::metric_names::{self as names, EvalMetric};
@@ -115,12 +115,7 @@ fn by_source(report: &Report) -> String {
         "The mean answer part of the reward on held-out prompts. Each panel has its own scale.{}",
         report.band_note()
     );
-    super::panels_figure(
-        report,
-        "Figure 1. Test answer reward against policy steps, by distribution",
-        &caption,
-        panels.collect(),
-    )
+    super::panels_figure(report, "Test answer reward against policy steps, by distribution", &caption, panels.collect())
 }
 
 /// The mean over the distributions, against steps and against tokens.
