@@ -47,19 +47,18 @@ pub(super) fn pattern(text: &str) -> Regex {
 /// The format is right if each of the four tags occurs exactly once, in their order, and nothing but white space or
 /// `<|im_end|>` follows.
 pub fn formatted(completion: &str) -> Option<&str> {
-    let mut at = [0; 4];
-    for (tag, at) in TAGS.iter().zip(&mut at) {
-        *at = only(completion, tag)?;
+    let mut found = [None; 4];
+    for (at, _) in completion.match_indices('<') {
+        let tag = TAGS.iter().position(|tag| completion[at..].starts_with(tag));
+        if tag.is_some_and(|tag| found[tag].replace(at).is_some()) {
+            return None;
+        }
     }
+    let [Some(a), Some(b), Some(c), Some(d)] = found else { return None };
+    let at = [a, b, c, d];
     let after = &completion[at[3] + CLOSE.len()..];
     let right = at.is_sorted() && after.replace(END_OF_TURN, "").trim().is_empty();
     right.then(|| &completion[at[2] + OPEN.len()..at[3]])
-}
-
-/// The position of `tag`, if it occurs exactly once.
-fn only(text: &str, tag: &str) -> Option<usize> {
-    let mut found = text.match_indices(tag).map(|(at, _)| at);
-    found.next().filter(|_| found.next().is_none())
 }
 
 /// The answer as the published graders find it: the last match of `<answer>(.*?)</answer>`, without white space around

@@ -11,7 +11,7 @@ use crate::task::graders::Judge;
 use crate::task::graders::answer::{Mode, formatted};
 
 /// A claim about a role, without the name before it.
-static CLAIM: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)\s+is\s+a\s+(knight|knave)\b"));
+static CLAIM: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)\s+is\s+a\s+(?:knight|knave)\b"));
 /// One line of a ground truth.
 static LINE: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)^\s*\(\d+\)\s*(\S.*?)\s+is\s+a\s+(knight|knave)\.?\s*$"));
 /// A word character, as `\b` understands it.
@@ -78,13 +78,12 @@ impl Expected {
     /// Whether the answer calls each person a knight, in the order of the ground truth. `None` if the number of roles
     /// differs from the number of people, or if a person is missing.
     fn claims(&self, answer: &str) -> Option<Vec<bool>> {
-        let lower = answer.to_lowercase();
-        if lower.matches("knight").count() + lower.matches("knave").count() != self.roles.len() {
+        if roles_in(answer) != self.roles.len() {
             return None;
         }
         // Matches of CLAIM cannot overlap. So a match after a name is a match of the pattern with that name.
-        let claims: Vec<(&str, bool)> =
-            CLAIM.captures_iter(answer).map(|it| (&answer[..it.get_match().start()], is_knight(&it[1]))).collect();
+        let claim = |it: regex::Match| (&answer[..it.start()], it.as_str().ends_with(['t', 'T']));
+        let claims: Vec<(&str, bool)> = CLAIM.find_iter(answer).map(claim).collect();
         let first = |name: &str| claims.iter().find(|(before, _)| ends_with_name(before, name)).map(|it| it.1);
         self.names().map(|name| first(name)).collect()
     }
@@ -104,6 +103,13 @@ impl Judge for Expected {
     }
 }
 
+/// How often the text says "knight" or "knave".
+fn roles_in(text: &str) -> usize {
+    let lower = if text.is_ascii() { text.to_ascii_lowercase() } else { text.to_lowercase() };
+    let role = |(at, _): &(usize, &str)| ["knight", "knave"].iter().any(|role| lower[*at..].starts_with(role));
+    lower.match_indices('k').filter(role).count()
+}
+
 fn role_of(line: &str) -> Option<(String, bool)> {
     let found = LINE.captures(line)?;
     Some((found[1].to_owned(), is_knight(&found[2])))
@@ -116,6 +122,13 @@ fn is_knight(role: &str) -> bool {
 /// Whether `text`, before white space, ends with a match of `\bNAME\b`: with the name, ignoring case, but not as part
 /// of a longer word.
 fn ends_with_name(text: &str, name: &str) -> bool {
+    if let (Some(last), Some(wanted)) = (text.bytes().next_back(), name.bytes().next_back())
+        && last.is_ascii()
+        && wanted.is_ascii()
+        && !last.eq_ignore_ascii_case(&wanted)
+    {
+        return false; // Most names end here.
+    }
     let Some((start, _)) = text.char_indices().rev().nth(name.chars().count() - 1) else { return false };
     let (before, tail) = text.split_at(start);
     same_fold(tail, name)
@@ -129,6 +142,9 @@ fn is_word(c: char) -> bool {
 
 /// Equality ignoring case, character by character, as in `(?i)`.
 fn same_fold(a: &str, b: &str) -> bool {
+    if a.is_ascii() && b.is_ascii() {
+        return a.eq_ignore_ascii_case(b);
+    }
     let fold = |c: char| c.to_uppercase().flat_map(char::to_lowercase);
     a.chars().flat_map(fold).eq(b.chars().flat_map(fold))
 }
