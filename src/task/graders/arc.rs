@@ -82,7 +82,7 @@ fn start_of_grid(text: &str) -> Option<usize> {
 /// The last block of lines that are rows of numbers. Blank lines end a block, too.
 fn last_block(text: &str) -> Option<Grid> {
     let (mut block, mut last) = (Grid::new(), None);
-    for line in text.lines() {
+    for line in text.lines().filter(|line| !is_rule(line)) {
         match row(line) {
             Some(row) => block.push(row),
             None if block.is_empty() => {}
@@ -90,6 +90,11 @@ fn last_block(text: &str) -> Option<Grid> {
         }
     }
     if block.is_empty() { last } else { Some(block) }
+}
+
+/// Whether the line separates the head of a Markdown table.
+fn is_rule(line: &str) -> bool {
+    line.contains("--") && line.chars().all(|c| matches!(c, '-' | '|' | ':' | ' '))
 }
 
 /// A line of numbers that white space, commas, bars or brackets separate. A line of digits without separators is one
@@ -142,6 +147,7 @@ mod tests {
             "1, 2\n3, 4",
             "1,2\n3,4",
             "| 1 | 2 |\n| 3 | 4 |",
+            "| 1 | 2 |\n|---|---|\n| 3 | 4 |",
             "[1, 2]\n[3, 4]",
             "[1 2]\n[3 4]",
             "12\n34",

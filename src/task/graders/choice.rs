@@ -211,10 +211,12 @@ fn is_letter(word: &str) -> bool {
 
 /// The truth value that a text names, unless it names several or denies one.
 fn sole_truth_value(words: &[String]) -> Option<&str> {
-    let denied = words.iter().any(|word| DENIALS.contains(&word.as_str()));
-    let mut named = words.iter().map(String::as_str).filter(|word| TRUTH_VALUES.contains(word));
-    let first = named.next()?;
-    (!denied && named.all(|it| it == first)).then_some(first)
+    let is_value = |word: &String| TRUTH_VALUES.contains(&word.as_str());
+    let at = words.iter().position(is_value)?;
+    let others = words[at + 1..].iter().filter(|word| is_value(word)).any(|word| *word != words[at]);
+    // "Bob is not green" may be true: only a denial right before the value counts.
+    let denied = words[at.saturating_sub(2)..at].iter().any(|word| DENIALS.contains(&word.as_str()));
+    (!others && !denied).then_some(words[at].as_str())
 }
 
 #[cfg(test)]
@@ -347,6 +349,8 @@ mod tests {
         check("True", "It isn't true", Wrong, Wrong);
         check("True", "It isn’t true", Wrong, Wrong);
         check("True", "It can't be true", Wrong, Wrong);
+        check("True", "The statement \"Bob is not green\" is true.", Right, Wrong);
+        check("True", "It is not necessarily true", Wrong, Wrong);
         check("True", "The plant is different: true", Right, Wrong);
         check("True", "true or false", Wrong, Wrong);
         check("False", "untrue", Wrong, Wrong);

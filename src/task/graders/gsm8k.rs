@@ -71,18 +71,47 @@ impl Expected {
 
 /// The number that a completion ends up with.
 fn stated(completion: &str) -> Option<Numeral> {
-    let behind_mark = |text: &str| text.rsplit_once(MARK).and_then(|(_, rest)| first(&numeral::plain(rest)));
-    behind_mark(answer::scope(completion)).or_else(|| match answer::lenient(completion)? {
-        Answer::Given(text) | Answer::Free(text) => {
-            result(&numeral::plain(text)).or_else(|| last(&numeral::plain(text)))
-        }
-        Answer::Marked(line) => {
-            let line = numeral::plain(line);
+    let scope = answer::scope(completion);
+    let Some((number, rest)) = marked(scope) else {
+        return answer::lenient(completion).and_then(said);
+    };
+    // "#### 1. Count the legs … The answer is 42": this mark begins a heading.
+    match answer::lenient(rest) {
+        Some(it @ (Answer::Given(_) | Answer::Marked(_))) => said(it).or(Some(number)),
+        _ => Some(number),
+    }
+}
+
+/// The number behind the last mark that a number follows, and the text behind that mark.
+fn marked(text: &str) -> Option<(Numeral, &str)> {
+    let skipped = |c: char| c.is_whitespace() || matches!(c, '*' | '$' | '\\' | '(' | '[' | ':' | '=' | '+');
+    let behind = |(at, _)| {
+        let rest = &text[at + MARK.len()..];
+        let start = rest.char_indices().take(20).find(|(_, c)| !skipped(*c))?.0;
+        let number = rest[start..].trim_start_matches(['-', '−']).trim_start_matches(['\\', '$']);
+        let begins = number.strip_prefix('.').unwrap_or(number).starts_with(|c: char| c.is_ascii_digit());
+        begins.then_some(rest)
+    };
+    let rest = text.rmatch_indices(MARK).find_map(behind)?;
+    let line = rest.trim_start().lines().next().unwrap_or_default();
+    Some((first(&numeral::plain(line))?, rest))
+}
+
+fn said(answer: Answer) -> Option<Numeral> {
+    let text = numeral::plain(answer.text());
+    match answer {
+        Answer::Given(_) => match text.contains('=') {
+            true => result(&text),
+            false => last(&text),
+        },
+        Answer::Free(_) => last(&text),
+        Answer::Marked(_) => {
             // "The answer is 5 + 7 = 12. I counted 3 times." The first sentence decides.
-            let sentence = line.split(". ").next().unwrap_or_default();
-            result(sentence).or_else(|| first(&line))
+            let sentence = text.split(". ").next().unwrap_or_default();
+            let denied = sentence.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("not "));
+            if denied { None } else { result(sentence).or_else(|| first(&text)) }
         }
-    })
+    }
 }
 
 fn first(text: &str) -> Option<Numeral> {
@@ -93,9 +122,15 @@ fn last(text: &str) -> Option<Numeral> {
     numeral::all(text).into_iter().next_back()
 }
 
-/// The number behind the last `=`.
+/// The number behind the last `=`, or that before it if it is alone there: `12 = 3 * 4`.
 fn result(text: &str) -> Option<Numeral> {
-    first(text.rsplit_once('=')?.1)
+    let (left, right) = text.rsplit_once('=')?;
+    if numeral::is_product(left) {
+        return None;
+    }
+    let (alone, product) = (left.trim().trim_start_matches('$'), numeral::all(right));
+    let number = alone.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b',' | b'.' | b'-'));
+    if number && product.len() > 1 { first(left) } else { product.into_iter().next() }
 }
 
 #[cfg(test)]
@@ -157,6 +192,16 @@ mod tests {
             "<answer>The answer is 42.</answer>",
             "<answer>6 * 7 = 42</answer>",
             "<answer>84/2</answer>",
+            "#### 1. Count\nThere are 6.\n#### 2. Multiply\nThe answer is 42.",
+            "#### Step 1\n6 * 7 = 42",
+            "#### Final answer\n42",
+            "####\n42",
+            "#### 42. I checked this 3 times.",
+            "#### (42)",
+            "She pays US$42.",
+            "x = 5. So she has 42 apples.",
+            "The answer is 42 = 6 * 7.",
+            "The answer is 42 percent.",
         ] {
             check("42", right, Right, expected_published(right));
         }
@@ -164,6 +209,8 @@ mod tests {
         check("1000", r"\boxed{1,000}", Right, Missing);
         check("1000", r"\boxed{1{,}000}", Right, Missing);
         check("-3", "The answer is −3", Right, Missing);
+        check("-3", "#### -$3", Right, Missing);
+        check("5000000", "#### $5 million", Right, Missing);
         check("0.5", "#### 1/2", Right, Missing);
         check("Tom has 3 cats.\n#### 3", "#### 3", Right, Missing);
         check("12345678901234567890", "#### 12345678901234567890", Right, Missing);
@@ -187,11 +234,21 @@ mod tests {
             "<answer>42</answer><answer>43</answer>",
             "It is 42 or 43",
             r"\boxed{42000}",
+            "#### 42 thousand",
+            "The answer is 42 million",
         ] {
             check("42", wrong, Wrong, expected_published(wrong));
         }
         check("12345678901234567890", "#### 12345678901234567891", Wrong, Missing);
-        for missing in ["", "I do not know.", "####", "<answer>forty-two</answer>", "<think></think>"] {
+        for missing in [
+            "",
+            "I do not know.",
+            "####",
+            "<answer>forty-two</answer>",
+            "<think></think>",
+            r"\boxed{xy=42}",
+            "The answer is not 42",
+        ] {
             check("42", missing, Missing, expected_published(missing));
         }
     }

@@ -22,7 +22,7 @@ const RELATIVE_TOLERANCE: f64 = 1e-2;
 /// What turns the number before it into another number.
 static CHANGES_NUMBER: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
-        r"(?i)(?:^\*\*?\w|^\s+\*)|^\s*(?:[\^!+×·÷/√π<>≤≥±]|\\(?:cdot|times|pi|sqrt|pm|cup|div)|[a-z]\b|hundred|thousand|million|billion|trillion|dozen|pi\b)",
+        r"(?i)(?:^\*\*?\w|^\s+\*)|^\s*(?:[\^!+×·÷/√π<>≤≥±]|\\(?:cdot|times|pi|sqrt|pm|cup|div)|[a-z]\b|dozens?\b|pi\b|or\b|and\b|plus\b|minus\b|times\b|squared|cubed|factorial|hundreds|thousands|millions)",
     )
 });
 /// What turns the number behind it into another number, or says that it is not the answer.
@@ -121,7 +121,7 @@ fn stated(completion: &str) -> Stated {
         Answer::Free(_) => text.lines().next_back().unwrap_or_default(),
     };
     let side = match part.rsplit_once('=') {
-        Some((left, _)) if is_product(left) => return Stated::Unclear,
+        Some((left, _)) if numeral::is_product(left) => return Stated::Unclear,
         Some((_, right)) => right,
         None => part,
     };
@@ -136,12 +136,6 @@ fn stated(completion: &str) -> Stated {
 fn sentence(line: &str) -> &str {
     let end = [". ", ", because", " because", ", since", " since"].iter().filter_map(|it| line.find(it)).min();
     &line[..end.unwrap_or(line.len())]
-}
-
-/// Whether the left side of an equation is a product of variables, as in `xy=5`.
-fn is_product(left: &str) -> bool {
-    let left = left.trim().trim_start_matches(['$', '(', '\\']);
-    (2..=3).contains(&left.len()) && left.bytes().all(|byte| byte.is_ascii_lowercase())
 }
 
 /// The only number of a text, unless the text around it changes it.
@@ -211,6 +205,8 @@ mod tests {
         check("15", "It is **15** km.", Right, Wrong);
         check("15", "(15)", Right, Wrong);
         check("0.15", "15%", Right, Wrong);
+        check("0.15", "15 percent", Right, Wrong);
+        check("15000", "15 thousand", Right, Wrong);
         check("0.15", r"15\%", Right, Wrong);
         check("0.75", "3/4", Right, Wrong);
         check("0.75", r"$\frac{3}{4}$", Right, Wrong);
@@ -255,6 +251,10 @@ mod tests {
             "15**2",
             "15**n",
             "2 * 15 *",
+            "15 or more",
+            "15 and a half",
+            "15 squared",
+            "15 percent",
             "n**15",
         ] {
             check("15", answer, Wrong, Wrong);

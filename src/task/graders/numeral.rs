@@ -13,12 +13,17 @@ static POWER_OF_TEN: LazyLock<Regex> =
 /// Separators of thousands that only LaTeX has, and minus signs that only typesetting has.
 const SPELLINGS: [(&str, &str); 6] = [("{,}", ","), (r"\,", ","), (r"\!", ""), ("−", "-"), ("–", "-"), (r"\%", "%")];
 
+const PERCENT: [&str; 3] = ["%", "percent", "per cent"];
+/// Words that multiply the number before them.
+const SCALES: [(&str, f64); 5] =
+    [("hundred", 1e2), ("thousand", 1e3), ("million", 1e6), ("billion", 1e9), ("trillion", 1e12)];
+
 /// A number in a text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Numeral {
     pub value: f64,
     /// The digits of a plain decimal number, without zeros that change nothing. It decides equality where an `f64` is
-    /// too short. None for a fraction, a percentage, and a number with an exponent.
+    /// too short. None for a fraction, a percentage, and a number with an exponent or a word such as "million".
     digits: Option<String>,
     /// Where it begins, with its sign and currency, and where it ends, with its `%`.
     pub start: usize,
@@ -58,14 +63,16 @@ pub fn all(text: &str) -> Vec<Numeral> {
     let bytes = text.as_bytes();
     let (mut found, mut at) = (Vec::new(), 0);
     while at < bytes.len() {
-        let begins = bytes[at].is_ascii_digit() || bytes[at] == b'.' && digit(bytes, at + 1);
+        let point = bytes[at] == b'.' && digit(bytes, at + 1);
+        let begins = bytes[at].is_ascii_digit() || point && !text[..at].ends_with(char::is_alphanumeric);
         if !begins {
             at += 1;
             continue;
         }
-        let numeral = read(text, at);
+        let first = at;
+        let numeral = read(text, first);
         at = numeral.end;
-        let word_before = text[..numeral.start].chars().next_back().is_some_and(|c| c.is_alphabetic() || c == '_');
+        let word_before = numeral.start == first && text[..first].ends_with(|c: char| c.is_alphabetic() || c == '_');
         let rest = &bytes[numeral.end..];
         let ordinal = [b"st", b"nd", b"rd", b"th"].iter().any(|ending| {
             rest.get(..2).is_some_and(|it| it.eq_ignore_ascii_case(*ending))
@@ -87,6 +94,12 @@ pub fn float(text: &str) -> Option<f64> {
         return None;
     }
     text.replace('_', "").parse().ok()
+}
+
+/// Whether the left side of an equation is a product of variables, as in `xy=5`.
+pub fn is_product(left: &str) -> bool {
+    let left = left.trim().trim_start_matches(['$', '(', '\\']);
+    (2..=3).contains(&left.len()) && left.bytes().all(|byte| byte.is_ascii_lowercase())
 }
 
 fn digit(bytes: &[u8], at: usize) -> bool {
@@ -120,10 +133,20 @@ fn read(text: &str, first: usize) -> Numeral {
     }
     let (start, negative) = sign(text, first);
     let after = text[end..].trim_start_matches(' ');
-    let percent = after.starts_with('%');
-    if percent {
-        end = text.len() - after.len() + 1;
+    let word = |word: &str| {
+        after.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word))
+            && !after[word.len()..].starts_with(char::is_alphanumeric)
+    };
+    let percent = PERCENT.iter().find(|it| word(it)).copied();
+    let scale = SCALES.iter().find(|(it, _)| word(it));
+    if let Some(word) = percent.or(scale.map(|(word, _)| *word)) {
+        end = text.len() - after.len() + word.len();
     }
+    if let Some((_, scale)) = scale {
+        value *= scale;
+        exact = false;
+    }
+    let percent = percent.is_some();
     if negative {
         value = -value;
     }
@@ -218,7 +241,10 @@ mod tests {
         check("x2 B12 2nd 3rd 15th", &[]);
         check("5km, 5 km", &[5.0, 5.0]);
         check("1/0", &[f64::INFINITY]);
-        check("1.2.3", &[1.2, 0.3]);
+        check("1.2.3", &[1.2, 3.0]);
+        check("Rs.42, US$7", &[42.0, 7.0]);
+        check("15 percent", &[15.0]);
+        check("5 million, 3 Thousand, 2 thousands", &[5e6, 3e3, 2.0]);
         check("", &[]);
         check(". - , $ / e", &[]);
     }
