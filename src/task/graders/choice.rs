@@ -29,44 +29,8 @@ const TRUTH_VALUES: [&str; 3] = ["TRUE", "FALSE", "UNKNOWN"];
 /// Words with which a text denies a truth value.
 const DENIALS: [&str; 10] = ["NOT", "NEVER", "NEITHER", "NOR", "CANNOT", "CANT", "ISNT", "DOESNT", "WASNT", "HARDLY"];
 /// Words that may stand before the choice.
-const LEADS: [&str; 36] = [
-    "THE",
-    "CORRECT",
-    "RIGHT",
-    "BEST",
-    "FINAL",
-    "MY",
-    "ANSWER",
-    "OPTION",
-    "CHOICE",
-    "LABEL",
-    "STATEMENT",
-    "HYPOTHESIS",
-    "CONCLUSION",
-    "RELATION",
-    "EMOTION",
-    "IS",
-    "IT",
-    "ITS",
-    "SO",
-    "THUS",
-    "THEREFORE",
-    "HENCE",
-    "THAT",
-    "WOULD",
-    "BE",
-    "LETTER",
-    "TEXT",
-    "I",
-    "CHOOSE",
-    "PICK",
-    "SELECT",
-    "THINK",
-    "GO",
-    "WITH",
-    "WE",
-    "MUST",
-];
+const LEADS: &str = "THE CORRECT RIGHT BEST FINAL MY ANSWER OPTION CHOICE LABEL STATEMENT HYPOTHESIS CONCLUSION \
+    RELATION EMOTION IS IT ITS SO THUS THEREFORE HENCE THAT WOULD BE LETTER TEXT I CHOOSE PICK SELECT THINK GO WITH WE MUST";
 /// Words behind the choice that begin a reason.
 const REASONS: [&str; 6] = ["BECAUSE", "SINCE", "AS", "DUE", "GIVEN", "BY"];
 /// Words behind the choice that offer a second one.
@@ -131,7 +95,7 @@ impl Expected {
     /// The words from the choice on, if only leading words stand before it.
     fn after_leads<'a>(&self, words: &'a [String]) -> &'a [String] {
         let first = self.choice.split(' ').next().unwrap_or_default();
-        let start = words.iter().position(|word| word == first || !LEADS.contains(&word.as_str()));
+        let start = words.iter().position(|word| word == first || !LEADS.split(' ').any(|lead| lead == word));
         &words[start.unwrap_or(words.len())..]
     }
 
