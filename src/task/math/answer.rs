@@ -1,0 +1,430 @@
+//! From text to a whole answer: relations, lists, intervals, sets, matrices, quantities with units, or words.
+
+use super::expr;
+use super::token::{self, Kind, Token};
+use super::tree::{Answer, Bracket, Expr, Joint, Relation};
+use super::units;
+
+/// Lists in lists nest at most this deep.
+const MAX_DEPTH: usize = 8;
+/// A list has at most this many items.
+const MAX_ITEMS: usize = 64;
+
+/// An answer, with its symbols in one spelling.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parsed {
+    pub answer: Answer,
+    /// The tokens as text: two answers with the same key are the same.
+    pub key: String,
+}
+
+/// Reads an answer. Every text is one: what is not understood is [`Answer::Opaque`].
+pub fn parse(text: &str) -> Parsed {
+    let text = trim(text);
+    if text.len() > token::MAX_BYTES {
+        return Parsed { answer: Answer::Opaque(text.into()), key: text.into() };
+    }
+    let tokens = token::tokens(text);
+    Parsed { answer: read(&tokens, 0), key: key(&tokens) }
+}
+
+/// Cuts white space, emphasis and the punctuation of a sentence off both ends.
+pub fn trim(text: &str) -> &str {
+    let end = |c: char| c.is_whitespace() || matches!(c, '.' | ',' | ';' | ':' | '*' | '"' | '`' | '。' | '?' | '_');
+    let start = |c: char| c.is_whitespace() || matches!(c, ':' | '*' | '"' | '`' | ',' | ';');
+    let cut = text.trim_start_matches(start);
+    let short = cut.trim_end_matches(end);
+    // `…` at the end is a part of the answer.
+    let dots = cut.get(short.len()..).is_some_and(|rest| rest.starts_with("..."));
+    let short = if dots { &cut[..short.len() + 3] } else { short };
+    // A backslash belongs to the space that was cut off behind it.
+    if cut.len() > short.len() && short.ends_with('\\') { &short[..short.len() - 1] } else { short }
+}
+
+/// The tokens as text, without white space.
+fn key(tokens: &[Token]) -> String {
+    let mut key = String::new();
+    for token in tokens {
+        match &token.kind {
+            Kind::Number(it) => {
+                key.push('#');
+                key += it;
+            }
+            Kind::Letter(it) | Kind::Symbol(it) => key.push(*it),
+            Kind::Name(it) => {
+                key.push('\\');
+                key += it;
+                key.push(' ');
+            }
+            Kind::Text(it) => {
+                key += it;
+                key.push(' ');
+            }
+        }
+    }
+    key
+}
+
+/// Letters and digits of the tokens in lower case, without spaces and punctuation.
+fn words(tokens: &[Token]) -> String {
+    let keep = |c: &char| c.is_alphanumeric() || "+-/".contains(*c);
+    key(tokens).chars().filter(keep).collect::<String>().to_lowercase()
+}
+
+/// Whether the tokens are words rather than a formula.
+fn is_text(tokens: &[Token]) -> bool {
+    let wordy = |it: &Token| match it.kind {
+        Kind::Text(_) | Kind::Letter(_) | Kind::Number(_) => true,
+        Kind::Symbol(it) => "(){},.:;'-/!?&".contains(it),
+        Kind::Name(ref it) => matches!(it.as_str(), "and" | "or") || !it.contains(':'),
+    };
+    tokens.iter().any(|it| matches!(it.kind, Kind::Text(_))) && tokens.iter().all(wordy)
+}
+
+fn read(tokens: &[Token], depth: usize) -> Answer {
+    if depth < MAX_DEPTH
+        && let Some(answer) = understood(tokens, depth)
+    {
+        return answer;
+    }
+    if let Some(answer) = all_reals(tokens) {
+        return answer;
+    }
+    if is_text(tokens) { Answer::Text(words(tokens)) } else { Answer::Opaque(key(tokens)) }
+}
+
+fn understood(tokens: &[Token], depth: usize) -> Option<Answer> {
+    if let [Token { kind: Kind::Symbol('…'), .. }] = tokens {
+        return Some(Answer::Dots);
+    }
+    if let Some(inner) = whole_group(tokens, '{', '}') {
+        let items = split(inner, |it| it.is(','))?;
+        return if items.len() > 1 { list(&items, Bracket::Curly, Bracket::Curly, depth) } else { understood(inner, depth + 1) };
+    }
+    if let Some((joint, items)) = joined(tokens)? {
+        let Answer::List { open, close, items, .. } = list(&items, Bracket::Bare, Bracket::Bare, depth)? else {
+            return None;
+        };
+        return Some(Answer::List { open, close, joint, items });
+    }
+    if tokens.iter().any(|it| it.is('±') || it.is('∓')) {
+        return both_signs(tokens, depth);
+    }
+    let parts = split(tokens, |it| it.is('∪'))?;
+    if parts.len() > 1 {
+        return Some(Answer::Union(parts.iter().map(|it| known(it, depth + 1)).collect::<Option<_>>()?));
+    }
+    if let [Token { kind: Kind::Letter(_), .. }, Token { kind: Kind::Symbol('∈'), .. }, rest @ ..] = tokens {
+        return known(rest, depth + 1);
+    }
+    related(tokens, depth)
+        .or_else(|| bracketed(tokens, depth))
+        .or_else(|| matrix(tokens))
+        .or_else(|| set_name(tokens))
+        .or_else(|| quantity(tokens))
+}
+
+/// An answer that is understood as mathematics or words.
+fn known(tokens: &[Token], depth: usize) -> Option<Answer> {
+    match read(tokens, depth) {
+        Answer::Opaque(_) => None,
+        answer => Some(answer),
+    }
+}
+
+/// The depth of brackets after each token. Any closing bracket closes any opening one: `[0, 1)` is an interval.
+fn step(depth: usize, token: &Token) -> usize {
+    match &token.kind {
+        Kind::Symbol('(' | '[' | '{' | '⦃' | '⟨' | '⌊' | '⌈') => depth + 1,
+        Kind::Symbol(')' | ']' | '}' | '⦄' | '⟩' | '⌋' | '⌉') => depth.saturating_sub(1),
+        Kind::Name(name) if name.starts_with("begin:") => depth + 1,
+        Kind::Name(name) if name.starts_with("end:") => depth.saturating_sub(1),
+        _ => depth,
+    }
+}
+
+/// Splits at the separators outside of all brackets; `None` if there are too many.
+fn split(tokens: &[Token], separates: impl Fn(&Token) -> bool) -> Option<Vec<&[Token]>> {
+    let (mut parts, mut start, mut depth) = (Vec::new(), 0, 0);
+    for (i, token) in tokens.iter().enumerate() {
+        if depth == 0 && separates(token) {
+            parts.push(&tokens[start..i]);
+            start = i + 1;
+        }
+        depth = step(depth, token);
+    }
+    parts.push(&tokens[start..]);
+    (parts.len() <= MAX_ITEMS).then_some(parts)
+}
+
+/// The tokens within one pair of brackets that encloses everything.
+fn whole_group(tokens: &[Token], open: char, close: char) -> Option<&[Token]> {
+    let (first, rest) = tokens.split_first()?;
+    let (last, inner) = rest.split_last()?;
+    let closed = || {
+        let mut depth = 1;
+        inner.iter().all(|it| {
+            depth = step(depth, it);
+            depth > 0
+        })
+    };
+    (first.is(open) && last.is(close) && closed()).then_some(inner)
+}
+
+/// Several answers with commas, "and" or "or" between them.
+#[allow(clippy::type_complexity)]
+fn joined(tokens: &[Token]) -> Option<Option<(Joint, Vec<&[Token]>)>> {
+    let name = |it: &Token, name: &str| matches!(&it.kind, Kind::Name(it) if it == name);
+    let separates = |it: &Token| it.is(',') || it.is(';') || name(it, "and") || name(it, "or");
+    let items: Vec<_> = split(tokens, separates)?.into_iter().filter(|it| !it.is_empty()).collect();
+    if items.len() < 2 {
+        return Some(None);
+    }
+    let joint = match () {
+        () if tokens.iter().any(|it| name(it, "or")) => Joint::Or,
+        () if tokens.iter().any(|it| name(it, "and")) => Joint::And,
+        () => Joint::Comma,
+    };
+    Some(Some((joint, items)))
+}
+
+fn list(items: &[&[Token]], open: Bracket, close: Bracket, depth: usize) -> Option<Answer> {
+    let items = items.iter().map(|it| known(it, depth + 1)).collect::<Option<Vec<_>>>()?;
+    // "We add and get x = 5" is a sentence, not a list of answers.
+    let words = |it: &Answer| matches!(it, Answer::Text(_));
+    if open == Bracket::Bare && items.iter().any(words) && !items.iter().all(words) {
+        return None;
+    }
+    Some(Answer::List { open, close, joint: Joint::Comma, items })
+}
+
+/// `1 ± x` is two answers. Several signs change together.
+fn both_signs(tokens: &[Token], depth: usize) -> Option<Answer> {
+    let with = |plus: char, minus: char| {
+        let choose = |it: &Token| match it.kind {
+            Kind::Symbol('±') => Token { kind: Kind::Symbol(plus), space: it.space },
+            Kind::Symbol('∓') => Token { kind: Kind::Symbol(minus), space: it.space },
+            _ => it.clone(),
+        };
+        known(&tokens.iter().map(choose).collect::<Vec<_>>(), depth + 1)
+    };
+    let items = vec![with('+', '-')?, with('-', '+')?];
+    Some(Answer::List { open: Bracket::Bare, close: Bracket::Bare, joint: Joint::Or, items })
+}
+
+fn relation(token: &Token) -> Option<Relation> {
+    Some(match token.kind {
+        Kind::Symbol('=') => Relation::Equal,
+        Kind::Symbol('≠') => Relation::NotEqual,
+        Kind::Symbol('<') => Relation::Less,
+        Kind::Symbol('≤') => Relation::LessOrEqual,
+        Kind::Symbol('>') => Relation::Greater,
+        Kind::Symbol('≥') => Relation::GreaterOrEqual,
+        Kind::Symbol('≈') => Relation::Approximately,
+        _ => return None,
+    })
+}
+
+fn related(tokens: &[Token], depth: usize) -> Option<Answer> {
+    let sides = split(tokens, |it| relation(it).is_some())?;
+    if sides.len() < 2 {
+        return None;
+    }
+    let mut level = 0;
+    let mut relations = Vec::new();
+    for token in tokens {
+        relations.extend(relation(token).filter(|_| level == 0));
+        level = step(level, token);
+    }
+    // "= 5" has an empty left side.
+    if let ([[], side], [Relation::Equal | Relation::Approximately]) = (sides.as_slice(), relations.as_slice()) {
+        return known(side, depth + 1);
+    }
+    let sides = sides.iter().map(|it| known(it, depth + 1)).collect::<Option<Vec<_>>>()?;
+    Some(Answer::Related(sides, relations))
+}
+
+fn bracketed(tokens: &[Token], depth: usize) -> Option<Answer> {
+    let (first, last) = (tokens.first()?, tokens.last()?);
+    let Kind::Symbol(open) = first.kind else { return None };
+    let Kind::Symbol(close) = last.kind else { return None };
+    let inner = whole_group(tokens, open, close)?;
+    let bracket = |symbol| match symbol {
+        '(' | ')' | '⟨' | '⟩' => Some(Bracket::Round),
+        '[' | ']' => Some(Bracket::Square),
+        '⦃' | '⦄' => Some(Bracket::Curly),
+        _ => None,
+    };
+    let (open, close) = (bracket(open)?, bracket(close)?);
+    if (open == Bracket::Curly) != (close == Bracket::Curly) {
+        return None;
+    }
+    let mut items = split(inner, |it| it.is(','))?;
+    if items.len() == 1 {
+        items = split(inner, |it| it.is(';'))?;
+    }
+    if items.len() == 1 && open == Bracket::Curly {
+        if inner.is_empty() {
+            return Some(empty_set());
+        }
+        // `{x | x > 0}` is a rule, not a list.
+        let rule = inner.iter().any(|it| it.is('|') || it.is(':'));
+        return if rule { None } else { list(&items, open, close, depth) };
+    }
+    if items.len() > 1 {
+        return list(&items, open, close, depth);
+    }
+    // A pair of brackets around an answer, as in (x = 5) or (B).
+    match (open, close, understood(inner, depth + 1)?) {
+        (Bracket::Round, Bracket::Round, Answer::Value(..)) => None,
+        (Bracket::Round, Bracket::Round, answer) => Some(answer),
+        _ => None,
+    }
+}
+
+fn empty_set() -> Answer {
+    Answer::List { open: Bracket::Curly, close: Bracket::Curly, joint: Joint::Comma, items: vec![] }
+}
+
+/// All real numbers, as an interval.
+fn reals() -> Answer {
+    let end = |expr| Answer::value(expr);
+    let items = vec![end(Expr::Negative(Box::new(Expr::Infinity))), end(Expr::Infinity)];
+    Answer::List { open: Bracket::Round, close: Bracket::Round, joint: Joint::Comma, items }
+}
+
+fn set_name(tokens: &[Token]) -> Option<Answer> {
+    let [Token { kind: Kind::Name(name), .. }] = tokens else { return None };
+    match name.as_str() {
+        "emptyset" => Some(empty_set()),
+        "mathbb:R" => Some(reals()),
+        _ => None,
+    }
+}
+
+fn all_reals(tokens: &[Token]) -> Option<Answer> {
+    let text = words(tokens);
+    matches!(text.as_str(), "allrealnumbers" | "allreals" | "allrealnumbersx").then(reals)
+}
+
+/// Environments of matrices, and of vectors.
+fn matrix(tokens: &[Token]) -> Option<Answer> {
+    let (first, rest) = tokens.split_first()?;
+    let (last, inner) = rest.split_last()?;
+    let environment = |token: &Token, side: &str| match &token.kind {
+        Kind::Name(name) => name.strip_prefix(side).map(str::to_owned),
+        _ => None,
+    };
+    let name = environment(first, "begin:")?;
+    if environment(last, "end:")? != name || !matches!(name.as_str(), "pmatrix" | "bmatrix" | "matrix" | "Bmatrix") {
+        return None;
+    }
+    let rows = split(inner, |it| it.is('⏎'))?.into_iter().filter(|it| !it.is_empty());
+    let row = |row: &[Token]| split(row, |it| it.is('&'))?.into_iter().map(expr::parse).collect::<Option<Vec<_>>>();
+    let rows = rows.map(row).collect::<Option<Vec<_>>>()?;
+    let even = rows.iter().all(|it| it.len() == rows[0].len());
+    (even && !rows.is_empty()).then_some(Answer::Matrix(rows))
+}
+
+/// An expression, with a unit or without.
+fn quantity(tokens: &[Token]) -> Option<Answer> {
+    if let [Token { kind: Kind::Text(word), .. }] = tokens {
+        return number_word(word).map(|n| Answer::value(Expr::integer(n)));
+    }
+    if let [Token { kind: Kind::Symbol(sign @ ('$' | '€' | '£')), .. }, rest @ ..] = tokens {
+        let Answer::Value(amount, None) = quantity(rest)? else { return dollars(rest) };
+        return Some(Answer::Value(amount, units::parse(&sign.to_string())));
+    }
+    if let [minus, Token { kind: Kind::Symbol('$'), .. }, rest @ ..] = tokens
+        && minus.is('-')
+    {
+        return Some(Answer::Value(Expr::Negative(Box::new(expr::parse(rest)?)), units::parse("$")));
+    }
+    let start = unit_start(tokens);
+    if let Some(start) = start {
+        let (value, rest) = (expr::parse(&tokens[..start])?, unit_text(&tokens[start..])?);
+        let (value, rest) = multiplied(value, &rest);
+        if rest.is_empty() {
+            return Some(Answer::value(value));
+        }
+        return Some(Answer::Value(value, Some(units::parse(&rest)?)));
+    }
+    expr::parse(tokens).map(Answer::value)
+}
+
+/// `$5 million` and `$5 dollars`.
+fn dollars(tokens: &[Token]) -> Option<Answer> {
+    match quantity(tokens)? {
+        Answer::Value(amount, Some(unit)) if unit.dimension == "dollar" => Some(Answer::Value(amount, Some(unit))),
+        _ => None,
+    }
+}
+
+/// `5 million` is 5,000,000.
+fn multiplied(value: Expr, unit: &str) -> (Expr, String) {
+    let (first, rest) = unit.split_once(' ').unwrap_or((unit, ""));
+    match units::multiplier(first) {
+        Some(count) => (Expr::Product(vec![value, Expr::integer(count)]), rest.trim().to_owned()),
+        None => (value, unit.to_owned()),
+    }
+}
+
+fn number_word(word: &str) -> Option<i64> {
+    let words = [
+        "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+        "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
+    ];
+    words.iter().position(|it| word.eq_ignore_ascii_case(it)).map(|n| n as i64)
+}
+
+/// Where the unit behind a number begins, if there is one.
+fn unit_start(tokens: &[Token]) -> Option<usize> {
+    let function = |it: &Token| matches!(&it.kind, Kind::Name(it) if !matches!(it.as_str(), "frac" | "sqrt" | "pi"));
+    let (mut depth, mut function_seen) = (0, false);
+    for (i, token) in tokens.iter().enumerate() {
+        let rest = &tokens[i + 1..];
+        let angle = token.is('°') || (token.is('^') && matches!(rest.first(), Some(it) if it.is('°')));
+        let braced = token.is('^') && matches!(rest, [a, b, ..] if a.is('{') && b.is('°'));
+        let begins = match &token.kind {
+            Kind::Text(_) => true,
+            Kind::Symbol('%') => rest.is_empty() || matches!(rest[0].kind, Kind::Text(_)),
+            _ => (angle || braced) && rest.len() <= 4 && !function_seen,
+        };
+        // `5 m`: a letter behind a space, behind a number.
+        let letter = match token.kind {
+            Kind::Letter(it) => {
+                let all_before = tokens[..i].iter().all(|it| matches!(it.kind, Kind::Number(_) | Kind::Symbol(_)));
+                let after = rest.is_empty() || rest[0].is('/') || rest[0].is('^');
+                "mgshLlNJWVAK".contains(it) && token.space && all_before && after
+            }
+            _ => false,
+        };
+        if i > 0 && depth == 0 && (begins || letter) {
+            return Some(i);
+        }
+        function_seen |= function(token);
+        depth = step(depth, token);
+    }
+    None
+}
+
+fn unit_text(tokens: &[Token]) -> Option<String> {
+    let mut text = String::new();
+    for token in tokens {
+        match &token.kind {
+            Kind::Text(word) => {
+                if !text.is_empty() && !text.ends_with('/') {
+                    text.push(' ');
+                }
+                text += word;
+            }
+            Kind::Letter(it) => text.push(*it),
+            Kind::Number(it) => text += it,
+            Kind::Symbol('^') if text.is_empty() => {}
+            Kind::Symbol(it @ ('^' | '/' | '°' | '%')) => text.push(*it),
+            Kind::Symbol('{' | '}' | '.') => {}
+            _ => return None,
+        }
+    }
+    Some(text)
+}

@@ -1,0 +1,133 @@
+//! Verdicts on whole completions: the cases that graders in daily use get wrong, and where an answer is found.
+
+use super::{Expected, Verdict};
+
+fn check(truth: &str, completion: &str, verdict: Verdict) {
+    let expected = Expected::from_ground_truth(truth).unwrap();
+    assert_eq!(expected.verdict(completion), verdict, "truth {truth:?}, completion {completion:?}");
+}
+
+fn right(truth: &str, completion: &str) {
+    check(truth, completion, Verdict::Right);
+}
+
+fn wrong(truth: &str, completion: &str) {
+    check(truth, completion, Verdict::Wrong);
+}
+
+/// Wrong, though math-verify says right, and the reverse.
+#[test]
+fn cases_of_math_verify() {
+    wrong("3x-y+13=0", "\\boxed{3x+4y+14=0}");
+    wrong("4", "\\boxed{4\\sqrt(2)}");
+    wrong("2^{-99}", "\\boxed{2^{-98}}");
+    wrong("2⁻⁹⁹", "\\boxed{2⁻⁹⁸}");
+    wrong("1, 3, 5, \\dots", "\\boxed{2, 4, 6, \\dots}");
+    wrong("1,3,5,...", "\\boxed{2,4,6,...}");
+    wrong("1,2,\\ldots,9", "\\boxed{1,3,\\ldots,9}");
+    right("[0,1)", "\\boxed{0 ≤ x < 1}");
+    right("[0,1)", "\\boxed{0 \\le x < 1}");
+    wrong("[0,1)", "\\boxed{0 < x < 1}");
+}
+
+#[test]
+fn towers_and_long_numbers_return_at_once() {
+    let start = std::time::Instant::now();
+    let tower = "5^{5^{5^{5^5}}}";
+    wrong("5", &format!("\\boxed{{{tower}}}"));
+    right(tower, &format!("\\boxed{{{tower}}}"));
+    wrong(tower, "\\boxed{5^{5^{5^{5^6}}}}");
+    wrong("1", &"9".repeat(5000));
+    wrong("1", &format!("\\boxed{{{}1{}}}", "(".repeat(5000), ")".repeat(5000)));
+    wrong("1", &format!("\\boxed{{{}1{}}}", "\\sqrt{".repeat(400), "}".repeat(400)));
+    assert!(start.elapsed().as_millis() < 100, "{:?}", start.elapsed());
+}
+
+/// Right, though verl's graders say wrong, and the reverse.
+#[test]
+fn cases_of_verl() {
+    right("42", &format!("#### 42\n{}", "so it goes ".repeat(30)));
+    right("42", &format!("#### 42 {}", "x".repeat(300)));
+    for text in ["#### $42", "#### 42.", "Answer: 42.", "**Answer:** 42", "**Answer**: 42", "The answer is 42."] {
+        right("42", text);
+        wrong("43", text);
+    }
+    right("1000", "\\boxed{1,000}");
+    right("1/4", "\\boxed{0.25}");
+    right("x+1", "\\boxed{\\frac{x^2-1}{x-1}}");
+    wrong("5", "\\boxed{xy=5}");
+    wrong("1", "\\boxed{100}");
+    right("2", "first \\boxed{1}, but then \\boxed{2}");
+    wrong("1", "first \\boxed{1}, but then \\boxed{2}");
+}
+
+#[test]
+fn the_answer_is_found_with_or_without_tags() {
+    let half = "\\frac{1}{2}";
+    for text in [
+        "<think>3</think><answer>1/2</answer>",
+        "<answer>3</answer> no: <answer>\n0.5\n</answer> done 7",
+        "<answer>So we get \\boxed{\\frac12}.</answer>",
+        "<answer>The final answer is $\\frac{1}{2}$.</answer>",
+        "Hence \\boxed{\\dfrac{1}{2}} as there are 7.",
+        "The answer is $\\frac{1}{2}$, because 3 + 4 = 7.",
+        "The answer is: 1/2. There were 7.",
+        "Final Answer: 0.5",
+        "Final answer:\n\\[\\frac12\\]\n",
+        "We add and get $x = \\frac{1}{2}$.",
+        "It is 1/2",
+        "1/2",
+        "Some words with 3.\n0.5",
+        "#### 1/2",
+        "**Answer:** $\\frac{1}{2}$\n\nI hope that helps 7 people.",
+        "the answer is 0.5 because 5/10 is 0.5",
+    ] {
+        right(half, text);
+        wrong("1/3", text);
+        wrong("7", text);
+    }
+}
+
+#[test]
+fn nothing_is_missing_and_something_else_is_wrong() {
+    for text in ["", "  \n ", "\\boxed{}", "<answer></answer>", "<answer> . </answer>", "so \\boxed{1"] {
+        check("1", text, Verdict::Missing);
+    }
+    for text in ["I do not know", "<answer>none</answer>", "\\boxed{2}", "<answer>2"] {
+        wrong("1", text);
+    }
+}
+
+#[test]
+fn truths_come_in_boxes_and_behind_marks_too() {
+    for truth in ["42", "$42$", "\\boxed{42}", "#### 42", "A sum: 40 + 2 = <<40+2=42>>42\n#### 42", "\\text{42}", "42.0", "42\\%"] {
+        right(truth, "\\boxed{42}");
+        wrong(truth, "\\boxed{24}");
+    }
+    assert!(Expected::from_ground_truth("  ").is_err());
+    assert!(Expected::from_ground_truth("\\boxed{}").is_err());
+    assert!(Expected::from_ground_truth(&"1+".repeat(4000)).is_err());
+}
+
+#[test]
+fn words_are_answers_where_the_truth_is_words() {
+    for truth in ["Monday", "\\text{Monday}", "\\textbf{monday}"] {
+        right(truth, "\\boxed{\\text{Monday}}");
+        right(truth, "\\boxed{Monday}");
+        right(truth, "The answer is Monday.");
+        right(truth, "<answer>monday</answer>");
+        right(truth, "Monday");
+        wrong(truth, "\\boxed{Tuesday}");
+        wrong(truth, "\\boxed{3}");
+    }
+    right("\\text{(B)}", "\\boxed{B}");
+    right("B", "\\boxed{\\textbf{(B)}}");
+    wrong("B", "\\boxed{\\textbf{(C)}}");
+}
+
+#[test]
+fn no_text_is_run() {
+    for text in ["__import__('os').getpid()", "\\boxed{eval(40+2)}", "\\input{/etc/passwd}", "exec('40+2')", "len('x'*42*1)"] {
+        wrong("42", text);
+    }
+}

@@ -1,0 +1,416 @@
+//! From tokens to an expression, by recursive descent with a limit on the depth.
+
+use num_bigint::BigInt;
+use num_rational::BigRational;
+use num_traits::{Pow, Zero};
+
+use super::token::{Kind, Token};
+use super::tree::{Expr, Function};
+use super::words;
+
+/// Brackets, fractions and powers nest at most this deep.
+const MAX_DEPTH: usize = 48;
+/// More tokens than this are not understood.
+const MAX_TOKENS: usize = 800;
+/// The most digits of a number.
+const MAX_DIGITS: usize = 2000;
+
+/// Reads all tokens as one expression; `None` if they are not one, or too large.
+pub fn parse(tokens: &[Token]) -> Option<Expr> {
+    if tokens.is_empty() || tokens.len() > MAX_TOKENS {
+        return None;
+    }
+    let mut parser = Parser { tokens, at: 0, depth: 0, bars: 0 };
+    let expr = parser.sum()?;
+    (parser.at == tokens.len()).then_some(expr)
+}
+
+/// Reads a number as the scanner writes it.
+pub fn number(text: &str) -> Option<BigRational> {
+    if text.len() > MAX_DIGITS {
+        return None;
+    }
+    let (text, exponent) = match text.split_once('e') {
+        Some((text, exponent)) => (text, exponent.parse::<i32>().ok().filter(|it| it.abs() <= 1000)?),
+        None => (text, 0),
+    };
+    let (whole, rest) = text.split_once('.').unwrap_or((text, ""));
+    let (fraction, repeating) = rest.split_once('(').unwrap_or((rest, ""));
+    let ten = |n: usize| Pow::pow(BigInt::from(10), n as u32);
+    let integer = |digits: &str| if digits.is_empty() { Some(BigInt::zero()) } else { digits.parse().ok() };
+    let mut value = BigRational::new(integer(&format!("{whole}{fraction}"))?, ten(fraction.len()));
+    if let Some(digits) = repeating.strip_suffix(')') {
+        value += BigRational::new(integer(digits)?, ten(fraction.len()) * (ten(digits.len()) - 1));
+    }
+    let scale = BigRational::from_integer(ten(exponent.unsigned_abs() as usize));
+    Some(if exponent < 0 { value / scale } else if exponent > 0 { value * scale } else { value })
+}
+
+struct Parser<'a> {
+    tokens: &'a [Token],
+    at: usize,
+    depth: usize,
+    /// How many absolute values are open.
+    bars: usize,
+}
+
+impl<'a> Parser<'a> {
+    fn peek(&self) -> Option<&'a Kind> {
+        self.tokens.get(self.at).map(|it| &it.kind)
+    }
+
+    fn ahead(&self, n: usize) -> Option<&'a Kind> {
+        self.tokens.get(self.at + n).map(|it| &it.kind)
+    }
+
+    fn eat(&mut self, symbol: char) -> bool {
+        let found = self.peek() == Some(&Kind::Symbol(symbol));
+        self.at += usize::from(found);
+        found
+    }
+
+    fn expect(&mut self, symbol: char) -> Option<()> {
+        self.eat(symbol).then_some(())
+    }
+
+    fn deeper<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
+        if self.depth >= MAX_DEPTH {
+            return None;
+        }
+        self.depth += 1;
+        let result = read(self);
+        self.depth -= 1;
+        result
+    }
+
+    fn sum(&mut self) -> Option<Expr> {
+        self.deeper(|parser| {
+            let mut parts = Vec::new();
+            loop {
+                let negative = parser.signs();
+                if !parts.is_empty() && negative.is_none() {
+                    return Some(Expr::sum(parts));
+                }
+                let term = parser.term()?;
+                parts.push(if negative == Some(true) { Expr::Negative(Box::new(term)) } else { term });
+            }
+        })
+    }
+
+    /// Reads signs; whether they make the term negative, or `None` if there are none.
+    fn signs(&mut self) -> Option<bool> {
+        let mut negative = None;
+        loop {
+            if self.eat('-') {
+                negative = Some(!negative.unwrap_or(false));
+            } else if self.eat('+') {
+                negative = Some(negative.unwrap_or(false));
+            } else {
+                return negative;
+            }
+        }
+    }
+
+    fn term(&mut self) -> Option<Expr> {
+        let mut parts = vec![self.mixed().map_or_else(|| self.power(), Some)?];
+        loop {
+            let times = self.eat('*') || self.multiplication_sign(&parts);
+            let over = !times && self.eat('/');
+            if !times && !over && !self.starts_factor() {
+                return Some(Expr::product(parts));
+            }
+            let negative = (times || over) && self.signs() == Some(true);
+            let mut factor = self.power()?;
+            if over {
+                factor = Expr::Inverse(Box::new(factor));
+            }
+            parts.push(if negative { Expr::Negative(Box::new(factor)) } else { factor });
+        }
+    }
+
+    /// `x` between a number and a power of ten: `1.5 x 10^3`.
+    fn multiplication_sign(&mut self, parts: &[Expr]) -> bool {
+        let found = matches!(parts, [Expr::Number(_)])
+            && self.peek() == Some(&Kind::Letter('x'))
+            && matches!(self.ahead(1), Some(Kind::Number(it)) if it == "10")
+            && self.ahead(2) == Some(&Kind::Symbol('^'));
+        self.at += usize::from(found);
+        found
+    }
+
+    /// `3\frac{1}{2}` or `3 1/2`.
+    fn mixed(&mut self) -> Option<Expr> {
+        let Some(Kind::Number(whole)) = self.peek() else { return None };
+        let digits = |kind: Option<&Kind>| match kind {
+            Some(Kind::Number(it)) if it.bytes().all(|it| it.is_ascii_digit()) => Some(it.clone()),
+            _ => None,
+        };
+        let whole = digits(Some(&Kind::Number(whole.clone())))?;
+        let start = self.at;
+        self.at += 1;
+        let mut fraction = || match self.peek() {
+            Some(Kind::Name(name)) if name == "frac" => {
+                self.at += 1;
+                let (above, below) = (self.argument()?, self.argument()?);
+                match (above, below) {
+                    (Expr::Number(above), Expr::Number(below)) if !below.is_zero() && above < below => {
+                        Some(above / below)
+                    }
+                    _ => None,
+                }
+            }
+            Some(Kind::Number(_)) if self.ahead(1) == Some(&Kind::Symbol('/')) => {
+                let (above, below) = (digits(self.peek())?, digits(self.ahead(2))?);
+                self.at += 3;
+                let (above, below) = (number(&above)?, number(&below)?);
+                (!below.is_zero() && above < below).then(|| above / below)
+            }
+            _ => None,
+        };
+        let value = fraction().and_then(|fraction| Some(number(&whole)? + fraction));
+        if value.is_none() || self.peek() == Some(&Kind::Symbol('^')) {
+            self.at = start;
+            return None;
+        }
+        value.map(Expr::Number)
+    }
+
+    fn starts_factor(&self) -> bool {
+        match self.peek() {
+            Some(Kind::Letter(_)) => true,
+            Some(Kind::Number(_)) => {
+                self.at > 0 && !matches!(self.tokens[self.at - 1].kind, Kind::Number(_) | Kind::Letter(_))
+            }
+            Some(Kind::Name(name)) => !matches!(name.as_str(), "and" | "or") && !name.starts_with("end:"),
+            Some(Kind::Symbol('|')) => self.bars == 0,
+            Some(Kind::Symbol(it)) => matches!(it, '(' | '{' | '[' | '⌊' | '⌈' | '∞'),
+            _ => false,
+        }
+    }
+
+    fn power(&mut self) -> Option<Expr> {
+        let mut base = self.primary()?;
+        loop {
+            if self.eat('!') {
+                base = self.deeper(|_| Some(Expr::Call(Function::Factorial, Box::new(base))))?;
+                if self.peek() == Some(&Kind::Symbol('!')) {
+                    return None;
+                }
+            } else if self.eat('%') {
+                base = Expr::Product(vec![base, Expr::Number(BigRational::new(1.into(), 100.into()))]);
+            } else if self.degrees() {
+                let degree = BigRational::new(1.into(), 180.into());
+                base = Expr::Product(vec![base, Expr::Number(degree), Expr::Pi]);
+            } else if self.eat('^') {
+                let exponent = self.exponent()?;
+                return Some(Expr::Power(Box::new(base), Box::new(exponent)));
+            } else {
+                return Some(base);
+            }
+        }
+    }
+
+    /// `°`, `^\circ` or `^{\circ}`.
+    fn degrees(&mut self) -> bool {
+        let kinds = [self.peek(), self.ahead(1), self.ahead(2), self.ahead(3)];
+        let is = |i: usize, symbol| kinds[i] == Some(&Kind::Symbol(symbol));
+        let length = match () {
+            () if is(0, '°') => 1,
+            () if is(0, '^') && is(1, '°') => 2,
+            () if is(0, '^') && is(1, '{') && is(2, '°') && is(3, '}') => 4,
+            () => 0,
+        };
+        self.at += length;
+        length > 0
+    }
+
+    fn exponent(&mut self) -> Option<Expr> {
+        self.deeper(|parser| {
+            let negative = parser.signs() == Some(true);
+            let exponent = if parser.peek() == Some(&Kind::Symbol('{')) { parser.braces()? } else { parser.primary()? };
+            // Powers of powers group to the right.
+            let exponent = if parser.eat('^') {
+                Expr::Power(Box::new(exponent), Box::new(parser.exponent()?))
+            } else {
+                exponent
+            };
+            Some(if negative { Expr::Negative(Box::new(exponent)) } else { exponent })
+        })
+    }
+
+    fn braces(&mut self) -> Option<Expr> {
+        self.enclosed('{', '}')
+    }
+
+    fn enclosed(&mut self, open: char, close: char) -> Option<Expr> {
+        self.expect(open)?;
+        let bars = std::mem::take(&mut self.bars);
+        let inner = self.sum()?;
+        self.bars = bars;
+        self.expect(close)?;
+        Some(inner)
+    }
+
+    fn primary(&mut self) -> Option<Expr> {
+        self.deeper(Self::shallow_primary)
+    }
+
+    fn shallow_primary(&mut self) -> Option<Expr> {
+        match self.peek()? {
+            Kind::Number(text) => {
+                self.at += 1;
+                if self.eat('_') { self.based(text) } else { Some(Expr::Number(number(text)?)) }
+            }
+            Kind::Letter(letter) => {
+                self.at += 1;
+                self.letter(*letter)
+            }
+            Kind::Name(name) => {
+                self.at += 1;
+                self.named(name)
+            }
+            Kind::Symbol(symbol) => match symbol {
+                '(' => self.enclosed('(', ')'),
+                '[' => self.enclosed('[', ']'),
+                '{' => self.braces(),
+                '⌊' => Some(Expr::Call(Function::Floor, Box::new(self.enclosed('⌊', '⌋')?))),
+                '⌈' => Some(Expr::Call(Function::Ceil, Box::new(self.enclosed('⌈', '⌉')?))),
+                '∞' => {
+                    self.at += 1;
+                    Some(Expr::Infinity)
+                }
+                '|' => {
+                    self.at += 1;
+                    self.bars += 1;
+                    let inner = self.sum()?;
+                    self.bars -= 1;
+                    self.expect('|')?;
+                    Some(Expr::Call(Function::Abs, Box::new(inner)))
+                }
+                _ => None,
+            },
+            Kind::Text(_) => None,
+        }
+    }
+
+    /// A number in another base: `101_2`.
+    fn based(&mut self, digits: &str) -> Option<Expr> {
+        let braces = self.eat('{');
+        let Kind::Number(base) = self.peek()? else { return None };
+        self.at += 1;
+        if braces {
+            self.expect('}')?;
+        }
+        let base: u32 = base.parse().ok().filter(|it| (2..=10).contains(it))?;
+        let value = BigInt::parse_bytes(digits.as_bytes(), base)?;
+        Some(Expr::Number(value.into()))
+    }
+
+    fn letter(&mut self, letter: char) -> Option<Expr> {
+        if self.peek() == Some(&Kind::Symbol('_')) {
+            return self.subscripted(&letter.to_string());
+        }
+        Some(match letter {
+            'e' => Expr::Euler,
+            'i' => Expr::Imaginary,
+            _ => Expr::Variable(letter.to_string()),
+        })
+    }
+
+    fn subscripted(&mut self, name: &str) -> Option<Expr> {
+        if !self.eat('_') {
+            return Some(Expr::Variable(name.into()));
+        }
+        let braces = self.eat('{');
+        let mut subscript = String::new();
+        loop {
+            match self.peek()? {
+                Kind::Number(it) | Kind::Name(it) | Kind::Text(it) => subscript += it,
+                Kind::Letter(it) => subscript.push(*it),
+                Kind::Symbol('}') if braces => break,
+                Kind::Symbol(it @ ('+' | '-' | ',')) if braces => subscript.push(*it),
+                Kind::Symbol(_) => return None,
+            }
+            self.at += 1;
+            if !braces {
+                break;
+            }
+        }
+        if braces {
+            self.expect('}')?;
+        }
+        Some(Expr::Variable(format!("{name}_{subscript}")))
+    }
+
+    fn named(&mut self, name: &str) -> Option<Expr> {
+        match name {
+            "pi" => Some(Expr::Pi),
+            "frac" => {
+                let (above, below) = (self.argument()?, self.argument()?);
+                Some(Expr::Product(vec![above, Expr::Inverse(Box::new(below))]))
+            }
+            "sqrt" => self.root(),
+            "cbrt" => Some(Expr::Root(Box::new(self.argument()?), 3)),
+            "binom" => {
+                let (n, k) = (self.argument()?, self.argument()?);
+                Some(Expr::Choose(Box::new(n), Box::new(k)))
+            }
+            "log" | "lg" => {
+                let base = if self.eat('_') { self.argument()? } else { Expr::integer(10) };
+                Some(Expr::Log(Box::new(base), Box::new(self.operand()?)))
+            }
+            _ if words::is_greek(name) => self.subscripted(name),
+            _ => self.function(Function::named(name)?),
+        }
+    }
+
+    fn root(&mut self) -> Option<Expr> {
+        let degree = if self.peek() == Some(&Kind::Symbol('[')) {
+            let Expr::Number(degree) = self.enclosed('[', ']')? else { return None };
+            let degree = degree.is_integer().then(|| degree.to_integer())?;
+            u32::try_from(degree).ok().filter(|it| (2..=64).contains(it))?
+        } else {
+            2
+        };
+        Some(Expr::Root(Box::new(self.argument()?), degree))
+    }
+
+    fn function(&mut self, function: Function) -> Option<Expr> {
+        if !self.eat('^') {
+            return Some(Expr::Call(function, Box::new(self.operand()?)));
+        }
+        // `\sin^2 x` is the square of the sine, `\sin^{-1} x` the arc sine.
+        let exponent = self.exponent()?;
+        let argument = Box::new(self.operand()?);
+        if exponent == Expr::Negative(Box::new(Expr::integer(1))) {
+            return Some(Expr::Call(function.inverse()?, argument));
+        }
+        Some(Expr::Power(Box::new(Expr::Call(function, argument)), Box::new(exponent)))
+    }
+
+    /// The argument of a LaTeX command: a group, or one token. The scanner splits the digits of `\frac12`.
+    fn argument(&mut self) -> Option<Expr> {
+        self.primary()
+    }
+
+    /// The argument of a function: in brackets, or all factors up to the next sign or function, as in `\sin 2x`.
+    fn operand(&mut self) -> Option<Expr> {
+        self.deeper(|parser| {
+            if matches!(parser.peek(), Some(Kind::Symbol('(' | '{' | '['))) {
+                let inner = parser.primary()?;
+                if parser.degrees() {
+                    let degree = BigRational::new(1.into(), 180.into());
+                    return Some(Expr::Product(vec![inner, Expr::Number(degree), Expr::Pi]));
+                }
+                return Some(inner);
+            }
+            let mut parts = vec![parser.power()?];
+            while matches!(parser.peek(), Some(Kind::Letter(_)))
+                || matches!(parser.peek(), Some(Kind::Name(name)) if name == "pi" || words::is_greek(name))
+            {
+                parts.push(parser.power()?);
+            }
+            Some(Expr::product(parts))
+        })
+    }
+}
