@@ -94,12 +94,19 @@ fn read(tokens: &[Token], depth: usize) -> Answer {
 }
 
 fn understood(tokens: &[Token], depth: usize) -> Option<Answer> {
+    if depth > MAX_DEPTH {
+        return None;
+    }
     if let [Token { kind: Kind::Symbol('…'), .. }] = tokens {
         return Some(Answer::Dots);
     }
     if let Some(inner) = whole_group(tokens, '{', '}') {
         let items = split(inner, |it| it.is(','))?;
-        return if items.len() > 1 { list(&items, Bracket::Curly, Bracket::Curly, depth) } else { understood(inner, depth + 1) };
+        return if items.len() > 1 {
+            list(&items, Bracket::Curly, Bracket::Curly, depth)
+        } else {
+            understood(inner, depth + 1)
+        };
     }
     if let Some((joint, items)) = joined(tokens)? {
         let Answer::List { open, close, items, .. } = list(&items, Bracket::Bare, Bracket::Bare, depth)? else {
@@ -371,8 +378,27 @@ fn multiplied(value: Expr, unit: &str) -> (Expr, String) {
 
 fn number_word(word: &str) -> Option<i64> {
     let words = [
-        "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-        "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
+        "zero",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+        "ten",
+        "eleven",
+        "twelve",
+        "thirteen",
+        "fourteen",
+        "fifteen",
+        "sixteen",
+        "seventeen",
+        "eighteen",
+        "nineteen",
+        "twenty",
     ];
     words.iter().position(|it| word.eq_ignore_ascii_case(it)).map(|n| n as i64)
 }

@@ -194,7 +194,13 @@ impl Ball {
 
 /// A bound of the sum of two errors.
 fn join(a: i64, b: i64) -> i64 {
-    if a == EXACT { b } else if b == EXACT { a } else { a.max(b) + 1 }
+    if a == EXACT {
+        b
+    } else if b == EXACT {
+        a
+    } else {
+        a.max(b) + 1
+    }
 }
 
 /// The radius `a`, scaled by 2^`b`.

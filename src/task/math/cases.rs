@@ -100,7 +100,16 @@ fn nothing_is_missing_and_something_else_is_wrong() {
 
 #[test]
 fn truths_come_in_boxes_and_behind_marks_too() {
-    for truth in ["42", "$42$", "\\boxed{42}", "#### 42", "A sum: 40 + 2 = <<40+2=42>>42\n#### 42", "\\text{42}", "42.0", "42\\%"] {
+    for truth in [
+        "42",
+        "$42$",
+        "\\boxed{42}",
+        "#### 42",
+        "A sum: 40 + 2 = <<40+2=42>>42\n#### 42",
+        "\\text{42}",
+        "42.0",
+        "42\\%",
+    ] {
         right(truth, "\\boxed{42}");
         wrong(truth, "\\boxed{24}");
     }
@@ -127,7 +136,9 @@ fn words_are_answers_where_the_truth_is_words() {
 
 #[test]
 fn no_text_is_run() {
-    for text in ["__import__('os').getpid()", "\\boxed{eval(40+2)}", "\\input{/etc/passwd}", "exec('40+2')", "len('x'*42*1)"] {
+    for text in
+        ["__import__('os').getpid()", "\\boxed{eval(40+2)}", "\\input{/etc/passwd}", "exec('40+2')", "len('x'*42*1)"]
+    {
         wrong("42", text);
     }
 }

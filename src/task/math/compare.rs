@@ -84,9 +84,8 @@ impl Comparison {
                 unit_a.dimension == unit_b.dimension && same(a, b, &mut self.budget)
             }
             (Some(unit_a), Some(unit_b)) => {
-                let scaled = |expr: &Expr, unit: &Unit| {
-                    Expr::Product(vec![expr.clone(), Expr::Number(unit.factor.clone())])
-                };
+                let scaled =
+                    |expr: &Expr, unit: &Unit| Expr::Product(vec![expr.clone(), Expr::Number(unit.factor.clone())]);
                 unit_a.dimension == unit_b.dimension && same(&scaled(a, unit_a), &scaled(b, unit_b), &mut self.budget)
             }
             (Some(unit), None) => self.without_unit(a, unit, b),
@@ -132,7 +131,8 @@ impl Comparison {
             return self.ordered(items_a, items_b);
         }
         // "x < 1 and x > 0" is not "x < 1 or x > 0"; for values the word makes no difference.
-        let relation = |it: &Answer| matches!(it, Answer::Related(_, all) if all.iter().any(|it| *it != Relation::Equal));
+        let relation =
+            |it: &Answer| matches!(it, Answer::Related(_, all) if all.iter().any(|it| *it != Relation::Equal));
         if joint_a != joint_b && items_a.iter().any(relation) {
             return false;
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use num_bigint::BigInt;
 use num_rational::BigRational;
 use num_traits::{One, Signed, ToPrimitive, Zero};
 
@@ -11,7 +12,9 @@ use super::tree::{Expr, Function};
 use crate::seed::splitmix64;
 
 /// The largest n of n! and of n choose k.
-const MAX_FACTORIAL: u32 = 1000;
+const MAX_FACTORIAL: u32 = 500;
+/// The largest k of n choose k where n is not a whole number.
+const MAX_DEGREE: u32 = 30;
 
 /// The values of all variables: a function of the name and of the round.
 #[derive(Clone, Copy, Debug)]
@@ -171,8 +174,7 @@ fn call(function: Function, x: &Number) -> Option<Number> {
         Function::Ceil => Number::rational(x.as_rational()?.ceil()),
         Function::Factorial => {
             let n = x.as_rational().filter(|it| it.is_integer() && !it.is_negative())?.to_integer().to_u32()?;
-            let product = |n: u32| (1..=n).fold(BigRational::one(), |all, k| all * BigRational::from_integer(k.into()));
-            (n <= MAX_FACTORIAL).then(|| Number::rational(product(n)))?
+            (n <= MAX_FACTORIAL).then(|| Number::rational(falling(&n.into(), n).into()))?
         }
     })
 }
@@ -192,7 +194,11 @@ fn choose(n: Number, k: Number) -> Option<Number> {
     let rest = n.as_rational().filter(|it| it.is_integer() && !it.is_negative());
     let rest = rest.and_then(|it| (it.to_integer() - k).to_u32());
     let k = rest.map_or(k, |rest| rest.min(k));
-    if k > MAX_FACTORIAL {
+    if let Some(n) = n.as_rational().filter(|it| it.is_integer() && it.numer().bits() <= 32) {
+        let whole = || falling(n.numer(), k) / falling(&k.into(), k);
+        return (k <= MAX_FACTORIAL).then(|| Number::rational(whole().into()));
+    }
+    if k > MAX_DEGREE {
         return None;
     }
     let mut result = Number::integer(1);
@@ -200,6 +206,11 @@ fn choose(n: Number, k: Number) -> Option<Number> {
         result = result.mul(&n.add(&Number::integer(-i))?)?.mul(&Number::integer(i + 1).inverse()?)?;
     }
     Some(result)
+}
+
+/// n (n − 1) … (n − k + 1)
+fn falling(n: &BigInt, k: u32) -> BigInt {
+    (0..k).fold(BigInt::one(), |all, i| all * (n - i))
 }
 
 /// The grid for an expression: coarse where rounding is needed.

@@ -43,7 +43,13 @@ pub fn number(text: &str) -> Option<BigRational> {
         value += BigRational::new(integer(digits)?, ten(fraction.len()) * (ten(digits.len()) - 1));
     }
     let scale = BigRational::from_integer(ten(exponent.unsigned_abs() as usize));
-    Some(if exponent < 0 { value / scale } else if exponent > 0 { value * scale } else { value })
+    Some(if exponent < 0 {
+        value / scale
+    } else if exponent > 0 {
+        value * scale
+    } else {
+        value
+    })
 }
 
 struct Parser<'a> {
@@ -227,13 +233,11 @@ impl<'a> Parser<'a> {
     fn exponent(&mut self) -> Option<Expr> {
         self.deeper(|parser| {
             let negative = parser.signs() == Some(true);
-            let exponent = if parser.peek() == Some(&Kind::Symbol('{')) { parser.braces()? } else { parser.primary()? };
+            let exponent =
+                if parser.peek() == Some(&Kind::Symbol('{')) { parser.braces()? } else { parser.primary()? };
             // Powers of powers group to the right.
-            let exponent = if parser.eat('^') {
-                Expr::Power(Box::new(exponent), Box::new(parser.exponent()?))
-            } else {
-                exponent
-            };
+            let exponent =
+                if parser.eat('^') { Expr::Power(Box::new(exponent), Box::new(parser.exponent()?)) } else { exponent };
             Some(if negative { Expr::Negative(Box::new(exponent)) } else { exponent })
         })
     }

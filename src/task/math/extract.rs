@@ -160,7 +160,8 @@ fn spans(text: &str) -> Vec<&str> {
     let mut rest = text;
     while let Some(at) = rest.find(['$', '\\']) {
         let begins = &rest[at..];
-        let pair = [("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")].into_iter().find(|it| begins.starts_with(it.0));
+        let pair =
+            [("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")].into_iter().find(|it| begins.starts_with(it.0));
         let Some((open, close)) = pair else {
             // Another command: skip the character behind the backslash, which may be a dollar sign.
             let skip = begins.char_indices().nth(2).map_or(begins.len(), |it| it.0);

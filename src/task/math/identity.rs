@@ -60,7 +60,7 @@ pub fn multiple(a: &Expr, b: &Expr, budget: &mut Budget) -> Option<bool> {
         return None;
     }
     let mut first: Option<(Number, Number)> = None;
-    let (mut agreed, mut positive) = (0, None);
+    let (mut agreed, mut positive, mut varies) = (0, None, false);
     for round in 0..ROUNDS {
         let point = Point::new(round, joint_grid(a, b));
         let Some(left) = value(a, point, budget) else { continue };
@@ -81,8 +81,10 @@ pub fn multiple(a: &Expr, b: &Expr, budget: &mut Budget) -> Option<bool> {
             return None;
         }
         agreed += 1;
+        varies |= !left.same(left_0);
         if agreed == AGREE {
-            return positive;
+            // 1 = 0 and 2 = 0 are no equations about the variables.
+            return positive.filter(|_| varies);
         }
     }
     None

@@ -24,7 +24,8 @@ pub fn from_chain(sides: &[Answer], relations: &[Relation]) -> Option<(String, A
     if [low, high].into_iter().flatten().any(|(bound, _)| bound.has_variables()) {
         return None;
     }
-    let bracket = |end: Option<(&Expr, bool)>| if end.is_some_and(|it| !it.1) { Bracket::Square } else { Bracket::Round };
+    let bracket =
+        |end: Option<(&Expr, bool)>| if end.is_some_and(|it| !it.1) { Bracket::Square } else { Bracket::Round };
     let (open, close) = (bracket(low), bracket(high));
     let low = low.map_or(Expr::Negative(Box::new(Expr::Infinity)), |it| it.0.clone());
     let high = high.map_or(Expr::Infinity, |it| it.0.clone());

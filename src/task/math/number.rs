@@ -48,7 +48,7 @@ impl Number {
     /// About how much work an operation on this number is.
     pub fn cost(&self) -> u64 {
         match self {
-            Exact(re, im) => 1 + (bits(re) + bits(im)) / 256,
+            Exact(re, im) => 1 + ((bits(re) + bits(im)) / 256).pow(2),
             Self::Ball(..) => 8,
         }
     }
@@ -92,7 +92,7 @@ impl Number {
     pub fn add(&self, other: &Self) -> Option<Self> {
         if let (Exact(a, b), Exact(c, d)) = (self, other) {
             let imaginary = if b.is_zero() && d.is_zero() { BigRational::zero() } else { b + d };
-            return Exact(a + c, imaginary).small();
+            return Exact(sum(a, c), imaginary).small();
         }
         let ((a, b), (c, d)) = (self.balls()?, other.balls()?);
         Some(Self::Ball(a.add(&c)?, b.add(&d)?))
@@ -101,7 +101,7 @@ impl Number {
     pub fn mul(&self, other: &Self) -> Option<Self> {
         if let (Exact(a, b), Exact(c, d)) = (self, other) {
             if b.is_zero() && d.is_zero() {
-                return Exact(a * c, BigRational::zero()).small();
+                return Exact(product(a, c), BigRational::zero()).small();
             }
             return Exact(a * c - b * d, a * d + b * c).small();
         }
@@ -188,7 +188,8 @@ impl Number {
                 if zero && !value.is_positive() {
                     return None;
                 }
-                return self.whole_power(value.to_integer().to_i64().filter(|it| it.abs() < 1 << 20 || self.is_unit())?);
+                return self
+                    .whole_power(value.to_integer().to_i64().filter(|it| it.abs() < 1 << 20 || self.is_unit())?);
             }
             // A root of a negative number has several values.
             let base = self.as_real()?;
@@ -256,6 +257,16 @@ impl Number {
             Self::Ball(re, im) => re.is_nonzero() || im.is_nonzero(),
         }
     }
+}
+
+/// The sum, without a common divisor where none is needed.
+fn sum(a: &BigRational, b: &BigRational) -> BigRational {
+    if a.is_integer() && b.is_integer() { (a.numer() + b.numer()).into() } else { a + b }
+}
+
+/// The product, without a common divisor where none is needed.
+fn product(a: &BigRational, b: &BigRational) -> BigRational {
+    if a.is_integer() && b.is_integer() { (a.numer() * b.numer()).into() } else { a * b }
 }
 
 /// The bits of the larger of numerator and denominator.

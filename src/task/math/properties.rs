@@ -10,7 +10,7 @@ use super::{Expected, equal};
 const PROMPT: Duration = Duration::from_millis(300);
 
 /// Expressions in plain text and LaTeX.
-fn expression() -> impl Strategy<Value = String> {
+fn expression() -> impl Strategy<Value = String> + Clone {
     let leaf = prop_oneof![
         (0..1000_u32).prop_map(|n| n.to_string()),
         (0..100_u32, 0..100_u32).prop_map(|(n, m)| format!("{n}.{m}")),
@@ -52,15 +52,70 @@ fn answer() -> impl Strategy<Value = String> {
 /// Symbols that mean something, in any order.
 fn noise() -> impl Strategy<Value = String> {
     let piece = prop::sample::select(vec![
-        "\\frac", "{", "}", "(", ")", "[", "]", "\\{", "\\}", "|", "^", "_", "1", "9", "x", "\\sqrt", "!", "%", ",", "±",
-        "=", "<", "\\le", "\\boxed{", "<answer>", "</answer>", "answer is", "####", "$", "\\(", "\\)", "\\begin{pmatrix}",
-        "\\end{pmatrix}", "&", "\\\\", "\\text{", " ", "\n", ".", "…", "e", "i", "\\overline{", "'", "é", "𝑥", "\\", "-", "/",
-        "\\cup", "and", "\\infty", "°", "1,000", "10^", "cm", "\u{0}", "\\binom", "\\log_",
+        "\\frac",
+        "{",
+        "}",
+        "(",
+        ")",
+        "[",
+        "]",
+        "\\{",
+        "\\}",
+        "|",
+        "^",
+        "_",
+        "1",
+        "9",
+        "x",
+        "\\sqrt",
+        "!",
+        "%",
+        ",",
+        "±",
+        "=",
+        "<",
+        "\\le",
+        "\\boxed{",
+        "<answer>",
+        "</answer>",
+        "answer is",
+        "####",
+        "$",
+        "\\(",
+        "\\)",
+        "\\begin{pmatrix}",
+        "\\end{pmatrix}",
+        "&",
+        "\\\\",
+        "\\text{",
+        " ",
+        "\n",
+        ".",
+        "…",
+        "e",
+        "i",
+        "\\overline{",
+        "'",
+        "é",
+        "𝑥",
+        "\\",
+        "-",
+        "/",
+        "\\cup",
+        "and",
+        "\\infty",
+        "°",
+        "1,000",
+        "10^",
+        "cm",
+        "\u{0}",
+        "\\binom",
+        "\\log_",
     ]);
     prop::collection::vec(piece, 0..60).prop_map(|it| it.concat())
 }
 
-/// A number and another, 1000 apart at most.
+/// Numbers of all kinds.
 fn number() -> impl Strategy<Value = String> {
     prop_oneof![
         any::<u64>().prop_map(|n| n.to_string()),
@@ -109,13 +164,14 @@ proptest! {
     }
 
     #[test]
-    fn sums_and_products_commute(a in expression(), b in expression(), c in expression()) {
-        // Only where the value is defined; the sum with a variable always is if equality is not refused.
+    fn sums_commute(a in expression(), b in expression()) {
+        // Adding zero shows whether the sum can be computed at all.
         let (left, right) = (format!("({a}) + ({b})"), format!("({b}) + ({a})"));
         if equal(&left, &format!("({a}) + ({b}) + 0")) {
             prop_assert!(equal(&left, &right), "{} {}", left, right);
         }
-        prop_assert!(!equal(&left, &format!("({b}) + ({a}) + 1")), "{}", c);
+        let more = format!("({b}) + ({a}) + 1");
+        prop_assert!(!equal(&left, &more));
     }
 
     #[test]

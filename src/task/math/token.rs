@@ -37,7 +37,8 @@ impl Token {
 /// Reads tokens. Characters that mean nothing become symbols, so every text has tokens.
 pub fn tokens(text: &str) -> Vec<Token> {
     let chars: Vec<char> = text.chars().collect();
-    let dollars = chars.windows(2).filter(|it| it[1] == '$' && it[0] != '\\').count() + usize::from(text.starts_with('$'));
+    let dollars =
+        chars.windows(2).filter(|it| it[1] == '$' && it[0] != '\\').count() + usize::from(text.starts_with('$'));
     let mut scanner = Scanner { chars: &chars, at: 0, space: false, brackets: 0, out: Vec::new(), money: dollars == 1 };
     while scanner.at < chars.len() {
         scanner.step();
@@ -183,7 +184,9 @@ impl Scanner<'_> {
             self.groups(&mut text);
         }
         let comma = self.starts_with("{,}") && self.peek(3).is_ascii_digit();
-        if comma || (self.peek(0) == '.' && (self.peek(1).is_ascii_digit() || (self.peek(1) == '\\' && !text.is_empty()))) {
+        if comma
+            || (self.peek(0) == '.' && (self.peek(1).is_ascii_digit() || (self.peek(1) == '\\' && !text.is_empty())))
+        {
             self.at += if comma { 3 } else { 1 };
             text.push('.');
             text += &self.digits();
@@ -234,7 +237,8 @@ impl Scanner<'_> {
             self.at += 1;
         }
         let word: String = self.chars[start..self.at].iter().collect();
-        let after_number = matches!(self.out.last(), Some(it) if matches!(it.kind, Kind::Number(_)) || it.is(')') || it.is('}'));
+        let after_number =
+            matches!(self.out.last(), Some(it) if matches!(it.kind, Kind::Number(_)) || it.is(')') || it.is('}'));
         for kind in words::split(&word, after_number) {
             self.push(kind);
         }

@@ -52,13 +52,93 @@ const TABLE: &[(&[&str], &str, i64, i64)] = &[
 
 /// Words that change what a number says, so that they are no unit.
 const NOT_UNITS: &[&str] = &[
-    "or", "and", "if", "when", "for", "than", "more", "less", "not", "times", "to", "mod", "over", "plus", "minus",
-    "divided", "by", "is", "are", "but", "except", "the", "a", "of", "with", "where", "at", "least", "most", "fewer",
-    "base", "only", "then", "from", "through", "hundred", "dozen", "thousand", "million", "billion", "trillion", "half",
-    "third", "remainder", "factorial", "squared", "cubed", "root", "no", "choose", "below", "above", "as", "in", "on",
-    "thousandth", "hundredth", "tenth", "tens", "st", "nd", "rd", "th", "modulo", "negative", "positive", "halves",
-    "thirds", "quarter", "quarters", "fifth", "fifths", "sixths", "tenths", "hundredths", "thousandths", "millions",
-    "thousands", "billions", "hundreds", "units", "without", "twice", "double", "approximately", "about", "between",
+    "or",
+    "and",
+    "if",
+    "when",
+    "for",
+    "than",
+    "more",
+    "less",
+    "not",
+    "times",
+    "to",
+    "mod",
+    "over",
+    "plus",
+    "minus",
+    "divided",
+    "by",
+    "is",
+    "are",
+    "but",
+    "except",
+    "the",
+    "a",
+    "of",
+    "with",
+    "where",
+    "at",
+    "least",
+    "most",
+    "fewer",
+    "base",
+    "only",
+    "then",
+    "from",
+    "through",
+    "hundred",
+    "dozen",
+    "thousand",
+    "million",
+    "billion",
+    "trillion",
+    "half",
+    "third",
+    "remainder",
+    "factorial",
+    "squared",
+    "cubed",
+    "root",
+    "no",
+    "choose",
+    "below",
+    "above",
+    "as",
+    "in",
+    "on",
+    "thousandth",
+    "hundredth",
+    "tenth",
+    "tens",
+    "st",
+    "nd",
+    "rd",
+    "th",
+    "modulo",
+    "negative",
+    "positive",
+    "halves",
+    "thirds",
+    "quarter",
+    "quarters",
+    "fifth",
+    "fifths",
+    "sixths",
+    "tenths",
+    "hundredths",
+    "thousandths",
+    "millions",
+    "thousands",
+    "billions",
+    "hundreds",
+    "units",
+    "without",
+    "twice",
+    "double",
+    "approximately",
+    "about",
+    "between",
 ];
 
 fn lookup(word: &str) -> Option<Unit> {
@@ -70,10 +150,7 @@ fn lookup(word: &str) -> Option<Unit> {
             })
     };
     let (_, dimension, numerator, denominator) = TABLE.iter().find(found)?;
-    Some(Unit {
-        dimension: (*dimension).into(),
-        factor: BigRational::new((*numerator).into(), (*denominator).into()),
-    })
+    Some(Unit { dimension: (*dimension).into(), factor: BigRational::new((*numerator).into(), (*denominator).into()) })
 }
 
 /// Whether the table has the word.
@@ -98,12 +175,18 @@ pub fn multiplier(word: &str) -> Option<i64> {
 ///
 /// Words that are in no table are a dimension by themselves. `None` if the words are something else than a unit.
 pub fn parse(text: &str) -> Option<Unit> {
-    let text = text.replace("sq.", "square").replace('.', "").replace(" per ", "/").replace("mph", "mile/hour").replace("kph", "km/hour");
+    let text = text
+        .replace("sq.", "square")
+        .replace('.', "")
+        .replace(" per ", "/")
+        .replace("mph", "mile/hour")
+        .replace("kph", "km/hour");
     let mut parts = text.split('/');
     let mut unit = power(parts.next()?.trim())?;
     for part in parts {
         let below = power(part.trim())?;
-        unit = Unit { dimension: format!("{}/{}", unit.dimension, below.dimension), factor: unit.factor / below.factor };
+        unit =
+            Unit { dimension: format!("{}/{}", unit.dimension, below.dimension), factor: unit.factor / below.factor };
     }
     Some(unit)
 }
@@ -150,6 +233,7 @@ fn named(words: &[&str]) -> Option<Unit> {
         return None;
     }
     let lower = words.join(" ").to_lowercase();
-    let dimension = lower.strip_suffix("es").or(lower.strip_suffix('s')).unwrap_or(&lower).trim_end_matches('e').to_owned();
+    let dimension =
+        lower.strip_suffix("es").or(lower.strip_suffix('s')).unwrap_or(&lower).trim_end_matches('e').to_owned();
     Some(Unit { dimension, factor: BigRational::one() })
 }

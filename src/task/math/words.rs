@@ -62,9 +62,35 @@ pub fn command(name: &str) -> Option<Option<Kind>> {
 pub fn is_greek(name: &str) -> bool {
     matches!(
         name,
-        "alpha" | "beta" | "gamma" | "delta" | "epsilon" | "zeta" | "eta" | "theta" | "kappa" | "lambda" | "mu" | "nu"
-            | "xi" | "rho" | "sigma" | "tau" | "phi" | "chi" | "psi" | "omega" | "Gamma" | "Delta" | "Theta" | "Lambda"
-            | "Sigma" | "Phi" | "Psi" | "Omega" | "ell"
+        "alpha"
+            | "beta"
+            | "gamma"
+            | "delta"
+            | "epsilon"
+            | "zeta"
+            | "eta"
+            | "theta"
+            | "kappa"
+            | "lambda"
+            | "mu"
+            | "nu"
+            | "xi"
+            | "rho"
+            | "sigma"
+            | "tau"
+            | "phi"
+            | "chi"
+            | "psi"
+            | "omega"
+            | "Gamma"
+            | "Delta"
+            | "Theta"
+            | "Lambda"
+            | "Sigma"
+            | "Phi"
+            | "Psi"
+            | "Omega"
+            | "ell"
     )
 }
 
