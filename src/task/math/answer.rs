@@ -247,7 +247,10 @@ fn related(tokens: &[Token], depth: usize) -> Option<Answer> {
     if let ([[], side], [Relation::Equal | Relation::Approximately]) = (sides.as_slice(), relations.as_slice()) {
         return known(side, depth + 1);
     }
-    let sides = sides.iter().map(|it| known(it, depth + 1)).collect::<Option<Vec<_>>>()?;
+    // The name of an angle only says what is measured.
+    let angle = |side: &[Token]| side.iter().any(|it| it.kind == Kind::Name("angle".into()));
+    let side = |side: &&[Token]| if angle(side) { Some(Answer::Text(words(side))) } else { known(side, depth + 1) };
+    let sides = sides.iter().map(side).collect::<Option<Vec<_>>>()?;
     Some(Answer::Related(sides, relations))
 }
 

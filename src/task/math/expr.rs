@@ -21,7 +21,7 @@ pub fn parse(tokens: &[Token]) -> Option<Expr> {
         return None;
     }
     let mut parser = Parser { tokens, at: 0, depth: 0, bars: 0 };
-    let expr = parser.sum()?;
+    let expr = parser.over()?;
     (parser.at == tokens.len()).then_some(expr)
 }
 
@@ -101,6 +101,18 @@ impl<'a> Parser<'a> {
                 parts.push(if negative == Some(true) { Expr::Negative(Box::new(term)) } else { term });
             }
         })
+    }
+
+    /// A sum, or two with `\over` or `\choose` between them.
+    fn over(&mut self) -> Option<Expr> {
+        let above = self.sum()?;
+        let Some(Kind::Name(name)) = self.peek() else { return Some(above) };
+        self.at += 1;
+        match name.as_str() {
+            "over" => Some(Expr::Product(vec![above, Expr::Inverse(Box::new(self.sum()?))])),
+            "choose" => Some(Expr::Choose(Box::new(above), Box::new(self.sum()?))),
+            _ => None,
+        }
     }
 
     /// Reads signs; whether they make the term negative, or `None` if there are none.
@@ -187,7 +199,9 @@ impl<'a> Parser<'a> {
             Some(Kind::Number(_)) => {
                 self.at > 0 && !matches!(self.tokens[self.at - 1].kind, Kind::Number(_) | Kind::Letter(_))
             }
-            Some(Kind::Name(name)) => !matches!(name.as_str(), "and" | "or") && !name.starts_with("end:"),
+            Some(Kind::Name(name)) => {
+                !matches!(name.as_str(), "and" | "or" | "over" | "choose") && !name.starts_with("end:")
+            }
             Some(Kind::Symbol('|')) => self.bars == 0,
             Some(Kind::Symbol(it)) => matches!(it, '(' | '{' | '[' | '⌊' | '⌈' | '∞'),
             _ => false,
@@ -249,7 +263,7 @@ impl<'a> Parser<'a> {
     fn enclosed(&mut self, open: char, close: char) -> Option<Expr> {
         self.expect(open)?;
         let bars = std::mem::take(&mut self.bars);
-        let inner = self.sum()?;
+        let inner = self.over()?;
         self.bars = bars;
         self.expect(close)?;
         Some(inner)

@@ -97,7 +97,7 @@ fn first(text: &str, wants_text: bool) -> Option<Parsed> {
         sentence = sentence.find(remark).map_or(sentence, |at| &sentence[..at]);
     }
     let parsed = answer::parse(sentence);
-    if wants_text || understood(&parsed) {
+    if wants_text || understood(&parsed) || !(is_prose(sentence) || is_words(&parsed)) {
         return Some(parsed);
     }
     let found = spans(sentence).first().copied().or_else(|| numbers(sentence).next()).map(answer::parse);
@@ -146,6 +146,10 @@ fn last(text: &str) -> Option<Parsed> {
 
 fn understood(parsed: &Parsed) -> bool {
     !matches!(parsed.answer, Answer::Text(_) | Answer::Opaque(_))
+}
+
+fn is_words(parsed: &Parsed) -> bool {
+    matches!(parsed.answer, Answer::Text(_))
 }
 
 /// Whether the text has at least three words, so that it is a sentence.

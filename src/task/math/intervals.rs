@@ -2,9 +2,12 @@
 
 use super::tree::{Answer, Bracket, Expr, Joint, Relation};
 
-/// The variable and its interval; `None` if the chain is of another form.
+/// The variable and its interval, or the two intervals of x ≠ a; `None` if the chain is of another form.
 pub fn from_chain(sides: &[Answer], relations: &[Relation]) -> Option<(String, Answer)> {
     let sides: Vec<&Expr> = sides.iter().map(plain).collect::<Option<_>>()?;
+    if let ([Expr::Variable(name), hole], [Relation::NotEqual]) = (sides.as_slice(), relations) {
+        return (!hole.has_variables()).then(|| (name.clone(), without(hole)));
+    }
     let (low, name, high) = match (sides.as_slice(), relations) {
         ([Expr::Variable(name), bound], [relation]) => match up(*relation)? {
             (true, strict) => (None, name, Some((*bound, strict))),
@@ -31,6 +34,18 @@ pub fn from_chain(sides: &[Answer], relations: &[Relation]) -> Option<(String, A
     let high = high.map_or(Expr::Infinity, |it| it.0.clone());
     let items = vec![Answer::value(low), Answer::value(high)];
     Some((name.clone(), Answer::List { open, close, joint: Joint::Comma, items }))
+}
+
+/// All real numbers but one.
+fn without(hole: &Expr) -> Answer {
+    let open = |low: Expr, high: Expr| Answer::List {
+        open: Bracket::Round,
+        close: Bracket::Round,
+        joint: Joint::Comma,
+        items: vec![Answer::value(low), Answer::value(high)],
+    };
+    let below = open(Expr::Negative(Box::new(Expr::Infinity)), hole.clone());
+    Answer::Union(vec![below, open(hole.clone(), Expr::Infinity)])
 }
 
 fn plain(side: &Answer) -> Option<&Expr> {

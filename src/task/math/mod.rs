@@ -78,7 +78,7 @@ impl Expected {
     }
 }
 
-/// Whether two answers are equal. It does not matter which comes first.
+/// Whether two answers, in boxes or without, are equal. It does not matter which comes first.
 pub fn equal(a: &str, b: &str) -> bool {
-    compare::equal(&answer::parse(a), &answer::parse(b))
+    compare::equal(&answer::parse(extract::truth(a)), &answer::parse(extract::truth(b)))
 }
