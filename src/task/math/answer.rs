@@ -1,14 +1,13 @@
 //! From text to a whole answer: relations, lists, intervals, sets, matrices, quantities with units, or words.
 
-use super::expr;
+use super::brackets::{split, step, whole_group};
+use super::named::{empty_set, matrix, reals, set_name};
+use super::quantity::quantity;
 use super::token::{self, Kind, Token};
-use super::tree::{Answer, Bracket, Expr, Joint, Relation};
-use super::units;
+use super::tree::{Answer, Bracket, Joint, Relation};
 
 /// Lists in lists nest at most this deep.
 const MAX_DEPTH: usize = 8;
-/// A list has at most this many items.
-const MAX_ITEMS: usize = 64;
 
 /// An answer, with its symbols in one spelling.
 #[derive(Clone, Debug, PartialEq)]
@@ -139,45 +138,6 @@ fn known(tokens: &[Token], depth: usize) -> Option<Answer> {
     }
 }
 
-/// The depth of brackets after each token. Any closing bracket closes any opening one: `[0, 1)` is an interval.
-fn step(depth: usize, token: &Token) -> usize {
-    match &token.kind {
-        Kind::Symbol('(' | '[' | '{' | '⦃' | '⟨' | '⌊' | '⌈') => depth + 1,
-        Kind::Symbol(')' | ']' | '}' | '⦄' | '⟩' | '⌋' | '⌉') => depth.saturating_sub(1),
-        Kind::Name(name) if name.starts_with("begin:") => depth + 1,
-        Kind::Name(name) if name.starts_with("end:") => depth.saturating_sub(1),
-        _ => depth,
-    }
-}
-
-/// Splits at the separators outside of all brackets; `None` if there are too many.
-fn split(tokens: &[Token], separates: impl Fn(&Token) -> bool) -> Option<Vec<&[Token]>> {
-    let (mut parts, mut start, mut depth) = (Vec::new(), 0, 0);
-    for (i, token) in tokens.iter().enumerate() {
-        if depth == 0 && separates(token) {
-            parts.push(&tokens[start..i]);
-            start = i + 1;
-        }
-        depth = step(depth, token);
-    }
-    parts.push(&tokens[start..]);
-    (parts.len() <= MAX_ITEMS).then_some(parts)
-}
-
-/// The tokens within one pair of brackets that encloses everything.
-fn whole_group(tokens: &[Token], open: char, close: char) -> Option<&[Token]> {
-    let (first, rest) = tokens.split_first()?;
-    let (last, inner) = rest.split_last()?;
-    let closed = || {
-        let mut depth = 1;
-        inner.iter().all(|it| {
-            depth = step(depth, it);
-            depth > 0
-        })
-    };
-    (first.is(open) && last.is(close) && closed()).then_some(inner)
-}
-
 /// Several answers with commas, "and" or "or" between them.
 #[allow(clippy::type_complexity)]
 fn joined(tokens: &[Token]) -> Option<Option<(Joint, Vec<&[Token]>)>> {
@@ -292,168 +252,7 @@ fn bracketed(tokens: &[Token], depth: usize) -> Option<Answer> {
     }
 }
 
-fn empty_set() -> Answer {
-    Answer::List { open: Bracket::Curly, close: Bracket::Curly, joint: Joint::Comma, items: vec![] }
-}
-
-/// All real numbers, as an interval.
-fn reals() -> Answer {
-    let end = |expr| Answer::value(expr);
-    let items = vec![end(Expr::Negative(Box::new(Expr::Infinity))), end(Expr::Infinity)];
-    Answer::List { open: Bracket::Round, close: Bracket::Round, joint: Joint::Comma, items }
-}
-
-fn set_name(tokens: &[Token]) -> Option<Answer> {
-    let [Token { kind: Kind::Name(name), .. }] = tokens else { return None };
-    match name.as_str() {
-        "emptyset" => Some(empty_set()),
-        "mathbb:R" => Some(reals()),
-        _ => None,
-    }
-}
-
 fn all_reals(tokens: &[Token]) -> Option<Answer> {
     let text = words(tokens);
     matches!(text.as_str(), "allrealnumbers" | "allreals" | "allrealnumbersx").then(reals)
-}
-
-/// Environments of matrices, and of vectors.
-fn matrix(tokens: &[Token]) -> Option<Answer> {
-    let (first, rest) = tokens.split_first()?;
-    let (last, inner) = rest.split_last()?;
-    let environment = |token: &Token, side: &str| match &token.kind {
-        Kind::Name(name) => name.strip_prefix(side).map(str::to_owned),
-        _ => None,
-    };
-    let name = environment(first, "begin:")?;
-    if environment(last, "end:")? != name || !matches!(name.as_str(), "pmatrix" | "bmatrix" | "matrix" | "Bmatrix") {
-        return None;
-    }
-    let rows = split(inner, |it| it.is('⏎'))?.into_iter().filter(|it| !it.is_empty());
-    let row = |row: &[Token]| split(row, |it| it.is('&'))?.into_iter().map(expr::parse).collect::<Option<Vec<_>>>();
-    let rows = rows.map(row).collect::<Option<Vec<_>>>()?;
-    let even = rows.iter().all(|it| it.len() == rows[0].len());
-    (even && !rows.is_empty()).then_some(Answer::Matrix(rows))
-}
-
-/// An expression, with a unit or without.
-fn quantity(tokens: &[Token]) -> Option<Answer> {
-    if let [Token { kind: Kind::Text(word), .. }] = tokens {
-        return number_word(word).map(|n| Answer::value(Expr::integer(n)));
-    }
-    if let [Token { kind: Kind::Symbol(sign @ ('$' | '€' | '£')), .. }, rest @ ..] = tokens {
-        let Answer::Value(amount, None) = quantity(rest)? else { return dollars(rest) };
-        return Some(Answer::Value(amount, units::parse(&sign.to_string())));
-    }
-    if let [minus, Token { kind: Kind::Symbol('$'), .. }, rest @ ..] = tokens
-        && minus.is('-')
-    {
-        return Some(Answer::Value(Expr::Negative(Box::new(expr::parse(rest)?)), units::parse("$")));
-    }
-    let start = unit_start(tokens);
-    if let Some(start) = start {
-        let (value, rest) = (expr::parse(&tokens[..start])?, unit_text(&tokens[start..])?);
-        let (value, rest) = multiplied(value, &rest);
-        if rest.is_empty() {
-            return Some(Answer::value(value));
-        }
-        return Some(Answer::Value(value, Some(units::parse(&rest)?)));
-    }
-    expr::parse(tokens).map(Answer::value)
-}
-
-/// `$5 million` and `$5 dollars`.
-fn dollars(tokens: &[Token]) -> Option<Answer> {
-    match quantity(tokens)? {
-        Answer::Value(amount, Some(unit)) if unit.dimension == "dollar" => Some(Answer::Value(amount, Some(unit))),
-        _ => None,
-    }
-}
-
-/// `5 million` is 5,000,000.
-fn multiplied(value: Expr, unit: &str) -> (Expr, String) {
-    let (first, rest) = unit.split_once(' ').unwrap_or((unit, ""));
-    match units::multiplier(first) {
-        Some(count) => (Expr::Product(vec![value, Expr::integer(count)]), rest.trim().to_owned()),
-        None => (value, unit.to_owned()),
-    }
-}
-
-fn number_word(word: &str) -> Option<i64> {
-    let words = [
-        "zero",
-        "one",
-        "two",
-        "three",
-        "four",
-        "five",
-        "six",
-        "seven",
-        "eight",
-        "nine",
-        "ten",
-        "eleven",
-        "twelve",
-        "thirteen",
-        "fourteen",
-        "fifteen",
-        "sixteen",
-        "seventeen",
-        "eighteen",
-        "nineteen",
-        "twenty",
-    ];
-    words.iter().position(|it| word.eq_ignore_ascii_case(it)).map(|n| n as i64)
-}
-
-/// Where the unit behind a number begins, if there is one.
-fn unit_start(tokens: &[Token]) -> Option<usize> {
-    let function = |it: &Token| matches!(&it.kind, Kind::Name(it) if !matches!(it.as_str(), "frac" | "sqrt" | "pi"));
-    let (mut depth, mut function_seen) = (0, false);
-    for (i, token) in tokens.iter().enumerate() {
-        let rest = &tokens[i + 1..];
-        let angle = token.is('°') || (token.is('^') && matches!(rest.first(), Some(it) if it.is('°')));
-        let braced = token.is('^') && matches!(rest, [a, b, ..] if a.is('{') && b.is('°'));
-        let begins = match &token.kind {
-            Kind::Text(_) => true,
-            Kind::Symbol('%') => rest.is_empty() || matches!(rest[0].kind, Kind::Text(_)),
-            _ => (angle || braced) && rest.len() <= 4 && !function_seen,
-        };
-        // `5 m`: a letter behind a space, behind a number.
-        let letter = match token.kind {
-            Kind::Letter(it) => {
-                let all_before = tokens[..i].iter().all(|it| matches!(it.kind, Kind::Number(_) | Kind::Symbol(_)));
-                let after = rest.is_empty() || rest[0].is('/') || rest[0].is('^');
-                "mgshLlNJWVAK".contains(it) && token.space && all_before && after
-            }
-            _ => false,
-        };
-        if i > 0 && depth == 0 && (begins || letter) {
-            return Some(i);
-        }
-        function_seen |= function(token);
-        depth = step(depth, token);
-    }
-    None
-}
-
-fn unit_text(tokens: &[Token]) -> Option<String> {
-    let mut text = String::new();
-    for token in tokens {
-        match &token.kind {
-            Kind::Text(word) => {
-                if !text.is_empty() && !text.ends_with('/') {
-                    text.push(' ');
-                }
-                text += word;
-            }
-            Kind::Letter(it) => text.push(*it),
-            Kind::Number(it) => text += it,
-            Kind::Symbol('^') if text.is_empty() => {}
-            Kind::Symbol(it @ ('^' | '/' | '°' | '%')) => text.push(*it),
-            Kind::Symbol('{' | '}' | '.') => {}
-            _ => return None,
-        }
-    }
-    Some(text)
 }

@@ -142,3 +142,96 @@ fn no_text_is_run() {
         wrong("42", text);
     }
 }
+
+#[test]
+fn right_answers_in_many_wordings() {
+    for (truth, text) in [
+        ("72", "Natalia sold 48/2 = 24 clips in May.\nAltogether 48+24 = 72 clips.\n#### 72"),
+        ("72", "So the total is $72."),
+        ("72", "She sold **72** clips."),
+        ("72", "Thus, the final answer is **72**."),
+        ("72", "The answer is: $\\boxed{72}$ clips"),
+        ("18", "Janet makes 9 * 2 = $18 every day."),
+        ("18", "Janet makes $18.00 per day. #### 18"),
+        ("70000", "The profit is $70,000."),
+        ("\\frac{1}{2}", "The probability is 1/2."),
+        ("5", "So $x=5$."),
+        ("5", "<think>hm</think> <answer>x = 5</answer>"),
+        ("5", "<answer>The total is 5 apples</answer>"),
+        ("5", "<answer>$5$</answer>"),
+        ("5", "<answer>\n5\n</answer>"),
+        ("-5", "The answer is -5."),
+        ("25\\%", "The answer is 25%."),
+        ("3:2", "The answer is 3:2."),
+        ("Paris", "The answer is Paris."),
+        ("\\text{Monday}", "It falls on a Monday, so the answer is **Monday**."),
+        ("204", "Final Answer: The final answer is $204$. I hope it is correct."),
+        ("204", "The final answer is \\(204\\)."),
+        ("204", "$$\\boxed{204}$$"),
+        ("204", "\\[\n\\boxed{204}\n\\]"),
+        ("204", "\\boxed{\\text{204}}"),
+        ("204", "\\boxed {204}"),
+        ("204", "\\fbox{204} is it, 204"),
+        ("073", "\\boxed{73}"),
+        ("73", "\\boxed{073}"),
+        ("(3,4)", "The point is $(3, 4)$."),
+        ("1000", "She has 1,000."),
+        ("2.5", "It takes 2.5 hours."),
+        ("42", "answer is\n\n42"),
+        ("42", "### Answer\n42"),
+        ("42", "<answer>42"),
+        ("42", "**Final Answer**\n\n$$42$$"),
+        ("42", "The answer is $42$ dollars"),
+        ("10", "The result is 5 + 5 = 10"),
+        ("10", "Therefore 5+5=10."),
+        ("-5", "It is − 5."),
+        ("-5", "It is -5."),
+        ("0.05", "It is 5%."),
+    ] {
+        right(truth, text);
+    }
+}
+
+#[test]
+fn wrong_answers_that_contain_the_truth() {
+    for (truth, text) in [
+        ("5", "<answer>5 or 6</answer>"),
+        ("5", "The answer is 5 or 6."),
+        ("5", "The answer is 15."),
+        ("5", "The answer is not known."),
+        ("5", "\\boxed{5, 6}"),
+        ("5", "\\boxed{x>5}"),
+        ("5", "\\boxed{5x}"),
+        ("5", "\\boxed{\\text{not }5}"),
+        ("5", "\\boxed{\\text{either }5\\text{ or }6}"),
+        ("5", "\\boxed{1}\\boxed{2}"),
+        ("5", "\\boxed{5} wait, \\boxed{6}"),
+        ("5", "\\boxed{1, 2, 3, 4, 5}"),
+        ("5", "\\boxed{\\int_0^5 dx}"),
+        ("5", "<answer>6</answer> 5"),
+        ("5", "<answer>5</answer><answer>6</answer>"),
+        ("5", "The answer is 5, or maybe 6."),
+        ("5", "The answer is 5\\% of x."),
+        ("5", "Answer: 1 2 3 4 5"),
+        ("5", "The answer is between 4 and 5."),
+        ("5", "The answer is x^5"),
+        ("5", "x^5"),
+        ("5", "The answer is 2^{5}"),
+        ("5", "-5"),
+        ("5", "The result is $x+5$."),
+        ("5", "1/5"),
+        ("5", "It is 1/5."),
+        ("5", "It is 3.5"),
+        ("5", "It is \\frac{1}{5}"),
+        ("5", "It is \\sqrt{5}."),
+        ("5", "It is 2\\sqrt{5}"),
+        ("2", "It is x^2."),
+        ("2", "So we get a_2"),
+        ("5", "It is 10^5"),
+        ("5", "It is 10^{-5}"),
+        ("5", "He has -5 dollars"),
+        ("5", "It is − 5."),
+    ] {
+        wrong(truth, text);
+    }
+}

@@ -26,7 +26,7 @@ pub struct Point {
 /// Where the coordinates of a point lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grid {
-    /// Multiples of 2⁻²⁹: many points, for expressions that are exact.
+    /// Odd whole numbers of 31 bits: many points, for rational functions.
     Fine,
     /// Multiples of 2⁻¹²: short fractions, for roots and transcendental functions.
     Coarse,
@@ -46,7 +46,7 @@ impl Point {
         // Up to 1 in the first rounds, so that an arc sine is defined; up to 4 later.
         let reach = if self.round < 4 { 0 } else { 2 };
         let (numerator, denominator) = match self.grid {
-            Grid::Fine => (random >> (33 - reach), 1_u64 << 31),
+            Grid::Fine => (random >> (33 - reach), 1_u64),
             Grid::Coarse => (random >> (52 - reach), 1 << 12),
             Grid::Whole => (2 + random % 97, 1),
         };

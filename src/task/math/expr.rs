@@ -6,7 +6,6 @@ use num_traits::{Pow, Zero};
 
 use super::token::{Kind, Token};
 use super::tree::{Expr, Function};
-use super::words;
 
 /// Brackets, fractions and powers nest at most this deep.
 const MAX_DEPTH: usize = 48;
@@ -52,34 +51,35 @@ pub fn number(text: &str) -> Option<BigRational> {
     })
 }
 
-struct Parser<'a> {
-    tokens: &'a [Token],
-    at: usize,
-    depth: usize,
+/// The state of the parser.
+pub struct Parser<'a> {
+    pub(super) tokens: &'a [Token],
+    pub(super) at: usize,
+    pub(super) depth: usize,
     /// How many absolute values are open.
-    bars: usize,
+    pub(super) bars: usize,
 }
 
 impl<'a> Parser<'a> {
-    fn peek(&self) -> Option<&'a Kind> {
+    pub(super) fn peek(&self) -> Option<&'a Kind> {
         self.tokens.get(self.at).map(|it| &it.kind)
     }
 
-    fn ahead(&self, n: usize) -> Option<&'a Kind> {
+    pub(super) fn ahead(&self, n: usize) -> Option<&'a Kind> {
         self.tokens.get(self.at + n).map(|it| &it.kind)
     }
 
-    fn eat(&mut self, symbol: char) -> bool {
+    pub(super) fn eat(&mut self, symbol: char) -> bool {
         let found = self.peek() == Some(&Kind::Symbol(symbol));
         self.at += usize::from(found);
         found
     }
 
-    fn expect(&mut self, symbol: char) -> Option<()> {
+    pub(super) fn expect(&mut self, symbol: char) -> Option<()> {
         self.eat(symbol).then_some(())
     }
 
-    fn deeper<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
+    pub(super) fn deeper<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
         if self.depth >= MAX_DEPTH {
             return None;
         }
@@ -89,7 +89,7 @@ impl<'a> Parser<'a> {
         result
     }
 
-    fn sum(&mut self) -> Option<Expr> {
+    pub(super) fn sum(&mut self) -> Option<Expr> {
         self.deeper(|parser| {
             let mut parts = Vec::new();
             loop {
@@ -104,7 +104,7 @@ impl<'a> Parser<'a> {
     }
 
     /// A sum, or two with `\over` or `\choose` between them.
-    fn over(&mut self) -> Option<Expr> {
+    pub(super) fn over(&mut self) -> Option<Expr> {
         let above = self.sum()?;
         let Some(Kind::Name(name)) = self.peek() else { return Some(above) };
         self.at += 1;
@@ -116,7 +116,7 @@ impl<'a> Parser<'a> {
     }
 
     /// Reads signs; whether they make the term negative, or `None` if there are none.
-    fn signs(&mut self) -> Option<bool> {
+    pub(super) fn signs(&mut self) -> Option<bool> {
         let mut negative = None;
         loop {
             if self.eat('-') {
@@ -208,7 +208,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn power(&mut self) -> Option<Expr> {
+    pub(super) fn power(&mut self) -> Option<Expr> {
         let mut base = self.primary()?;
         loop {
             if self.eat('!') {
@@ -231,7 +231,7 @@ impl<'a> Parser<'a> {
     }
 
     /// `°`, `^\circ` or `^{\circ}`.
-    fn degrees(&mut self) -> bool {
+    pub(super) fn degrees(&mut self) -> bool {
         let kinds = [self.peek(), self.ahead(1), self.ahead(2), self.ahead(3)];
         let is = |i: usize, symbol| kinds[i] == Some(&Kind::Symbol(symbol));
         let length = match () {
@@ -244,7 +244,7 @@ impl<'a> Parser<'a> {
         length > 0
     }
 
-    fn exponent(&mut self) -> Option<Expr> {
+    pub(super) fn exponent(&mut self) -> Option<Expr> {
         self.deeper(|parser| {
             let negative = parser.signs() == Some(true);
             let exponent =
@@ -256,179 +256,16 @@ impl<'a> Parser<'a> {
         })
     }
 
-    fn braces(&mut self) -> Option<Expr> {
+    pub(super) fn braces(&mut self) -> Option<Expr> {
         self.enclosed('{', '}')
     }
 
-    fn enclosed(&mut self, open: char, close: char) -> Option<Expr> {
+    pub(super) fn enclosed(&mut self, open: char, close: char) -> Option<Expr> {
         self.expect(open)?;
         let bars = std::mem::take(&mut self.bars);
         let inner = self.over()?;
         self.bars = bars;
         self.expect(close)?;
         Some(inner)
-    }
-
-    fn primary(&mut self) -> Option<Expr> {
-        self.deeper(Self::shallow_primary)
-    }
-
-    fn shallow_primary(&mut self) -> Option<Expr> {
-        match self.peek()? {
-            Kind::Number(text) => {
-                self.at += 1;
-                if self.eat('_') { self.based(text) } else { Some(Expr::Number(number(text)?)) }
-            }
-            Kind::Letter(letter) => {
-                self.at += 1;
-                self.letter(*letter)
-            }
-            Kind::Name(name) => {
-                self.at += 1;
-                self.named(name)
-            }
-            Kind::Symbol(symbol) => match symbol {
-                '(' => self.enclosed('(', ')'),
-                '[' => self.enclosed('[', ']'),
-                '{' => self.braces(),
-                '⌊' => Some(Expr::Call(Function::Floor, Box::new(self.enclosed('⌊', '⌋')?))),
-                '⌈' => Some(Expr::Call(Function::Ceil, Box::new(self.enclosed('⌈', '⌉')?))),
-                '∞' => {
-                    self.at += 1;
-                    Some(Expr::Infinity)
-                }
-                '|' => {
-                    self.at += 1;
-                    self.bars += 1;
-                    let inner = self.sum()?;
-                    self.bars -= 1;
-                    self.expect('|')?;
-                    Some(Expr::Call(Function::Abs, Box::new(inner)))
-                }
-                _ => None,
-            },
-            Kind::Text(_) => None,
-        }
-    }
-
-    /// A number in another base: `101_2`.
-    fn based(&mut self, digits: &str) -> Option<Expr> {
-        let braces = self.eat('{');
-        let Kind::Number(base) = self.peek()? else { return None };
-        self.at += 1;
-        if braces {
-            self.expect('}')?;
-        }
-        let base: u32 = base.parse().ok().filter(|it| (2..=10).contains(it))?;
-        let value = BigInt::parse_bytes(digits.as_bytes(), base)?;
-        Some(Expr::Number(value.into()))
-    }
-
-    fn letter(&mut self, letter: char) -> Option<Expr> {
-        if self.peek() == Some(&Kind::Symbol('_')) {
-            return self.subscripted(&letter.to_string());
-        }
-        Some(match letter {
-            'e' => Expr::Euler,
-            'i' => Expr::Imaginary,
-            _ => Expr::Variable(letter.to_string()),
-        })
-    }
-
-    fn subscripted(&mut self, name: &str) -> Option<Expr> {
-        if !self.eat('_') {
-            return Some(Expr::Variable(name.into()));
-        }
-        let braces = self.eat('{');
-        let mut subscript = String::new();
-        loop {
-            match self.peek()? {
-                Kind::Number(it) | Kind::Name(it) | Kind::Text(it) => subscript += it,
-                Kind::Letter(it) => subscript.push(*it),
-                Kind::Symbol('}') if braces => break,
-                Kind::Symbol(it @ ('+' | '-' | ',')) if braces => subscript.push(*it),
-                Kind::Symbol(_) => return None,
-            }
-            self.at += 1;
-            if !braces {
-                break;
-            }
-        }
-        if braces {
-            self.expect('}')?;
-        }
-        Some(Expr::Variable(format!("{name}_{subscript}")))
-    }
-
-    fn named(&mut self, name: &str) -> Option<Expr> {
-        match name {
-            "pi" => Some(Expr::Pi),
-            "frac" => {
-                let (above, below) = (self.argument()?, self.argument()?);
-                Some(Expr::Product(vec![above, Expr::Inverse(Box::new(below))]))
-            }
-            "sqrt" => self.root(),
-            "cbrt" => Some(Expr::Root(Box::new(self.argument()?), 3)),
-            "binom" => {
-                let (n, k) = (self.argument()?, self.argument()?);
-                Some(Expr::Choose(Box::new(n), Box::new(k)))
-            }
-            "log" | "lg" => {
-                let base = if self.eat('_') { self.argument()? } else { Expr::integer(10) };
-                Some(Expr::Log(Box::new(base), Box::new(self.operand()?)))
-            }
-            _ if words::is_greek(name) => self.subscripted(name),
-            _ => self.function(Function::named(name)?),
-        }
-    }
-
-    fn root(&mut self) -> Option<Expr> {
-        let degree = if self.peek() == Some(&Kind::Symbol('[')) {
-            let Expr::Number(degree) = self.enclosed('[', ']')? else { return None };
-            let degree = degree.is_integer().then(|| degree.to_integer())?;
-            u32::try_from(degree).ok().filter(|it| (2..=64).contains(it))?
-        } else {
-            2
-        };
-        Some(Expr::Root(Box::new(self.argument()?), degree))
-    }
-
-    fn function(&mut self, function: Function) -> Option<Expr> {
-        if !self.eat('^') {
-            return Some(Expr::Call(function, Box::new(self.operand()?)));
-        }
-        // `\sin^2 x` is the square of the sine, `\sin^{-1} x` the arc sine.
-        let exponent = self.exponent()?;
-        let argument = Box::new(self.operand()?);
-        if exponent == Expr::Negative(Box::new(Expr::integer(1))) {
-            return Some(Expr::Call(function.inverse()?, argument));
-        }
-        Some(Expr::Power(Box::new(Expr::Call(function, argument)), Box::new(exponent)))
-    }
-
-    /// The argument of a LaTeX command: a group, or one token. The scanner splits the digits of `\frac12`.
-    fn argument(&mut self) -> Option<Expr> {
-        self.primary()
-    }
-
-    /// The argument of a function: in brackets, or all factors up to the next sign or function, as in `\sin 2x`.
-    fn operand(&mut self) -> Option<Expr> {
-        self.deeper(|parser| {
-            if matches!(parser.peek(), Some(Kind::Symbol('(' | '{' | '['))) {
-                let inner = parser.primary()?;
-                if parser.degrees() {
-                    let degree = BigRational::new(1.into(), 180.into());
-                    return Some(Expr::Product(vec![inner, Expr::Number(degree), Expr::Pi]));
-                }
-                return Some(inner);
-            }
-            let mut parts = vec![parser.power()?];
-            while matches!(parser.peek(), Some(Kind::Letter(_)))
-                || matches!(parser.peek(), Some(Kind::Name(name)) if name == "pi" || words::is_greek(name))
-            {
-                parts.push(parser.power()?);
-            }
-            Some(Expr::product(parts))
-        })
     }
 }

@@ -100,6 +100,10 @@ fn first(text: &str, wants_text: bool) -> Option<Parsed> {
     if wants_text || understood(&parsed) || !(is_prose(sentence) || is_words(&parsed)) {
         return Some(parsed);
     }
+    // "5 or maybe 6" and "not 5" are no answers.
+    if ["or", "not", "between", "than"].iter().any(|it| sentence.split_whitespace().any(|word| word == *it)) {
+        return Some(parsed);
+    }
     let found = spans(sentence).first().copied().or_else(|| numbers(sentence).next()).map(answer::parse);
     Some(found.unwrap_or(parsed))
 }
@@ -118,7 +122,8 @@ fn whole(text: &str, wants_text: bool) -> Option<Parsed> {
     if wants_text || understood(&parsed) || !is_prose(text) {
         return Some(parsed);
     }
-    Some(last(text).unwrap_or(parsed))
+    let line = text.lines().rev().find(|it| !it.trim().is_empty())?;
+    Some(ending(line).or_else(|| last(text)).unwrap_or(parsed))
 }
 
 /// The answer of a text without marks: its last line, or its last formula or number.
@@ -130,7 +135,7 @@ fn unmarked(text: &str, wants_text: bool) -> Option<Parsed> {
     if wants_text || understood(&parsed) {
         return Some(parsed);
     }
-    last(text).or(Some(parsed))
+    ending(line).or_else(|| last(text)).or(Some(parsed))
 }
 
 /// The last formula or number, whichever ends later.
@@ -182,14 +187,34 @@ fn spans(text: &str) -> Vec<&str> {
     spans
 }
 
-/// The numbers in a text. A minus sign behind a letter, a digit or a bracket is not a part of one.
+/// The numbers in a text that are not a part of a formula such as `x^2` or `\\frac{1}{2}`.
 fn numbers(text: &str) -> impl Iterator<Item = &str> {
-    NUMBER.find_iter(text).map(move |it| {
-        let found = it.as_str().trim_end();
-        let glued = text[..it.start()].ends_with(|c: char| c.is_alphanumeric() || matches!(c, ')' | ']' | '}'));
-        let plain = if glued { found.trim_start_matches(['-', '−']) } else { found };
-        plain.trim_end_matches(',')
-    })
+    let glue = |c: char| c.is_alphanumeric() || "^_{}[]()\\".contains(c);
+    NUMBER
+        .find_iter(text)
+        .filter(move |it| {
+            let end = it.start() + it.as_str().trim_end().len();
+            let after = text[end..].chars().next().is_some_and(|c| c != ')' && glue(c));
+            !after && !text[..it.start()].ends_with(|c| c != '(' && glue(c))
+        })
+        .map(|it| it.as_str().trim_end().trim_end_matches(','))
+}
+
+/// The formula at the end of a line: all behind its last word.
+fn ending(line: &str) -> Option<Parsed> {
+    let line = line.trim();
+    let word = |it: &&str| {
+        let letters = it.trim_matches(|c: char| c.is_ascii_punctuation());
+        let word = letters.len() > 1 && letters.chars().all(char::is_alphabetic) && !it.contains('\\');
+        (word && letters != "or") || matches!(letters, "a" | "A" | "I")
+    };
+    let start = line
+        .split_whitespace()
+        .filter(word)
+        .last()
+        .map_or(0, |it| it.as_ptr() as usize + it.len() - line.as_ptr() as usize);
+    let parsed = answer::parse(&line[start..]);
+    (!parsed.key.is_empty() && understood(&parsed)).then_some(parsed)
 }
 
 /// The end of a long text.

@@ -1,9 +1,11 @@
 //! Mathematical answers: found in a completion, read from LaTeX or plain text, and compared.
 //!
 //! - [`extract`] finds the answer in a completion.
-//! - [`token`], [`expr`] and [`answer`] read it into a [`tree`]; [`words`] and [`units`] are their tables.
+//! - [`token`] and [`numeral`] split it into tokens; [`words`] and [`units`] are the tables.
+//! - [`answer`], with [`brackets`], [`named`] and [`quantity`], and [`expr`], with [`primary`], make it a [`tree`].
 //! - [`compare`] decides whether two answers are equal: [`relations`] and [`intervals`] for equations and inequalities,
-//!   [`identity`] for expressions, by [`evaluate`] with [`number`]s that are exact or [`ball`]s with [`functions`].
+//!   [`identity`] for expressions, by [`evaluate`] with [`number`]s and their [`powers`], which are exact,
+//!   or [`ball`]s with [`functions`].
 //!
 //! Nothing in an answer is ever run as code. Limits on length, depth, size and steps take the place of time-outs: every
 //! text is graded within milliseconds. Where equality is not sure, answers are different; [`identity`] says what bounds
@@ -11,6 +13,7 @@
 
 mod answer;
 mod ball;
+mod brackets;
 mod compare;
 mod evaluate;
 mod expr;
@@ -18,7 +21,12 @@ mod extract;
 mod functions;
 mod identity;
 mod intervals;
+mod named;
 mod number;
+mod numeral;
+mod powers;
+mod primary;
+mod quantity;
 mod relations;
 mod token;
 mod tree;
