@@ -54,7 +54,8 @@ fn marked(text: &str, wants_text: bool) -> Option<Option<Parsed>> {
 fn boxed(text: &str) -> Option<&str> {
     text.rfind("\\boxed")?;
     let bytes = text.as_bytes();
-    let (mut open, mut found): (Vec<(usize, bool)>, Option<(usize, usize)>) = (Vec::new(), None);
+    let mut open: Vec<(usize, bool)> = Vec::new();
+    let mut found: Option<(usize, usize)> = None;
     let mut at = 0;
     while at < bytes.len() {
         match bytes[at] {
@@ -150,7 +151,12 @@ fn last(text: &str) -> Option<Parsed> {
 }
 
 fn understood(parsed: &Parsed) -> bool {
-    !matches!(parsed.answer, Answer::Text(_) | Answer::Opaque(_))
+    match &parsed.answer {
+        Answer::Text(_) | Answer::Opaque(_) => false,
+        // "The line is y = 2x" is a sentence that ends in a formula.
+        Answer::Related(sides, _) => !matches!(sides[0], Answer::Text(_)),
+        _ => true,
+    }
 }
 
 fn is_words(parsed: &Parsed) -> bool {
@@ -208,13 +214,12 @@ fn ending(line: &str) -> Option<Parsed> {
         let word = letters.len() > 1 && letters.chars().all(char::is_alphabetic) && !it.contains('\\');
         (word && letters != "or") || matches!(letters, "a" | "A" | "I")
     };
-    let start = line
-        .split_whitespace()
-        .filter(word)
-        .last()
-        .map_or(0, |it| it.as_ptr() as usize + it.len() - line.as_ptr() as usize);
+    let start =
+        line.split_whitespace().rfind(word).map_or(0, |it| it.as_ptr() as usize + it.len() - line.as_ptr() as usize);
     let parsed = answer::parse(&line[start..]);
-    (!parsed.key.is_empty() && understood(&parsed)).then_some(parsed)
+    // A ratio such as 3:4 is no number, but it is an answer.
+    let ratio = parsed.key.starts_with('#') && parsed.key.contains(":#");
+    (!parsed.key.is_empty() && (ratio || understood(&parsed))).then_some(parsed)
 }
 
 /// The end of a long text.
