@@ -40,7 +40,7 @@ fn towers_and_long_numbers_return_at_once() {
     wrong("1", &"9".repeat(5000));
     wrong("1", &format!("\\boxed{{{}1{}}}", "(".repeat(5000), ")".repeat(5000)));
     wrong("1", &format!("\\boxed{{{}1{}}}", "\\sqrt{".repeat(400), "}".repeat(400)));
-    assert!(start.elapsed().as_millis() < 100, "{:?}", start.elapsed());
+    assert!(start.elapsed().as_millis() < 500, "{:?}", start.elapsed());
 }
 
 /// Right, though verl's graders say wrong, and the reverse.

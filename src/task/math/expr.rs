@@ -1,9 +1,9 @@
 //! From tokens to an expression, by recursive descent with a limit on the depth.
 
-use num_bigint::BigInt;
 use num_rational::BigRational;
-use num_traits::{Pow, Zero};
+use num_traits::Zero;
 
+use super::numeral::number;
 use super::token::{Kind, Token};
 use super::tree::{Expr, Function};
 
@@ -11,8 +11,6 @@ use super::tree::{Expr, Function};
 const MAX_DEPTH: usize = 48;
 /// More tokens than this are not understood.
 const MAX_TOKENS: usize = 800;
-/// The most digits of a number.
-const MAX_DIGITS: usize = 2000;
 
 /// Reads all tokens as one expression; `None` if they are not one, or too large.
 pub fn parse(tokens: &[Token]) -> Option<Expr> {
@@ -22,33 +20,6 @@ pub fn parse(tokens: &[Token]) -> Option<Expr> {
     let mut parser = Parser { tokens, at: 0, depth: 0, bars: 0 };
     let expr = parser.over()?;
     (parser.at == tokens.len()).then_some(expr)
-}
-
-/// Reads a number as the scanner writes it.
-pub fn number(text: &str) -> Option<BigRational> {
-    if text.len() > MAX_DIGITS {
-        return None;
-    }
-    let (text, exponent) = match text.split_once('e') {
-        Some((text, exponent)) => (text, exponent.parse::<i32>().ok().filter(|it| it.abs() <= 1000)?),
-        None => (text, 0),
-    };
-    let (whole, rest) = text.split_once('.').unwrap_or((text, ""));
-    let (fraction, repeating) = rest.split_once('(').unwrap_or((rest, ""));
-    let ten = |n: usize| Pow::pow(BigInt::from(10), n as u32);
-    let integer = |digits: &str| if digits.is_empty() { Some(BigInt::zero()) } else { digits.parse().ok() };
-    let mut value = BigRational::new(integer(&format!("{whole}{fraction}"))?, ten(fraction.len()));
-    if let Some(digits) = repeating.strip_suffix(')') {
-        value += BigRational::new(integer(digits)?, ten(fraction.len()) * (ten(digits.len()) - 1));
-    }
-    let scale = BigRational::from_integer(ten(exponent.unsigned_abs() as usize));
-    Some(if exponent < 0 {
-        value / scale
-    } else if exponent > 0 {
-        value * scale
-    } else {
-        value
-    })
 }
 
 /// The state of the parser.

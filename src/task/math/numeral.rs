@@ -1,6 +1,40 @@
-//! Scans numbers: separators of thousands, decimals, repeating decimals, powers of ten.
+//! Scans and reads numbers: separators of thousands, decimals, repeating decimals, powers of ten.
+
+use num_bigint::BigInt;
+use num_rational::BigRational;
+use num_traits::{Pow, Zero};
 
 use super::token::{Kind, Scanner, Token};
+
+/// The most digits of a number.
+const MAX_DIGITS: usize = 2000;
+
+/// Reads a number as the scanner writes it.
+pub fn number(text: &str) -> Option<BigRational> {
+    if text.len() > MAX_DIGITS {
+        return None;
+    }
+    let (text, exponent) = match text.split_once('e') {
+        Some((text, exponent)) => (text, exponent.parse::<i32>().ok().filter(|it| it.abs() <= 1000)?),
+        None => (text, 0),
+    };
+    let (whole, rest) = text.split_once('.').unwrap_or((text, ""));
+    let (fraction, repeating) = rest.split_once('(').unwrap_or((rest, ""));
+    let ten = |n: usize| Pow::pow(BigInt::from(10), n as u32);
+    let integer = |digits: &str| if digits.is_empty() { Some(BigInt::zero()) } else { digits.parse().ok() };
+    let mut value = BigRational::new(integer(&format!("{whole}{fraction}"))?, ten(fraction.len()));
+    if let Some(digits) = repeating.strip_suffix(')') {
+        value += BigRational::new(integer(digits)?, ten(fraction.len()) * (ten(digits.len()) - 1));
+    }
+    let scale = BigRational::from_integer(ten(exponent.unsigned_abs() as usize));
+    Some(if exponent < 0 {
+        value / scale
+    } else if exponent > 0 {
+        value * scale
+    } else {
+        value
+    })
+}
 
 impl Scanner<'_> {
     fn digits(&mut self) -> String {

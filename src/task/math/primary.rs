@@ -3,7 +3,8 @@
 use num_bigint::BigInt;
 use num_rational::BigRational;
 
-use super::expr::{Parser, number};
+use super::expr::Parser;
+use super::numeral::number;
 use super::token::Kind;
 use super::tree::{Expr, Function};
 use super::words;

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::{Expected, equal};
 
 /// Far more than any text needs, so that a busy machine does not fail the test; a hang still does.
-const PROMPT: Duration = Duration::from_millis(300);
+const PROMPT: Duration = Duration::from_millis(500);
 
 /// Expressions in plain text and LaTeX.
 fn expression() -> impl Strategy<Value = String> + Clone {
