@@ -3,12 +3,14 @@
 //! - [`row`]: a row · [`grade`]: the reward of a completion · [`graders`]: the graders, and which of them scores a row.
 //! - [`rows`] reads JSON Lines files in every accepted schema into [`Row`]s.
 //! - [`kk`] is Knights and Knaves: a generator of puzzles, their prompt and their grader.
+//! - [`math`] compares mathematical answers.
 //!
 //! Pure and synchronous: no async runtime, no tensors. The grader of every loaded row understands its ground truth.
 
 pub mod grade;
 pub mod graders;
 pub mod kk;
+pub mod math;
 pub mod row;
 pub mod rows;
 
