@@ -63,6 +63,12 @@ pub enum Command {
         /// JSON Lines of {"index": row number from 0, "completion": "…"}.
         #[arg(long)]
         completions: PathBuf,
+        /// Grade every row with this grader, whatever the row says.
+        #[arg(long, value_name = "NAME")]
+        grader: Option<String>,
+        /// Grade by the rules of the graders that were published with DUMP.
+        #[arg(long)]
+        published: bool,
     },
     /// Show one or several runs as one HTML file.
     Report {

@@ -75,7 +75,10 @@ fn run(command: Command) -> Result<()> {
         Command::Export { run, out, merge } => commands::export::run(&run, &out, merge),
         Command::Import { file, out } => commands::import::run(&file, &out),
         Command::InitModel { arch, out, seed } => commands::init_model::run(&arch, &out, seed),
-        Command::Grade { data, completions } => to_stdout(|out| commands::grade::run(&data, &completions, out)),
+        Command::Grade { data, completions, grader, published } => {
+            let graders = commands::grade::graders(grader.as_deref(), published)?;
+            to_stdout(|out| commands::grade::run(&graders, &data, &completions, out))
+        }
         Command::Curriculum(curriculum) => run_curriculum(curriculum),
     }
 }

@@ -18,23 +18,31 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::grader::Grader;
+use super::graders::Graders;
 use super::kk;
 use super::row::{Message, RewardModel, Row};
 use crate::error::InputError;
 
-/// Reads every row of a JSON Lines file; blank lines are skipped.
+/// As [`load_for`], with the default graders.
+///
+/// # Errors
+/// As [`load_for`].
+pub fn load(path: &Path) -> Result<Vec<Row>, InputError> {
+    load_for(&Graders::default(), path)
+}
+
+/// Reads every row of a JSON Lines file; blank lines are skipped. `graders` must have a grader for each row.
 ///
 /// # Errors
 /// A file that cannot be read or has no rows; the first line that is not a valid row, as `path:line`.
-pub fn load(path: &Path) -> Result<Vec<Row>, InputError> {
+pub fn load_for(graders: &Graders, path: &Path) -> Result<Vec<Row>, InputError> {
     if path.extension().is_some_and(|it| it.eq_ignore_ascii_case("parquet")) {
         let problem = "parquet is not read here; convert the file to JSON Lines (one JSON object per line)";
         return Err(InputError::new(path.display(), problem));
     }
     let rows = numbered_lines(path)?.map(|line| {
         let (place, line) = line?;
-        parse(&line).map_err(|problem| InputError::new(place, problem))
+        parse(&line, graders).map_err(|problem| InputError::new(place, problem))
     });
     let rows = rows.collect::<Result<Vec<Row>, InputError>>()?;
     if rows.is_empty() {
@@ -75,13 +83,13 @@ pub fn group_by_source(rows: Vec<Row>) -> Vec<(String, Vec<Row>)> {
 }
 
 /// One line as a row that can be graded.
-fn parse(line: &str) -> Result<Row, String> {
+fn parse(line: &str, graders: &Graders) -> Result<Row, String> {
     let value: Value = serde_json::from_str(line).map_err(|e| format!("this is not JSON: {e}"))?;
     let row = convert(value)?;
     if row.prompt.is_empty() {
         return Err("the prompt has no messages; expected at least one {role, content}".into());
     }
-    Grader::for_row(&row)?;
+    graders.for_row(&row)?;
     Ok(row)
 }
 
@@ -182,6 +190,7 @@ impl Plain {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::task::Grader;
 
     const TRUTH: &str = r#"(1) Zoey is a knave\n(2) Oliver is a knight"#;
 
