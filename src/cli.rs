@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use dump_rl::commands::data::RowFormat;
 use dump_rl::config;
 use dump_rl::config::run::RunConfig;
 use dump_rl::error::InputError;
@@ -166,12 +167,20 @@ pub enum DataCommand {
         test: usize,
         #[arg(long, default_value_t = 42)]
         seed: u64,
-        /// Folder for train.jsonl and test.jsonl.
+        /// Folder for train.jsonl and test.jsonl, or with parquet train.parquet and test.parquet.
         #[arg(long)]
         out: PathBuf,
+        #[arg(long, value_enum, default_value = "jsonl")]
+        format: RowFormat,
     },
     /// Show what a file of rows contains.
-    Inspect { file: PathBuf },
+    Inspect {
+        /// JSON Lines (.jsonl, also with .gz or .zst) or .parquet.
+        file: PathBuf,
+        /// Model folder whose tokenizer and chat template count the tokens of the prompts.
+        #[arg(long)]
+        model: Option<PathBuf>,
+    },
 }
 
 #[derive(Subcommand)]

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Result, anyhow};
 use clap::Parser;
 use cli::{BenchCommand, Cli, Command, CurriculumCommand, DataCommand};
+use dump_rl::commands::data::PromptCounter;
 use dump_rl::config::{self, run::RunConfig, sft::SftConfig};
 use dump_rl::error::InputError;
 use dump_rl::run_dir::log::Warnings;
@@ -97,12 +98,13 @@ fn run_bench(bench: BenchCommand) -> Result<()> {
 
 fn run_data(data: DataCommand) -> Result<()> {
     match data {
-        DataCommand::Kk { people, train, test, seed, out } => {
+        DataCommand::Kk { people, train, test, seed, out, format } => {
             let people = parse_people(&people).map_err(|e| InputError::new("--people", e))?;
-            Ok(commands::data::kk(people, train, test, seed, &out)?)
+            Ok(commands::data::kk(people, train, test, seed, &out, format)?)
         }
-        DataCommand::Inspect { file } => {
-            print!("{}", commands::data::inspect(&file)?);
+        DataCommand::Inspect { file, model } => {
+            let counter = model.map(|folder| PromptCounter::load(&folder)).transpose()?;
+            print!("{}", commands::data::inspect(&file, counter.as_ref())?);
             Ok(())
         }
     }
