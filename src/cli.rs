@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use dump_rl::commands::data::RowFormat;
 use dump_rl::config;
 use dump_rl::config::run::RunConfig;
 use dump_rl::error::InputError;
@@ -65,6 +66,12 @@ pub enum Command {
         /// JSON Lines of {"index": row number from 0, "completion": "…"}.
         #[arg(long)]
         completions: PathBuf,
+        /// Grade every row with this grader, whatever the row says.
+        #[arg(long, value_name = "NAME")]
+        grader: Option<String>,
+        /// Grade by the rules of the graders that were published with DUMP.
+        #[arg(long)]
+        published: bool,
     },
     /// Show one or several runs as one HTML file.
     Report {
@@ -172,14 +179,19 @@ pub enum DataCommand {
         /// Seed of the puzzles.
         #[arg(long, default_value_t = 42)]
         seed: u64,
-        /// Folder for train.jsonl and test.jsonl.
+        /// Folder for train.jsonl and test.jsonl, or with parquet train.parquet and test.parquet.
         #[arg(long)]
         out: PathBuf,
+        #[arg(long, value_enum, default_value = "jsonl")]
+        format: RowFormat,
     },
     /// Show what a file of rows contains.
     Inspect {
-        /// Rows, as JSON Lines (docs/commands.md).
+        /// Rows: JSON Lines (.jsonl, also with .gz or .zst) or .parquet (docs/commands.md).
         file: PathBuf,
+        /// Model folder whose tokenizer and chat template count the tokens of the prompts.
+        #[arg(long)]
+        model: Option<PathBuf>,
     },
 }
 

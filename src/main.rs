@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Result, anyhow};
 use clap::Parser;
 use cli::{BenchCommand, Cli, Command, CurriculumCommand, DataCommand};
+use dump_rl::commands::data::PromptCounter;
 use dump_rl::config::{self, run::RunConfig, sft::SftConfig};
 use dump_rl::error::InputError;
 use dump_rl::run_dir::log::Warnings;
@@ -75,7 +76,10 @@ fn run(command: Command) -> Result<()> {
         Command::Export { run, out, merge } => commands::export::run(&run, &out, merge),
         Command::Import { file, out } => commands::import::run(&file, &out),
         Command::InitModel { arch, out, seed } => commands::init_model::run(&arch, &out, seed),
-        Command::Grade { data, completions } => to_stdout(|out| commands::grade::run(&data, &completions, out)),
+        Command::Grade { data, completions, grader, published } => {
+            let graders = commands::grade::graders(grader.as_deref(), published)?;
+            to_stdout(|out| commands::grade::run(&graders, &data, &completions, out))
+        }
         Command::Curriculum(curriculum) => run_curriculum(curriculum),
     }
 }
@@ -94,12 +98,13 @@ fn run_bench(bench: BenchCommand) -> Result<()> {
 
 fn run_data(data: DataCommand) -> Result<()> {
     match data {
-        DataCommand::Kk { people, train, test, seed, out } => {
+        DataCommand::Kk { people, train, test, seed, out, format } => {
             let people = parse_people(&people).map_err(|e| InputError::new("--people", e))?;
-            Ok(commands::data::kk(people, train, test, seed, &out)?)
+            Ok(commands::data::kk(people, train, test, seed, &out, format)?)
         }
-        DataCommand::Inspect { file } => {
-            print!("{}", commands::data::inspect(&file)?);
+        DataCommand::Inspect { file, model } => {
+            let counter = model.map(|folder| PromptCounter::load(&folder)).transpose()?;
+            print!("{}", commands::data::inspect(&file, counter.as_ref())?);
             Ok(())
         }
     }

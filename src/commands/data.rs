@@ -2,20 +2,48 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{BufWriter, Write as _};
+use std::io::{self, BufWriter, Write as _};
 use std::ops::RangeInclusive;
 use std::path::Path;
 
+use engine::decoder::DecoderConfig;
+
 use crate::error::InputError;
+use crate::model::tokenizer::ChatTokenizer;
 use crate::task::{Row, kk, rows};
 
-/// Writes `out/train.jsonl` and `out/test.jsonl`, with `train` and `test` rows of every size in order. A split without
-/// rows is not written. The same arguments give the same bytes.
+/// The format of a file of rows that is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum RowFormat {
+    /// One JSON object per line.
+    Jsonl,
+    /// Parquet in verl's schema.
+    Parquet,
+}
+
+impl RowFormat {
+    fn ending(self) -> &'static str {
+        match self {
+            Self::Jsonl => "jsonl",
+            Self::Parquet => "parquet",
+        }
+    }
+}
+
+/// Writes `train` and `test` rows of every size, in order, to `out/train` and `out/test` with the format's ending. A split
+/// without rows is not written. The same arguments give the same bytes.
 ///
 /// # Errors
 /// Sizes or counts that are not possible, a file that exists already, and a path that cannot be written.
-pub fn kk(people: RangeInclusive<usize>, train: usize, test: usize, seed: u64, out: &Path) -> Result<(), InputError> {
-    let files = ["train.jsonl", "test.jsonl"].map(|name| out.join(name));
+pub fn kk(
+    people: RangeInclusive<usize>,
+    train: usize,
+    test: usize,
+    seed: u64,
+    out: &Path,
+    format: RowFormat,
+) -> Result<(), InputError> {
+    let files = ["train", "test"].map(|name| out.join(name).with_extension(format.ending()));
     if let Some(path) = files.iter().find(|path| path.exists()) {
         return Err(InputError::new(path.display(), "exists already; remove it or choose another --out"));
     }
@@ -25,34 +53,73 @@ pub fn kk(people: RangeInclusive<usize>, train: usize, test: usize, seed: u64, o
     }
     fs::create_dir_all(out).map_err(|e| InputError::new(out.display(), format!("cannot be created: {e}")))?;
     for (path, rows) in files.iter().zip([train, test]).filter(|(_, rows)| !rows.is_empty()) {
-        write_rows(path, &rows).map_err(|e| InputError::new(path.display(), format!("cannot be written: {e}")))?;
+        write_rows(path, &rows, format)
+            .map_err(|e| InputError::new(path.display(), format!("cannot be written: {e}")))?;
     }
     Ok(())
 }
 
-fn write_rows(path: &Path, rows: &[Row]) -> std::io::Result<()> {
+fn write_rows(path: &Path, rows: &[Row], format: RowFormat) -> io::Result<()> {
     let mut file = BufWriter::new(File::create_new(path)?);
-    for row in rows {
-        serde_json::to_writer(&mut file, row)?;
-        file.write_all(b"\n")?;
+    match format {
+        RowFormat::Parquet => rows::parquet_writer::write(&mut file, rows).map_err(io::Error::other)?,
+        RowFormat::Jsonl => {
+            for row in rows {
+                serde_json::to_writer(&mut file, row)?;
+                file.write_all(b"\n")?;
+            }
+        }
     }
     file.flush()
 }
 
-/// What a file of rows contains: the number of rows and the mean prompt length (in characters) of every source, and an
-/// example.
+/// A model's tokenizer, and how many tokens its context has.
+pub struct PromptCounter {
+    tokenizer: ChatTokenizer,
+    context: usize,
+}
+
+impl PromptCounter {
+    /// # Errors
+    /// A folder without a model's configuration, tokenizer or chat template.
+    pub fn load(model: &Path) -> anyhow::Result<Self> {
+        let decoder = DecoderConfig::load(model)?;
+        let tokenizer = ChatTokenizer::load(model, &decoder)?;
+        Ok(Self { tokenizer, context: decoder.max_position_embeddings })
+    }
+
+    /// Minimum, mean and maximum of the prompts' tokens, and how many prompts leave no room for a completion.
+    fn describe(&self, rows: &[Row]) -> Result<String, InputError> {
+        let lengths = rows.iter().map(|row| Ok(self.tokenizer.encode_prompt(&row.prompt)?.len()));
+        let lengths = lengths.collect::<Result<Vec<usize>, InputError>>()?;
+        let (min, max) = (lengths.iter().min().unwrap_or(&0), lengths.iter().max().unwrap_or(&0));
+        let mean = lengths.iter().sum::<usize>() as f64 / lengths.len().max(1) as f64;
+        let too_long = lengths.iter().filter(|length| **length >= self.context).count();
+        let context = self.context;
+        Ok(format!(
+            "prompt tokens: min {min}, mean {mean:.1}, max {max}; {too_long} too long for the context of {context}"
+        ))
+    }
+}
+
+/// What a file of rows contains: the number of rows and the mean prompt length (in characters) of every source, with a
+/// model also in tokens, and the first row of every source.
 ///
 /// # Errors
-/// As [`rows::load`].
-pub fn inspect(path: &Path) -> Result<String, InputError> {
+/// As [`rows::load`]; a prompt that the model's chat template refuses.
+pub fn inspect(path: &Path, counter: Option<&PromptCounter>) -> Result<String, InputError> {
     let rows = rows::load(path)?;
-    let example = rows.first().map(example).unwrap_or_default();
     let mut text = format!("{}: {} rows\n", path.display(), rows.len());
+    let mut examples = String::new();
     for (source, rows) in rows::group_by_source(rows) {
         let mean = rows.iter().map(prompt_chars).sum::<usize>() as f64 / rows.len() as f64;
         let _ = writeln!(text, "  {source}: {} rows, prompts of {mean:.0} characters on average", rows.len());
+        if let Some(counter) = counter {
+            let _ = writeln!(text, "    {}", counter.describe(&rows)?);
+        }
+        examples.extend(rows.first().map(example));
     }
-    Ok(text + &example)
+    Ok(text + &examples)
 }
 
 fn prompt_chars(row: &Row) -> usize {
@@ -60,7 +127,7 @@ fn prompt_chars(row: &Row) -> usize {
 }
 
 fn example(row: &Row) -> String {
-    let mut text = format!("\nthe first row, of {}:\n", row.data_source);
+    let mut text = format!("\nthe first row of {}:\n", row.data_source);
     for message in &row.prompt {
         let _ = writeln!(text, "  {}: {}", message.role, message.content);
     }
@@ -76,7 +143,7 @@ mod tests {
         let folder = temp_dir::TempDir::new().unwrap();
         let made = |name: &str, seed| {
             let out = folder.path().join(name).join("deep");
-            kk(3..=4, 6, 2, seed, &out).unwrap();
+            kk(3..=4, 6, 2, seed, &out, RowFormat::Jsonl).unwrap();
             (fs::read(out.join("train.jsonl")).unwrap(), fs::read(out.join("test.jsonl")).unwrap())
         };
         let first = made("a", 1);
@@ -87,10 +154,21 @@ mod tests {
     }
 
     #[test]
+    fn both_formats_hold_the_same_rows() {
+        let folder = temp_dir::TempDir::new().unwrap();
+        for format in [RowFormat::Jsonl, RowFormat::Parquet] {
+            kk(3..=4, 6, 2, 1, folder.path(), format).unwrap();
+        }
+        let loaded = |name: &str| rows::load(&folder.path().join(name)).unwrap();
+        assert_eq!(loaded("train.parquet"), loaded("train.jsonl"));
+        assert_eq!(loaded("test.parquet"), loaded("test.jsonl"));
+    }
+
+    #[test]
     fn existing_files_are_kept() {
         let folder = temp_dir::TempDir::new().unwrap();
         fs::write(folder.path().join("test.jsonl"), "mine").unwrap();
-        let error = kk(3..=3, 1, 1, 0, folder.path()).unwrap_err();
+        let error = kk(3..=3, 1, 1, 0, folder.path(), RowFormat::Jsonl).unwrap_err();
         assert!(error.place.ends_with("test.jsonl") && error.problem.contains("already"), "{error}");
         assert_eq!(fs::read_to_string(folder.path().join("test.jsonl")).unwrap(), "mine");
         assert!(!folder.path().join("train.jsonl").exists());
@@ -99,19 +177,19 @@ mod tests {
     #[test]
     fn impossible_requests_are_refused() {
         let folder = temp_dir::TempDir::new().unwrap();
-        let problem = |people, train| kk(people, train, 0, 0, folder.path()).unwrap_err().problem;
+        let problem = |people, train| kk(people, train, 0, 0, folder.path(), RowFormat::Jsonl).unwrap_err().problem;
         assert!(problem(3..=3, 0).contains("both 0"));
         assert!(problem(2..=3, 1).contains("3-20"));
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
-        assert_eq!(kk(3..=3, 1, 0, 0, &file).unwrap_err().place, file.display().to_string());
+        assert_eq!(kk(3..=3, 1, 0, 0, &file, RowFormat::Jsonl).unwrap_err().place, file.display().to_string());
     }
 
     #[test]
     #[cfg_attr(debug_assertions, ignore = "takes 15 s without optimisation")]
     fn more_puzzles_than_exist_are_refused() {
         // With three people each can say 73 things, so there are at most 73³ puzzles.
-        let error = kk(3..=3, 73 * 73 * 73, 0, 0, Path::new("unused")).unwrap_err();
+        let error = kk(3..=3, 73 * 73 * 73, 0, 0, Path::new("unused"), RowFormat::Jsonl).unwrap_err();
         assert!(error.problem.contains("distinct puzzles with 3 people"), "{error}");
     }
 
@@ -123,8 +201,14 @@ mod tests {
             format!(r#"{{"prompt": "{prompt}", "answer": "(1) Zoey is a knight", "data_source": "{source}"}}"#)
         };
         fs::write(&path, [line("kk_a", "éé"), line("kk_b", "?"), line("kk_a", "four")].join("\n")).unwrap();
-        let text = inspect(&path).unwrap();
-        for part in ["rows.jsonl: 3 rows", "kk_a: 2 rows, prompts of 3 characters", "kk_b: 1 rows", "user: éé"] {
+        let text = inspect(&path, None).unwrap();
+        for part in [
+            "rows.jsonl: 3 rows",
+            "kk_a: 2 rows, prompts of 3 characters",
+            "kk_b: 1 rows",
+            "user: éé",
+            "the first row of kk_b",
+        ] {
             assert!(text.contains(part), "{part:?} in {text}");
         }
     }

@@ -11,6 +11,7 @@ pub mod ckpt;
 pub mod data;
 pub mod engine;
 pub mod eval;
+pub mod grader;
 mod load;
 pub mod lora;
 pub mod loss;

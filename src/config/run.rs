@@ -11,6 +11,7 @@ use super::ckpt::CkptConfig;
 use super::data::DataConfig;
 use super::engine::{EngineConfig, SyncMode};
 use super::eval::EvalConfig;
+use super::grader::GraderConfig;
 use super::lora::LoraSettings;
 use super::loss::{LossConfig, LossKind};
 use super::optim::OptimConfig;
@@ -37,6 +38,7 @@ pub struct RunConfig {
     /// G: completions per prompt.
     pub group_size: usize,
     pub data: DataConfig,
+    pub grader: GraderConfig,
     pub engine: EngineConfig,
     pub curriculum: CurriculumConfig,
     pub advantage: AdvantageConfig,
@@ -62,6 +64,7 @@ impl Default for RunConfig {
             batch_size: 16,
             group_size: 8,
             data: DataConfig::default(),
+            grader: GraderConfig::default(),
             engine: EngineConfig::default(),
             curriculum: CurriculumConfig::default(),
             advantage: AdvantageConfig::default(),
@@ -98,6 +101,7 @@ impl Config for RunConfig {
     fn check(&self) -> Result<(), KeyError> {
         self.check_top_level()?;
         self.data.check().map_err(|e| e.under("data"))?;
+        self.grader.check().map_err(|e| e.under("grader"))?;
         self.engine.check().map_err(|e| e.under("engine"))?;
         self.curriculum.check().map_err(|e| e.under("curriculum"))?;
         self.pipeline.check().map_err(|e| e.under("pipeline"))?;

@@ -8,7 +8,7 @@ use crate::curriculum::{Curriculum, Mixture};
 use crate::error::InputError;
 use crate::model::tokenizer::ChatTokenizer;
 use crate::task::kk::parse_people;
-use crate::task::{Grader, Row, kk, rows};
+use crate::task::{Grader, Graders, Row, kk, rows};
 
 /// One row, ready to be sampled and graded.
 pub struct Item {
@@ -29,13 +29,19 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Tokenises the rows of a split.
+    /// Tokenises the rows of a split and gives each its grader.
     ///
     /// # Errors
-    /// A row without a usable ground truth, or a prompt that leaves no room for a completion in `context` tokens.
-    pub fn new(rows: Vec<Row>, tokenizer: &ChatTokenizer, context: usize) -> Result<Self, InputError> {
+    /// A row without a usable grader or ground truth, or a prompt that leaves no room for a completion in `context` tokens.
+    pub fn new(
+        rows: Vec<Row>,
+        graders: &Graders,
+        tokenizer: &ChatTokenizer,
+        context: usize,
+    ) -> Result<Self, InputError> {
         let source = |(name, rows): (String, Vec<Row>)| {
-            let items = rows.into_iter().enumerate().map(|(index, row)| Item::new(row, index, tokenizer, context));
+            let rows = rows.into_iter().enumerate();
+            let items = rows.map(|(index, row)| Item::new(row, index, graders, tokenizer, context));
             Ok(Source { name, items: items.collect::<Result<_, _>>()? })
         };
         Ok(Self { sources: rows::group_by_source(rows).into_iter().map(source).collect::<Result<_, _>>()? })
@@ -56,9 +62,15 @@ impl Dataset {
 }
 
 impl Item {
-    fn new(row: Row, index: usize, tokenizer: &ChatTokenizer, context: usize) -> Result<Self, InputError> {
+    fn new(
+        row: Row,
+        index: usize,
+        graders: &Graders,
+        tokenizer: &ChatTokenizer,
+        context: usize,
+    ) -> Result<Self, InputError> {
         let place = format!("{} row {index}", row.data_source);
-        let grader = Grader::for_row(&row).map_err(|problem| InputError::new(&place, problem))?;
+        let grader = graders.for_row(&row).map_err(|problem| InputError::new(&place, problem))?;
         let prompt = tokenizer.encode_prompt(&row.prompt)?;
         if prompt.is_empty() || prompt.len() >= context {
             let problem = format!("its prompt has {} tokens, the model's context is {context}", prompt.len());
@@ -80,8 +92,9 @@ pub fn load_rows(config: &RunConfig) -> Result<(Vec<Row>, Vec<Row>), InputError>
             kk::splits(people, data.train, data.test, data.seed).map_err(|e| InputError::new("data", e))?
         }
         DataKind::Files => {
+            let graders = graders(config)?;
             let load_all = |files: &[std::path::PathBuf]| {
-                let loaded: Result<Vec<_>, _> = files.iter().map(|file| rows::load(file)).collect();
+                let loaded: Result<Vec<_>, _> = files.iter().map(|file| rows::load_for(&graders, file)).collect();
                 loaded.map(|rows| rows.into_iter().flatten().collect::<Vec<_>>())
             };
             (load_all(&data.train_files)?, load_all(&data.test_files)?)
@@ -90,6 +103,14 @@ pub fn load_rows(config: &RunConfig) -> Result<(Vec<Row>, Vec<Row>), InputError>
     let evaluated =
         rows::group_by_source(test).into_iter().flat_map(|(_, rows)| rows.into_iter().take(config.eval.prompts));
     Ok((train, evaluated.collect()))
+}
+
+/// How a configuration grades its rows.
+///
+/// # Errors
+/// An unknown grader.
+pub fn graders(config: &RunConfig) -> Result<Graders, InputError> {
+    config.grader.graders().map_err(|error| InputError::at("configuration", error.under("grader")))
 }
 
 /// What the curriculum of a configuration draws from. Prompts are not tokenised for this.

@@ -33,9 +33,9 @@ impl Inputs {
         let decoder = DecoderConfig::load(&folder)?;
         let tokenizer = Arc::new(ChatTokenizer::load(&folder, &decoder)?);
         let (train, test) = dataset::load_rows(&config)?;
-        let context = decoder.max_position_embeddings;
-        let train = Dataset::new(train, &tokenizer, context)?;
-        let test = Dataset::new(test, &tokenizer, context)?;
+        let (graders, context) = (dataset::graders(&config)?, decoder.max_position_embeddings);
+        let train = Dataset::new(train, &graders, &tokenizer, context)?;
+        let test = Dataset::new(test, &graders, &tokenizer, context)?;
         let untested = train.sources.iter().find(|s| !test.sources.iter().any(|t| t.name == s.name));
         if let (Some(source), true) = (untested, config.eval.interval > 0) {
             let problem = format!("distribution {} has no test rows; add some, or set eval.interval = 0", source.name);

@@ -1,4 +1,55 @@
-//! The reward of a completion.
+//! The reward of a completion: what a grader finds, and what that is worth.
+
+/// What a grader says about the answer of a completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Right,
+    Wrong,
+    /// There is no answer, or the grader cannot read it.
+    Missing,
+}
+
+/// What a grader says about a whole completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// Whether reasoning and answer stand in their tags.
+    pub right_format: bool,
+    pub verdict: Verdict,
+}
+
+/// What each finding is worth.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scores {
+    /// For a right answer. It must be above 0.
+    pub right: f32,
+    /// For a wrong answer. It must not be above 0.
+    pub wrong: f32,
+    /// For a missing answer. It must not be above 0.
+    pub missing: f32,
+    pub format_right: f32,
+    pub format_wrong: f32,
+}
+
+/// The scores of the DUMP paper.
+impl Default for Scores {
+    fn default() -> Self {
+        Self { right: 2.0, wrong: -1.5, missing: -2.0, format_right: 1.0, format_wrong: -1.0 }
+    }
+}
+
+impl Scores {
+    /// What a judgement is worth.
+    pub fn grade(&self, judgement: Judgement) -> Grade {
+        Grade {
+            format_score: if judgement.right_format { self.format_right } else { self.format_wrong },
+            answer_score: match judgement.verdict {
+                Verdict::Right => self.right,
+                Verdict::Wrong => self.wrong,
+                Verdict::Missing => self.missing,
+            },
+        }
+    }
+}
 
 /// The two parts of a completion's reward.
 #[derive(Clone, Copy, Debug, PartialEq)]

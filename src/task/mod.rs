@@ -1,17 +1,19 @@
 //! Tasks: the rows to train on, and the graders that score their completions.
 //!
-//! - [`row`]: a row · [`grade`]: the reward of a completion · [`grader`]: which grader scores a row.
+//! - [`row`]: a row · [`grade`]: the reward of a completion · [`graders`]: the graders, and which of them scores a row.
 //! - [`rows`] reads JSON Lines files in every accepted schema into [`Row`]s.
 //! - [`kk`] is Knights and Knaves: a generator of puzzles, their prompt and their grader.
+//! - [`math`] compares mathematical answers.
 //!
 //! Pure and synchronous: no async runtime, no tensors. The grader of every loaded row understands its ground truth.
 
 pub mod grade;
-pub mod grader;
+pub mod graders;
 pub mod kk;
+pub mod math;
 pub mod row;
 pub mod rows;
 
 pub use grade::Grade;
-pub use grader::Grader;
+pub use graders::{Grader, Graders};
 pub use row::{Message, RewardModel, Row};

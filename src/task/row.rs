@@ -45,12 +45,15 @@ pub struct RewardModel {
     /// What the grader needs, in a form that the grader defines. A value that is not a string is kept as its JSON text.
     #[serde(deserialize_with = "text")]
     pub ground_truth: String,
+    /// The name of the grader. Without it `extra_info.grader` or the data source chooses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grader: Option<String>,
 }
 
 impl RewardModel {
     /// Grading by a rule against `ground_truth`.
     pub fn rule(ground_truth: impl Into<String>) -> Self {
-        Self { style: rule(), ground_truth: ground_truth.into() }
+        Self { style: rule(), ground_truth: ground_truth.into(), grader: None }
     }
 }
 

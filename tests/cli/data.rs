@@ -31,7 +31,8 @@ fn wrong_rows_are_named_with_file_and_line() {
     check("", &["rows.jsonl", "no rows", "one JSON object per line"]);
     let files = |name: &str| format!("{HEAD}[data]\nkind = \"files\"\ntrain_files = [{name}]\n[eval]\ninterval = 0\n");
     work.train_refused(&files("\"nowhere.jsonl\""), &[], &["nowhere.jsonl", "cannot be opened"]);
-    work.train_refused(&files("\"rows.parquet\""), &[], &["rows.parquet", "JSON Lines"]);
+    work.train_refused(&files("\"rows.parquet\""), &[], &["rows.parquet", "cannot be opened"]);
+    work.train_refused(&files("\"rows.csv\""), &[], &["rows.csv", "ending", ".parquet"]);
     work.train_refused(&files(""), &[], &["c.toml:7", "data.train_files", "at least one"]);
     let long = json!({"prompt": "Who? ".repeat(600), "answer": "(1) Zoey is a knight", "data_source": "kk_x"});
     work.file("long.jsonl", long.to_string());

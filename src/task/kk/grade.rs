@@ -6,15 +6,12 @@ use std::sync::LazyLock;
 use regex::Regex;
 use serde_json::Value;
 
-use crate::task::grade::Grade;
-
-/// Each tag must occur exactly once, in this order.
-const TAGS: [&str; 4] = ["<think>", "</think>", "<answer>", "</answer>"];
-/// What a completion may end with in addition to white space.
-const END_OF_TURN: &str = "<|im_end|>";
+use crate::task::grade::{Judgement, Verdict};
+use crate::task::graders::Judge;
+use crate::task::graders::answer::{Mode, formatted};
 
 /// A claim about a role, without the name before it.
-static CLAIM: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)\s+is\s+a\s+(knight|knave)\b"));
+static CLAIM: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)\s+is\s+a\s+(?:knight|knave)\b"));
 /// One line of a ground truth.
 static LINE: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)^\s*\(\d+\)\s*(\S.*?)\s+is\s+a\s+(knight|knave)\.?\s*$"));
 /// A word character, as `\b` understands it.
@@ -66,55 +63,51 @@ impl Expected {
         self.roles.iter().map(|(name, _)| name)
     }
 
-    /// Scores the assistant's text.
-    ///
-    /// Format: +1 or −1, see `TAGS`. Answer: +2 if every role is right, −1.5 if one is wrong, −2 if the answer cannot
-    /// be read or the format is wrong.
-    pub fn grade(&self, completion: &str) -> Grade {
-        match answer_part(completion) {
-            None => Grade { format_score: -1.0, answer_score: -2.0 },
-            Some(answer) => Grade { format_score: 1.0, answer_score: self.answer_score(answer) },
-        }
-    }
-
-    fn answer_score(&self, answer: &str) -> f32 {
+    /// A right answer names every role, and a wrong one names each person but not each role. The answer is missing if it
+    /// cannot be read or if the format is wrong.
+    fn answer_verdict(&self, answer: &str) -> Verdict {
         match self.claims(answer) {
-            None => -2.0,
-            Some(claims) if claims.iter().zip(&self.roles).all(|(claim, (_, knight))| claim == knight) => 2.0,
-            Some(_) => -1.5,
+            None => Verdict::Missing,
+            Some(claims) if claims.iter().zip(&self.roles).all(|(claim, (_, knight))| claim == knight) => {
+                Verdict::Right
+            }
+            Some(_) => Verdict::Wrong,
         }
     }
 
     /// Whether the answer calls each person a knight, in the order of the ground truth. `None` if the number of roles
     /// differs from the number of people, or if a person is missing.
     fn claims(&self, answer: &str) -> Option<Vec<bool>> {
-        let lower = answer.to_lowercase();
-        if lower.matches("knight").count() + lower.matches("knave").count() != self.roles.len() {
+        if roles_in(answer) != self.roles.len() {
             return None;
         }
         // Matches of CLAIM cannot overlap. So a match after a name is a match of the pattern with that name.
-        let claims: Vec<(&str, bool)> =
-            CLAIM.captures_iter(answer).map(|it| (&answer[..it.get_match().start()], is_knight(&it[1]))).collect();
+        let claim = |it: regex::Match| (&answer[..it.start()], it.as_str().ends_with(['t', 'T']));
+        let claims: Vec<(&str, bool)> = CLAIM.find_iter(answer).map(claim).collect();
         let first = |name: &str| claims.iter().find(|(before, _)| ends_with_name(before, name)).map(|it| it.1);
         self.names().map(|name| first(name)).collect()
     }
 }
 
-/// The text between the answer tags; none if the format is wrong.
-fn answer_part(completion: &str) -> Option<&str> {
-    let mut at = [0; 4];
-    for (tag, at) in TAGS.iter().zip(&mut at) {
-        *at = only(completion, tag)?;
+/// The answer counts only in the right format. Both modes are the same.
+impl Judge for Expected {
+    fn verdict(&self, completion: &str, mode: Mode) -> Verdict {
+        self.judge(completion, mode).verdict
     }
-    let after = &completion[at[3] + TAGS[3].len()..];
-    let right = at.is_sorted() && after.replace(END_OF_TURN, "").trim().is_empty();
-    right.then(|| &completion[at[2] + TAGS[2].len()..at[3]])
+
+    fn judge(&self, completion: &str, _: Mode) -> Judgement {
+        match formatted(completion) {
+            None => Judgement { right_format: false, verdict: Verdict::Missing },
+            Some(answer) => Judgement { right_format: true, verdict: self.answer_verdict(answer) },
+        }
+    }
 }
 
-/// The position of `tag`, if it occurs exactly once.
-fn only(text: &str, tag: &str) -> Option<usize> {
-    let mut found = text.match_indices(tag).map(|(at, _)| at);
-    found.next().filter(|_| found.next().is_none())
+/// How often the text says "knight" or "knave".
+fn roles_in(text: &str) -> usize {
+    let lower = if text.is_ascii() { text.to_ascii_lowercase() } else { text.to_lowercase() };
+    let role = |(at, _): &(usize, &str)| ["knight", "knave"].iter().any(|role| lower[*at..].starts_with(role));
+    lower.match_indices('k').filter(role).count()
 }
 
 fn role_of(line: &str) -> Option<(String, bool)> {
@@ -129,6 +122,13 @@ fn is_knight(role: &str) -> bool {
 /// Whether `text`, before white space, ends with a match of `\bNAME\b`: with the name, ignoring case, but not as part
 /// of a longer word.
 fn ends_with_name(text: &str, name: &str) -> bool {
+    if let (Some(last), Some(wanted)) = (text.bytes().next_back(), name.bytes().next_back())
+        && last.is_ascii()
+        && wanted.is_ascii()
+        && !last.eq_ignore_ascii_case(&wanted)
+    {
+        return false; // Most names end here.
+    }
     let Some((start, _)) = text.char_indices().rev().nth(name.chars().count() - 1) else { return false };
     let (before, tail) = text.split_at(start);
     same_fold(tail, name)
@@ -142,6 +142,9 @@ fn is_word(c: char) -> bool {
 
 /// Equality ignoring case, character by character, as in `(?i)`.
 fn same_fold(a: &str, b: &str) -> bool {
+    if a.is_ascii() && b.is_ascii() {
+        return a.eq_ignore_ascii_case(b);
+    }
     let fold = |c: char| c.to_uppercase().flat_map(char::to_lowercase);
     a.chars().flat_map(fold).eq(b.chars().flat_map(fold))
 }
@@ -149,6 +152,7 @@ fn same_fold(a: &str, b: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::task::grade::{Grade, Scores};
     use proptest::prelude::*;
 
     const FORM: f32 = -3.0;
@@ -161,8 +165,12 @@ mod tests {
         Expected::from_ground_truth("(1) Zoey is a knight\n(2) Oliver is a knave").unwrap()
     }
 
+    fn grade(expected: &Expected, completion: &str) -> Grade {
+        Scores::default().grade(expected.judge(completion, Mode::Lenient))
+    }
+
     fn check(completion: &str, score: f32) {
-        let grade = expected().grade(completion);
+        let grade = grade(&expected(), completion);
         assert_eq!(grade.score(), score, "{completion:?}");
         assert_eq!(grade.format_score, if score == FORM { -1.0 } else { 1.0 }, "{completion:?}");
     }
@@ -230,7 +238,7 @@ mod tests {
         check_answer("Zoe is a knight, Olivera is a knave", UNREADABLE);
         let prefixes = Expected::from_ground_truth("(1) Ann is a knight\n(2) Anna is a knave\n(3) Anna-Ann is a knave");
         let grade =
-            |answer: &str| prefixes.as_ref().unwrap().grade(&format!("<think></think><answer>{answer}</answer>"));
+            |answer: &str| grade(prefixes.as_ref().unwrap(), &format!("<think></think><answer>{answer}</answer>"));
         assert_eq!(grade("Anna is a knave, Ann is a knight, Anna-Ann is a knave").score(), RIGHT);
         // The first claim about Ann is the end of the claim about Anna-Ann.
         assert_eq!(grade("Anna-Ann is a knave, Ann is a knight, Anna is a knave").score(), WRONG);
@@ -239,7 +247,7 @@ mod tests {
     #[test]
     fn names_may_be_of_any_script() {
         let expected = Expected::from_ground_truth("(1) Élodie is a knight\n(2) Жанна is a knave").unwrap();
-        let score = |answer: &str| expected.grade(&format!("<think>é</think><answer>{answer}</answer>")).score();
+        let score = |answer: &str| grade(&expected, &format!("<think>é</think><answer>{answer}</answer>")).score();
         assert_eq!(score("élodie is a knight (2) ЖАННА is a knave"), RIGHT);
         assert_eq!(score("lodie is a knight (2) Жанна is a knave"), UNREADABLE);
     }
