@@ -1,7 +1,7 @@
 //! Tasks: the rows to train on, and the graders that score their completions.
 //!
 //! - [`row`]: a row · [`grade`]: the reward of a completion · [`grader`]: which grader scores a row.
-//! - [`rows`] reads JSON Lines files in every accepted schema into [`Row`]s.
+//! - [`rows`] reads files of every accepted format and schema into [`Row`]s.
 //! - [`kk`] is Knights and Knaves: a generator of puzzles, their prompt and their grader.
 //!
 //! Pure and synchronous: no async runtime, no tensors. The grader of every loaded row understands its ground truth.
