@@ -13,7 +13,7 @@ use crate::task::kk::parse_people;
 pub enum DataKind {
     /// Generated Knights-and-Knaves puzzles.
     Kk,
-    /// JSON Lines files.
+    /// JSON Lines or parquet files.
     Files,
 }
 
@@ -28,7 +28,7 @@ pub struct DataConfig {
     pub test: usize,
     /// For `kk`: seed of the generator. It is independent of the run's seed.
     pub seed: u64,
-    /// For `files`: JSON Lines files of training and test rows.
+    /// For `files`: JSON Lines or parquet files of training and test rows.
     pub train_files: Vec<PathBuf>,
     pub test_files: Vec<PathBuf>,
 }

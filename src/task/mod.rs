@@ -1,7 +1,7 @@
 //! Tasks: the rows to train on, and the graders that score their completions.
 //!
 //! - [`row`]: a row · [`grade`]: the reward of a completion · [`graders`]: the graders, and which of them scores a row.
-//! - [`rows`] reads JSON Lines files in every accepted schema into [`Row`]s.
+//! - [`rows`] reads files of every accepted format and schema into [`Row`]s.
 //! - [`kk`] is Knights and Knaves: a generator of puzzles, their prompt and their grader.
 //! - [`math`] compares mathematical answers.
 //!
