@@ -4,7 +4,7 @@
 //! [`REGISTRY`]. Every grader is pure, takes time in proportion to the length of the text, and accepts any text.
 //!
 //! - [`answer`]: where a completion's answer stands, and the rule for its format.
-//! - [`choice`], [`number`], [`gsm8k`], [`arc`], [`exact`], [`mod@regex`], [`json_schema`]: a grader each.
+//! - [`choice`], [`number`], [`gsm8k`], [`arc`], [`exact`], [`mod@regex`], [`json_schema`], [`math`]: a grader each.
 //! - `kk::grade` is the grader of Knights and Knaves.
 //! - [`numeral`]: reads numbers as people write them.
 
@@ -14,6 +14,7 @@ pub mod choice;
 pub mod exact;
 pub mod gsm8k;
 pub mod json_schema;
+pub mod math;
 pub mod number;
 pub mod numeral;
 pub mod regex;
@@ -50,6 +51,11 @@ pub struct Registered {
 /// Every grader. Of several prefixes that fit a row, the longest one counts.
 pub static REGISTRY: &[Registered] = &[
     Registered { name: "kk", sources: &["kk"], read: |truth| judge(kk::grade::Expected::from_ground_truth(truth)) },
+    Registered {
+        name: "math",
+        sources: &["math", "aime"],
+        read: |truth| judge(math::Expected::from_ground_truth(truth)),
+    },
     Registered { name: "choice", sources: choice::SOURCES, read: |truth| judge(choice::Expected::new(truth)) },
     Registered {
         name: "number",

@@ -43,6 +43,9 @@ fn the_data_source_chooses_the_grader() {
     for source in ["gsm8k", "gsm8k/3", "openai/gsm8k", "a/b/gsm8k"] {
         check_source(source, "#### 42", "gsm8k");
     }
+    for source in ["math", "MATH-lighteval", "HuggingFaceH4/MATH-500", "aime_1983_1993", "HuggingFaceH4/aime_2024"] {
+        check_source(source, r"\frac{1}{2}", "math");
+    }
     check_source("probabilistic_2", "0.5", "number");
     check_source("number", "0.5", "number");
     check_source("arc_logic", "[[1]]", "arc");
