@@ -1,6 +1,6 @@
 //! A table of pairs of answers with their verdicts, `pairs.tsv`: kind, verdict, and the two answers.
 //!
-//! The verdicts are arithmetic by hand and by `sympy`; none was produced by this code.
+//! The verdicts are arithmetic by hand; none was produced by this code.
 
 use super::equal;
 
