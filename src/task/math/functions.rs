@@ -151,7 +151,7 @@ mod tests {
 
     /// The digits are those of mpmath: `mp.dps = 60; print(mp.pi, mp.exp(2), mp.log(10), …)`.
     fn check(value: &Ball, expected: &str) {
-        let scaled = value.to_fixed(BITS) * BigInt::from(10).pow(50) >> BITS;
+        let scaled = (value.to_fixed(BITS) * BigInt::from(10).pow(50)) >> BITS;
         assert_eq!(scaled.to_string(), expected);
     }
 

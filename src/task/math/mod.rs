@@ -1,14 +1,14 @@
 //! Mathematical answers: found in a completion, read from LaTeX or plain text, and compared.
 //!
-//! - [`extract`] finds the answer in a completion.
-//! - [`token`] and [`numeral`] split it into tokens; [`words`] and [`units`] are the tables.
-//! - [`answer`], with [`brackets`], [`named`] and [`quantity`], and [`expr`], with [`primary`], make it a [`tree`].
-//! - [`compare`] decides whether two answers are equal: [`relations`] and [`intervals`] for equations and inequalities,
-//!   [`identity`] for expressions, by [`evaluate`] with [`number`]s and their [`powers`], which are exact,
-//!   or [`ball`]s with [`functions`].
+//! - `extract` finds the answer in a completion.
+//! - `token` and `numeral` split it into tokens; `words` and `units` are the tables.
+//! - `answer`, with `brackets`, `named` and `quantity`, and `expr`, with `primary`, make it a `tree`.
+//! - `compare` decides whether two answers are equal: `relations` and `intervals` for equations and inequalities,
+//!   `identity` for expressions, by `evaluate` with `number`s and their `powers`, which are exact,
+//!   or `ball`s with `functions`.
 //!
 //! Nothing in an answer is ever run as code. Limits on length, depth, size and steps take the place of time-outs: every
-//! text is graded within milliseconds. Where equality is not sure, answers are different; [`identity`] says what bounds
+//! text is graded within milliseconds. Where equality is not sure, answers are different; `identity` says what bounds
 //! the chance that different answers count as equal.
 
 mod answer;

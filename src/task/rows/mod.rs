@@ -3,8 +3,8 @@
 //! Every loaded row has a data source, a prompt that is not empty, and a ground truth that its grader understands. All
 //! rows of a file have one schema.
 //!
-//! - [`lines`]: JSON Lines, plain or compressed · `parquet`, with the feature `train`.
-//! - [`schema`]: which fields make a row.
+//! - `lines`: JSON Lines, plain or compressed · `parquet`, with the feature `train`.
+//! - `schema`: which fields make a row.
 //! - `parquet_writer`: writes rows as a parquet file.
 
 #[cfg(all(test, feature = "train"))]
