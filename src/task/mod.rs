@@ -4,6 +4,7 @@
 //! - [`rows`] reads files of every accepted format and schema into [`Row`]s.
 //! - [`kk`] is Knights and Knaves: a generator of puzzles, their prompt and their grader.
 //! - [`math`] compares mathematical answers.
+//! - [`mixture`]: from rows to the distributions of a run.
 //!
 //! Pure and synchronous: no async runtime, no tensors. The grader of every loaded row understands its ground truth.
 
@@ -11,6 +12,7 @@ pub mod grade;
 pub mod graders;
 pub mod kk;
 pub mod math;
+pub mod mixture;
 pub mod row;
 pub mod rows;
 

@@ -24,7 +24,7 @@ impl EvalSettings {
     fn of(inputs: &Inputs) -> Self {
         let eval = &inputs.config.eval;
         let sampling = Sampling { temperature: eval.temperature, ..inputs.sampling() };
-        Self { sampling, samples: eval.samples, seed: mix_seed(inputs.config.data.seed, 0xE7A1) }
+        Self { sampling, samples: eval.samples, seed: mix_seed(inputs.config.data[0].seed, 0xE7A1) }
     }
 }
 

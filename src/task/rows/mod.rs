@@ -24,6 +24,7 @@ use serde_json::Value;
 
 use self::schema::Schema;
 use super::graders::Graders;
+use super::mixture::Mapping;
 use super::row::Row;
 use crate::error::InputError;
 
@@ -49,22 +50,77 @@ pub fn load(path: &Path) -> Result<Vec<Row>, InputError> {
 
 /// As [`load`], but `check` decides which rows are valid.
 fn read(path: &Path, check: impl Fn(&Row) -> Result<(), String>) -> Result<Vec<Row>, InputError> {
-    let mut rows = Rows { schema: None, rows: Vec::new(), check };
-    let expected = match Format::of(path)? {
-        Format::Lines => lines::for_each(path, |value| rows.push(value)).map(|()| "one JSON object per line")?,
-        Format::Parquet => parquet_rows(path, |value| rows.push(value)).map(|()| "at least one")?,
+    let mut rows = Vec::new();
+    for_each(path, &Mapping::default(), |row| {
+        check(&row)?;
+        rows.push(row);
+        Ok(())
+    })?;
+    Ok(rows)
+}
+
+/// Gives every row of a file to `take`. `mapping` says what does not come from the schema.
+///
+/// # Errors
+/// As [`load_for`], with the first row that `take` refuses.
+pub fn for_each(
+    path: &Path,
+    mapping: &Mapping,
+    mut take: impl FnMut(Row) -> Result<(), String>,
+) -> Result<(), InputError> {
+    let (mut schema, mut any) = (None, false);
+    let mut push = |value: Value| {
+        any = true;
+        take(row(value, mapping, &mut schema)?)
     };
-    match rows.rows.is_empty() {
-        true => Err(InputError::new(path.display(), format!("the file has no rows; expected {expected}"))),
-        false => Ok(rows.rows),
+    let expected = match Format::of(path)? {
+        Format::Lines => lines::for_each(path, push).map(|()| "one JSON object per line")?,
+        Format::Parquet if mapping.has_templates() => {
+            parquet_rows(path, Columns::All, push).map(|()| "at least one")?
+        }
+        Format::Parquet => parquet_rows(path, Columns::OfSchemas, &mut push).map(|()| "at least one")?,
+    };
+    match any {
+        true => Ok(()),
+        false => Err(InputError::new(path.display(), format!("the file has no rows; expected {expected}"))),
     }
+}
+
+/// Which columns of a parquet file are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Columns {
+    /// Those that a schema uses. The others are null.
+    OfSchemas,
+    All,
+}
+
+/// A JSON object as a row. `schema` is that of the rows before it.
+fn row(mut value: Value, mapping: &Mapping, schema: &mut Option<Schema>) -> Result<Row, String> {
+    if mapping.is_complete() {
+        return mapping.row(value);
+    }
+    if let (Some(fields), Some(name)) = (value.as_object_mut(), &mapping.data_source) {
+        schema::name_source(fields, name);
+    }
+    let fields = mapping.has_templates().then(|| value.clone());
+    let (found, mut row) = schema::row(value)?;
+    let first = *schema.get_or_insert(found);
+    if first != found {
+        return Err(format!(
+            "the row has another schema ({found}) than the rows before it ({first}); put each schema into a file"
+        ));
+    }
+    if let Some(fields) = fields {
+        row.extra_info = fields;
+    }
+    mapping.apply(row)
 }
 
 #[cfg(feature = "train")]
 use parquet::for_each as parquet_rows;
 
 #[cfg(not(feature = "train"))]
-fn parquet_rows(path: &Path, _: impl FnMut(Value) -> Result<(), String>) -> Result<(), InputError> {
+fn parquet_rows(path: &Path, _: Columns, _: impl FnMut(Value) -> Result<(), String>) -> Result<(), InputError> {
     Err(InputError::new(path.display(), "parquet files need a build with the feature \"train\""))
 }
 
@@ -94,28 +150,6 @@ impl Format {
 
 fn has_ending(path: &Path, ending: &str) -> bool {
     path.extension().is_some_and(|it| it.eq_ignore_ascii_case(ending))
-}
-
-/// The rows that are read so far. All have the same schema.
-struct Rows<Check> {
-    schema: Option<Schema>,
-    rows: Vec<Row>,
-    check: Check,
-}
-
-impl<Check: Fn(&Row) -> Result<(), String>> Rows<Check> {
-    fn push(&mut self, value: Value) -> Result<(), String> {
-        let (schema, row) = schema::row(value)?;
-        (self.check)(&row)?;
-        let first = *self.schema.get_or_insert(schema);
-        if first != schema {
-            return Err(format!(
-                "the row has another schema ({schema}) than the rows before it ({first}); put each schema into a file"
-            ));
-        }
-        self.rows.push(row);
-        Ok(())
-    }
 }
 
 /// Splits rows by `data_source`: sources in the order of first appearance, rows in their order.

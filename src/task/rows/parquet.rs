@@ -16,7 +16,7 @@ use ::parquet::record::{Field, Row as Record};
 use ::parquet::schema::types::Type;
 use serde_json::{Map, Value};
 
-use super::schema;
+use super::{Columns, schema};
 use crate::error::InputError;
 
 /// Gives every row to `take` as a JSON object. A column that no schema uses is there with the value null.
@@ -24,11 +24,15 @@ use crate::error::InputError;
 /// # Errors
 /// A file that cannot be opened or is not parquet; the first row that cannot be read or that `take` refuses, as
 /// `path: row N`, counted from 0.
-pub(super) fn for_each(path: &Path, mut take: impl FnMut(Value) -> Result<(), String>) -> Result<(), InputError> {
+pub(super) fn for_each(
+    path: &Path,
+    columns: Columns,
+    mut take: impl FnMut(Value) -> Result<(), String>,
+) -> Result<(), InputError> {
     let fail = |problem: String| InputError::new(path.display(), problem);
     let file = File::open(path).map_err(|e| fail(format!("cannot be opened: {e}")))?;
     let (mut records, unused) =
-        guarded(|| open(file)).map_err(|e| fail(format!("cannot be read as a parquet file: {e}")))?;
+        guarded(|| open(file, columns)).map_err(|e| fail(format!("cannot be read as a parquet file: {e}")))?;
     for number in 0.. {
         let Some(record) = guarded(|| records.next().transpose()).transpose() else { break };
         let value = record.map_err(|e| format!("cannot be read: {e}")).and_then(|it| object(&it, &unused));
@@ -40,11 +44,14 @@ pub(super) fn for_each(path: &Path, mut take: impl FnMut(Value) -> Result<(), St
 }
 
 /// The rows of a file, and the names of the columns that are not read.
-fn open(file: File) -> ParquetResult<(RowIter<'static>, Vec<String>)> {
+fn open(file: File, columns: Columns) -> ParquetResult<(RowIter<'static>, Vec<String>)> {
     let reader = SerializedFileReader::new(file)?;
     let root = reader.metadata().file_metadata().schema_descr().root_schema_ptr();
-    let (used, unused): (Vec<Arc<Type>>, Vec<_>) =
-        root.get_fields().iter().cloned().partition(|column| schema::COLUMNS.contains(&column.name()));
+    let (used, unused): (Vec<Arc<Type>>, Vec<_>) = root
+        .get_fields()
+        .iter()
+        .cloned()
+        .partition(|it| columns == Columns::All || schema::COLUMNS.contains(&it.name()));
     // pandas stores an index that is not 0, 1, 2, … as a column.
     let unused = unused.iter().map(|it| it.name()).filter(|name| !name.starts_with("__index_level_"));
     let unused = unused.map(String::from).collect();

@@ -100,6 +100,14 @@ impl fmt::Display for Schema {
     }
 }
 
+/// Gives an object without a `data_source` this one, unless its schema needs none.
+pub(super) fn name_source(fields: &mut Map<String, Value>, name: &str) {
+    let is_missing = fields.get("data_source").is_none_or(|it| it.is_null() || it == "");
+    if is_missing && Schema::of(fields).is_err() {
+        fields.insert("data_source".into(), name.into());
+    }
+}
+
 /// A JSON object as a row with a prompt, and the schema that it has.
 ///
 /// # Errors
