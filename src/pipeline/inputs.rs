@@ -44,7 +44,8 @@ impl LeftOut {
     /// What is said about them. `None` if all rows are used.
     pub fn describe(&self) -> Option<String> {
         let &Self { unfit, over_limit, too_long } = self;
-        let reasons = [(unfit, "do not fit where"), (over_limit, "are over the limit"), (too_long, "have long prompts")];
+        let reasons =
+            [(unfit, "do not fit where"), (over_limit, "are over the limit"), (too_long, "have long prompts")];
         let reasons = reasons.iter().filter(|(rows, _)| *rows > 0).map(|(rows, why)| format!("{rows} {why}"));
         let reasons = reasons.collect::<Vec<_>>();
         (!reasons.is_empty()).then(|| format!("left out rows of files that are not used: {}", reasons.join(", ")))
