@@ -78,7 +78,7 @@ impl Place<'_> {
             match value.get_ref() {
                 toml::de::DeValue::Table(inner) => table = inner,
                 toml::de::DeValue::Array(items) => {
-                    let item = items.get(index.parse::<usize>().ok()?)?;
+                    let Some(item) = items.get(index.parse::<usize>().ok()?) else { break };
                     let toml::de::DeValue::Table(inner) = item.get_ref() else { break };
                     (table, start) = (inner, Some(item.span().start));
                 }

@@ -122,7 +122,7 @@ fn a_mixture_is_trained_on() {
         "{seen:?}"
     );
     // A resume refuses other data, and says which table.
-    let sets = ["--set", "data.1.limit=7", "--resume"];
+    let sets = ["--set", "batch_size=8", "--set", "data.1.limit=7", "--resume"];
     work.refused(&[&["train", config.as_str(), "--out", &out], &sets[..]].concat(), &["data[1].limit was 0, is 7"]);
 }
 
@@ -206,7 +206,7 @@ fn a_data_set_of_the_hub_is_read_from_its_cache() {
     let unnamed = hub("owner/more").replace("distribution = \"animals\"", "distribution = \"{label}\"");
     let (code, _, error) = run(&unnamed, true);
     assert!(code == Some(2) && error.contains("data.train_files") && error.contains("distribution"), "{error}");
-    let (code, _, error) = run(&hub("owner"), true);
+    let (code, _, error) = run(&SUMS.replace("sums-*.jsonl", "hf://datasets/owner/animals"), true);
     assert!(code == Some(2) && error.contains("hf://datasets/OWNER/NAME/PATH"), "{error}");
     let config = work.config(&format!("{HEAD}{}", hub("owner/more")));
     let output = program()

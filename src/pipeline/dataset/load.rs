@@ -142,6 +142,9 @@ impl Entry<'_> {
                     Some(template) => template.render(&row)?,
                     None => row.data_source.clone(),
                 };
+                if name.is_empty() {
+                    return Err("the row has no data_source; name its distribution with distribution = \"NAME\"".into());
+                }
                 let index = *by_name.entry(name.clone()).or_insert(groups.len());
                 if index == groups.len() {
                     groups.push((name, Vec::new()));
