@@ -111,13 +111,13 @@ fn workload<'a>(
 
 fn print_sources(train: &Dataset, test: &Dataset) {
     for train in &train.sources {
-        let test = test.sources.iter().find(|it| it.name == train.name).map_or(0, |it| it.items.len());
-        let tokens: usize = train.items.iter().map(|item| item.prompt.len()).sum();
+        let test = test.sources.iter().find(|it| it.name == train.name).map_or(0, |it| it.size());
+        let tokens: usize = train.known().iter().map(|item| item.prompt.len()).sum();
         println!(
             "{:<20} {:>6} rows, {test:>4} for evaluation, prompts of {:.0} tokens on average",
             train.name,
-            train.items.len(),
-            tokens as f64 / train.items.len() as f64,
+            train.size(),
+            tokens as f64 / train.known().len() as f64,
         );
     }
 }

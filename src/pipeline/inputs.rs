@@ -89,14 +89,14 @@ impl Inputs {
     /// Tokens of the longest prompt that is answered, in training or in an evaluation.
     pub fn longest_prompt(&self) -> usize {
         let test = self.test.sources.iter().filter(|_| self.config.eval.interval > 0);
-        let items = self.train.sources.iter().chain(test).flat_map(|source| &source.items);
+        let items = self.train.sources.iter().chain(test).flat_map(|source| source.known());
         items.map(|item| item.prompt.len()).max().unwrap_or(0)
     }
 
     /// Tokens of all prompts of an evaluation. 0 without evaluations.
     pub fn eval_prompt_tokens(&self) -> usize {
         let evaluated = self.test.sources.iter().filter(|_| self.config.eval.interval > 0);
-        evaluated.flat_map(|source| &source.items).map(|item| item.prompt.len()).sum()
+        evaluated.flat_map(|source| source.known()).map(|item| item.prompt.len()).sum()
     }
 
     /// How completions to train on are sampled.

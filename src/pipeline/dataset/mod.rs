@@ -1,9 +1,12 @@
 //! Rows by distribution, each with its grader and its prompt's token ids. Made once, before anything runs.
 //!
 //! - [`load`]: the rows that a configuration names · [`files`]: finds their files.
+//! - [`source`]: one distribution, with rows that are kept or made on the fly · [`item`]: one row, ready to be sampled and graded.
 
 pub mod files;
+pub mod item;
 pub mod load;
+pub mod source;
 
 use std::sync::Arc;
 
@@ -14,23 +17,10 @@ use crate::error::InputError;
 use crate::model::hub::Download;
 use crate::model::tokenizer::ChatTokenizer;
 use crate::task::kk::{self, parse_people};
-use crate::task::{Grader, Row};
+use item::ItemMaker;
+pub use item::Item;
 use load::{Distribution, Loaded, entry_graders};
-
-/// One row, ready to be sampled and graded.
-pub struct Item {
-    pub row: Row,
-    pub grader: Grader,
-    pub prompt: Arc<[u32]>,
-}
-
-/// The rows of one distribution. Never empty.
-pub struct Source {
-    pub name: String,
-    pub items: Vec<Item>,
-    /// Rows that were left out because their prompts are longer than `max_prompt_tokens`.
-    pub too_long: usize,
-}
+pub use source::Source;
 
 /// The rows of one split, by distribution.
 pub struct Dataset {
@@ -41,21 +31,27 @@ impl Dataset {
     /// Tokenises the rows of a split and gives each its grader.
     ///
     /// # Errors
-    /// A row without a usable grader or ground truth; a prompt that leaves no room for a completion in `context` tokens; a
-    /// distribution whose prompts are all too long.
+    /// As [`Source::new`].
     pub fn new(
         distributions: Vec<Distribution>,
         config: &RunConfig,
-        tokenizer: &ChatTokenizer,
+        tokenizer: &Arc<ChatTokenizer>,
         context: usize,
     ) -> Result<Self, InputError> {
-        let source = |it| Source::new(it, config, tokenizer, context);
+        let source = |it: Distribution| {
+            let graders = entry_graders(config, it.entry)?;
+            let longest = config.data[it.entry].max_prompt_tokens;
+            Source::new(it, ItemMaker { graders, tokenizer: tokenizer.clone(), context, longest })
+        };
         Ok(Self { sources: distributions.into_iter().map(source).collect::<Result<_, _>>()? })
     }
 
     /// Row `row` of distribution `arm`.
-    pub fn item(&self, arm: usize, row: usize) -> &Item {
-        &self.sources[arm].items[row]
+    ///
+    /// # Errors
+    /// As [`Source::item`].
+    pub fn item(&self, arm: usize, row: usize) -> Result<Arc<Item>, InputError> {
+        self.sources[arm].item(row)
     }
 
     pub fn names(&self) -> Vec<String> {
@@ -63,38 +59,12 @@ impl Dataset {
     }
 
     pub fn sizes(&self) -> Vec<usize> {
-        self.sources.iter().map(|source| source.items.len()).collect()
+        self.sources.iter().map(Source::size).collect()
     }
-}
 
-impl Source {
-    fn new(
-        distribution: Distribution,
-        config: &RunConfig,
-        tokenizer: &ChatTokenizer,
-        context: usize,
-    ) -> Result<Self, InputError> {
-        let Distribution { name, rows, entry, .. } = distribution;
-        let graders = entry_graders(config, entry)?;
-        let longest = config.data[entry].max_prompt_tokens;
-        let (mut items, all) = (Vec::with_capacity(rows.len()), rows.len());
-        for (index, row) in rows.into_iter().enumerate() {
-            let wrong = |problem: String| InputError::new(format!("{name} row {index}"), problem);
-            let prompt = tokenizer.encode_prompt(&row.prompt)?;
-            if longest > 0 && prompt.len() > longest {
-                continue;
-            }
-            if prompt.is_empty() || prompt.len() >= context {
-                let problem = format!("its prompt has {} tokens, the model's context is {context}", prompt.len());
-                return Err(wrong(problem + "; data.max_prompt_tokens leaves long rows out"));
-            }
-            items.push(Item { grader: graders.for_row(&row).map_err(wrong)?, row, prompt: prompt.into() });
-        }
-        if items.is_empty() {
-            let problem = format!("all {all} prompts are longer than data.max_prompt_tokens = {longest}");
-            return Err(InputError::new(name, problem));
-        }
-        Ok(Self { name, too_long: all - items.len(), items })
+    /// Whether the rows of each distribution are new at every draw.
+    pub fn fresh(&self) -> Vec<bool> {
+        self.sources.iter().map(Source::is_fresh).collect()
     }
 }
 
