@@ -1,4 +1,5 @@
-//! `dump-rl data`: makes Knights and Knaves rows, and shows what a file of rows contains. [`mod@make`] makes rows of any procedural task.
+//! `dump-rl data`: makes Knights and Knaves rows, and shows what a file of rows contains. [`mod@make`] makes rows of
+//! any procedural task.
 
 pub mod make;
 

@@ -22,11 +22,12 @@ pub struct Request<'a> {
     pub seed: u64,
 }
 
-/// Writes the rows of every level, in order, to `out/train` and `out/test` with the format's ending. A split without rows is not
-/// written. The same arguments give the same bytes.
+/// Writes the rows of every level, in order, to `out/train` and `out/test` with the format's ending. A split without
+/// rows is not written. The same arguments give the same bytes.
 ///
 /// # Errors
-/// An unknown task, levels or counts that are not possible, a file that exists already, and a path that cannot be written.
+/// An unknown task, levels or counts that are not possible, a file that exists already, and a path that cannot be
+/// written.
 pub fn run(request: Request<'_>, out: &Path, format: RowFormat) -> Result<(), InputError> {
     let Request { task, levels, train, test, seed } = request;
     let task = procedural::named(task).map_err(|e| InputError::new("data make", e))?;
@@ -36,7 +37,8 @@ pub fn run(request: Request<'_>, out: &Path, format: RowFormat) -> Result<(), In
     write_splits("data make", out, format, made)
 }
 
-/// Writes training and test rows. They are made after it is known that no file is in the way. `command` is named in errors.
+/// Writes training and test rows. They are made after it is known that no file is in the way. `command` is named in
+/// errors.
 pub(super) fn write_splits(
     command: &str,
     out: &Path,

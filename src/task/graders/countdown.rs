@@ -47,7 +47,7 @@ impl Expected {
             Some((left, right)) => {
                 let sides = [expression::evaluate(unwrapped(left))?, expression::evaluate(unwrapped(right))?];
                 // One side is the target alone.
-                let named = |side: &Expression| side.numbers == [self.target] && side.value == ratio(self.target);
+                let named = |side: &Expression| side.numbers.len() == 1 && side.value == ratio(self.target);
                 let [left, right] = &sides;
                 Some(named(right) && self.accepts(left) || named(left) && self.accepts(right))
             }

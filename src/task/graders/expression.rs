@@ -1,7 +1,7 @@
 //! Arithmetic expressions of whole numbers, evaluated exactly. They are parsed here, and never run as code.
 //!
-//! `+ - * /`, `×`, `·`, `÷`, typeset minus signs and LaTeX's `\times`, `\cdot` and `\div` are read, and round brackets. The
-//! time is linear in the text, because nesting and numbers have limits.
+//! `+ - * /`, `×`, `·`, `÷`, typeset minus signs and LaTeX's `\times`, `\cdot` and `\div` are read, and round brackets.
+//! The time is linear in the text, because nesting and numbers have limits.
 
 use num_rational::Ratio;
 use num_traits::{Signed, Zero};

@@ -1,9 +1,8 @@
-//! Satisfiability: truth values that make a formula true. The ground truth is
-//! `{"variables": ["A", "B"], "clauses": [[1, -2], [2]]}`: literal 1 is the first variable, −1 is its negation, and every clause
-//! needs a true literal.
+//! Satisfiability: truth values that make a formula true. The ground truth is `{"variables": ["A", "B"], "clauses":
+//! [[1, -2], [2]]}`: literal 1 is the first variable, −1 is its negation, and every clause needs a true literal.
 //!
-//! Any values that make the formula true are right: `A=true, B=false`, `A is True`, `A: 1`. A variable may be left out if the
-//! formula is true without it. Both modes are the same, but the published mode reads the answer tags alone.
+//! Any values that make the formula true are right: `A=true, B=false`, `A is True`, `A: 1`. A variable may be left out
+//! if the formula is true without it. Both modes are the same, but the published mode reads the answer tags alone.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -43,7 +42,8 @@ struct Formula {
 
 impl Expected {
     /// # Errors
-    /// Anything but an object of the form above; two variables whose names differ in case alone; a literal without a variable.
+    /// Anything but an object of the form above; two variables whose names differ in case alone; a literal without a
+    /// variable.
     pub fn new(ground_truth: &str) -> Result<Self, String> {
         let Formula { variables: names, clauses } = serde_json::from_str(ground_truth)
             .map_err(|e| format!(r#"expected {{"variables": ["A", "B"], "clauses": [[1, -2], [2]]}}: {e}"#))?;

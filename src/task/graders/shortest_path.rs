@@ -1,8 +1,8 @@
-//! Shortest paths: the ground truth is `{"edges": [["A", "B", 4], ["B", "C", 1]], "from": "A", "to": "C"}`. Edges have no direction, and
-//! their lengths are whole numbers.
+//! Shortest paths: the ground truth is `{"edges": [["A", "B", 4], ["B", "C", 1]], "from": "A", "to": "C"}`. Edges have
+//! no direction, and their lengths are whole numbers.
 //!
-//! Any path along the edges that is as short as possible is right: `A-B-C`, `A -> B -> C`, `A, B, C`. The least length is computed here.
-//! Both modes are the same, but the published mode reads the answer tags alone.
+//! Any path along the edges that is as short as possible is right: `A-B-C`, `A -> B -> C`, `A, B, C`. The least length
+//! is computed here. Both modes are the same, but the published mode reads the answer tags alone.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -35,8 +35,8 @@ struct Truth {
 
 impl Expected {
     /// # Errors
-    /// Anything but an object of the form above; a node whose name is not letters and digits; two ends that are the same, or that
-    /// no path joins.
+    /// Anything but an object of the form above; a node whose name is not letters and digits; two ends that are the
+    /// same, or that no path joins.
     pub fn new(ground_truth: &str) -> Result<Self, String> {
         let Truth { edges, from, to } = serde_json::from_str(ground_truth).map_err(|e| {
             format!(r#"expected {{"edges": [["A", "B", 4], ["B", "C", 1]], "from": "A", "to": "C"}}: {e}"#)

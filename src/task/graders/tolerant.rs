@@ -1,8 +1,8 @@
-//! A text that must mean the same word for word: case, white space, and marks around the answer do not count, and numbers are
-//! equal as numbers (`1.50` is `1.5`).
+//! A text that must mean the same word for word: case, white space, and marks around the answer do not count, and
+//! numbers are equal as numbers (`1.50` is `1.5`).
 //!
-//! It grades the rows of reasoning-gym, whose answers are numbers, words, lists and grids. Both modes are the same, but the
-//! published mode reads the answer tags alone.
+//! It grades the rows of reasoning-gym, whose answers are numbers, words, lists and grids. Both modes are the same, but
+//! the published mode reads the answer tags alone.
 
 use super::answer::{self, Mode};
 use super::{Judge, number};

@@ -1,7 +1,7 @@
 //! Countdown: an expression of given numbers that has a given value. The level is how many numbers there are.
 //!
-//! The numbers are 1 to 50, and the target is 10 to 100 (from level 5 on, 10 to 999). It comes from an expression that uses
-//! all of them, and no number alone reaches it, nor do any two of three or more.
+//! The numbers are 1 to 50, and the target is 10 to 100 (from level 5 on, 10 to 999). It comes from an expression that
+//! uses all of them, and no number alone reaches it, nor do any two of three or more.
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -38,20 +38,29 @@ fn problem(numbers: &[i64], term: &Term) -> Problem {
     Problem::new(question, json!({"numbers": numbers, "target": target}).to_string(), &*term.text)
 }
 
-/// Joins two of the terms at a time, until one is left. Every value is a whole number above 0.
+/// Joins two of the terms at a time, until one is left. Every value is a whole number, and none is below 0.
 fn combine(mut terms: Vec<Term>, rng: &mut ChaCha8Rng) -> Term {
-    use Operation::{Add, Divide, Multiply, Subtract};
     while terms.len() > 1 {
-        let [a, b] = [0, 1].map(|_| terms.swap_remove(rng.random_range(0..terms.len() as u32) as usize));
-        let operation = match rng.random_range(0..4_u32) {
-            0 if a.value > b.value => Subtract,
-            1 if a.value.saturating_mul(b.value) <= LARGEST_STEP && a.value > 1 && b.value > 1 => Multiply,
-            2 if b.value > 1 && a.value % b.value == 0 => Divide,
-            _ => Add,
-        };
-        terms.push(a.join(operation, &b));
+        let mut pair = [0, 1].map(|_| terms.swap_remove(rng.random_range(0..terms.len() as u32) as usize));
+        pair.sort_by_key(|term| std::cmp::Reverse(term.value));
+        let [larger, smaller] = pair;
+        let fitting = fitting(larger.value, smaller.value);
+        let operation = fitting[rng.random_range(0..fitting.len() as u32) as usize];
+        terms.push(larger.join(operation, &smaller));
     }
     terms.swap_remove(0)
+}
+
+/// The operations that lead from two values, the larger one first, to a new one.
+fn fitting(larger: i64, smaller: i64) -> Vec<Operation> {
+    let changes = smaller > 1;
+    let all = [
+        (Operation::Add, true),
+        (Operation::Subtract, true),
+        (Operation::Multiply, changes && larger * smaller <= LARGEST_STEP),
+        (Operation::Divide, changes && larger % smaller == 0),
+    ];
+    all.into_iter().filter(|(_, fits)| *fits).map(|(operation, _)| operation).collect()
 }
 
 /// Whether one number reaches the target, or two of more than two.

@@ -1,6 +1,7 @@
 //! Sums and products of two numbers with the same number of digits, which is the level.
 //!
-//! One-digit numbers are 0 to 9; others do not begin with 0. Answers stay below 2^53, so that the grader's numbers are exact.
+//! One-digit numbers are 0 to 9; others do not begin with 0. Answers stay below 2^53, so that the grader's numbers are
+//! exact.
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;

@@ -11,8 +11,8 @@ use super::problem::Problem;
 
 const ALPHABET: &[u8; 26] = b"abcdefghijklmnopqrstuvwxyz";
 
-/// Draws a word of `level` letters, and a letter to count. About half as many letters are used as the word is long, so that
-/// many occur several times; the one to count may be missing.
+/// Draws a word of `level` letters, and a letter to count. About half as many letters are used as the word is long, so
+/// that many occur several times; the one to count may be missing.
 pub fn count(level: usize, rng: &mut ChaCha8Rng) -> Problem {
     let letters: Vec<u8> = ALPHABET.choose_multiple(rng, (level / 2 + 1).min(8)).copied().collect();
     let word = word(&letters, level, rng);

@@ -1,11 +1,13 @@
 //! Procedural tasks: problems that a program makes, without end, together with what their answers are graded against.
 //!
-//! A task has levels, and each level is a distribution (`countdown_3`). Each task is a file, and an entry of [`REGISTRY`].
+//! A task has levels, and each level is a distribution (`countdown_3`). Each task is a file, and an entry of
+//! [`REGISTRY`].
 //!
 //! - [`problem`]: a problem and a right answer to it.
 //! - [`stream`]: the rows of one level, for training or for testing.
 //! - [`mod@rows`]: a fixed number of rows of several levels.
-//! - [`arithmetic`], [`digits`], [`countdown`], [`letters`], [`satisfiability`], [`shortest_path`], [`sudoku`] and [`knights`] make problems.
+//! - [`arithmetic`], [`digits`], [`countdown`], [`letters`], [`satisfiability`], [`shortest_path`], [`sudoku`] and
+//!   [`knights`] make problems.
 //! - `chain`: expressions in words, for the tasks that need them.
 //!
 //! A problem belongs either to training or to testing, whatever the seed is. Everything here depends on the seed alone.

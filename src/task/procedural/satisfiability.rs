@@ -1,7 +1,8 @@
-//! Satisfiability: truth values that make a formula in conjunctive normal form true. The level is the number of variables.
+//! Satisfiability: truth values that make a formula in conjunctive normal form true. The level is the number of
+//! variables.
 //!
-//! There are two clauses per variable, each of two or three variables. Some assignment fits, by construction, but neither "all true"
-//! nor "all false" does, so that no fixed answer is right.
+//! There are two clauses per variable, each of two or three variables. Some assignment fits, by construction, but
+//! neither "all true" nor "all false" does, so that no fixed answer is right.
 
 use rand::Rng;
 use rand::seq::index;
@@ -69,6 +70,11 @@ fn problem(variables: usize, clauses: &[Clause], values: u32) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::task::grade::Verdict;
+    use crate::task::graders::Judge;
+    use crate::task::graders::answer::Mode;
+    use crate::task::graders::satisfiability::Expected;
+    use rand::SeedableRng;
 
     #[test]
     fn a_formula_reads_as_words() {
@@ -78,6 +84,42 @@ mod tests {
             "Find truth values that make this true: (A or not B) and (B or C). Answer in the form A=true, B=false.";
         assert_eq!((problem.question.as_str(), problem.solution.as_str()), (expected, "A=true, B=true, C=false"));
         assert_eq!(problem.truth, r#"{"variables":["A","B","C"],"clauses":[[1,-2],[2,3]]}"#);
+    }
+
+    /// Whether the formula in a question is true under `values`, which is read from the words alone.
+    fn is_true_in_words(question: &str, values: u32) -> bool {
+        let formula = question.split(": ").nth(1).unwrap().split(". ").next().unwrap();
+        formula.split(" and ").all(|clause| {
+            clause.trim_matches(['(', ')']).split(" or ").any(|literal| {
+                let name = literal.trim_start_matches("not ").bytes().next().unwrap();
+                (values >> (name - b'A') & 1 == 1) != literal.starts_with("not ")
+            })
+        })
+    }
+
+    #[test]
+    fn the_grader_agrees_with_the_words_for_every_assignment() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        for level in (3..=6).cycle().take(60) {
+            let problem = make(level, &mut rng);
+            let grader = Expected::new(&problem.truth).unwrap();
+            let mut solutions = 0;
+            for values in 0..1_u32 << level {
+                let given = (0..level as u8).map(|it| format!("{}={}", char::from(b'A' + it), values >> it & 1 == 1));
+                let answer = format!("<answer>{}</answer>", given.collect::<Vec<_>>().join(", "));
+                let right = is_true_in_words(&problem.question, values);
+                assert_eq!(
+                    grader.verdict(&answer, Mode::Lenient) == Verdict::Right,
+                    right,
+                    "{answer}: {}",
+                    problem.question
+                );
+                solutions += u32::from(right);
+            }
+            assert!(solutions > 0, "{}", problem.question);
+            let fixed = [0, (1 << level) - 1].map(|values| is_true_in_words(&problem.question, values));
+            assert_eq!(fixed, [false, false], "{}", problem.question);
+        }
     }
 
     #[test]

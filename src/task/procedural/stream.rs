@@ -1,7 +1,8 @@
 //! The rows of one level, made when they are asked for.
 //!
-//! Draw n of a level depends on the seed, the task, the level and n. A stream takes the draws of its split in order, and skips problems that
-//! it has had already. So the rows before row n must be found before row n is known, but only their numbers are kept.
+//! Draw n of a level depends on the seed, the task, the level and n. A stream takes the draws of its split in order,
+//! and skips problems that it has had already. So the rows before row n must be found before row n is known, but only
+//! their numbers are kept.
 
 use std::collections::HashSet;
 
@@ -36,8 +37,8 @@ impl Split {
 
 /// The rows of one level and split. The same arguments give the same rows, in whatever order they are asked for.
 ///
-/// All problems are distinct until the level has no new one left; then they begin again, with row 0. Streams of different seeds may share
-/// problems, but a problem that is in a training stream is in no test stream of any seed.
+/// All problems are distinct until the level has no new one left; then they begin again, with row 0. Streams of
+/// different seeds may share problems, but a problem that is in a training stream is in no test stream of any seed.
 ///
 /// It keeps 8 bytes and an entry of a hash set per row.
 #[derive(Clone, Debug)]

@@ -73,7 +73,8 @@ impl Grid {
         Self { cells, ..*self }
     }
 
-    /// The same grid with so many blanks, and no other solution. None if the cells cannot be blank in the order that is drawn.
+    /// The same grid with so many blanks, and no other solution. None if the cells cannot be blank in the order that is
+    /// drawn.
     fn with_blanks(&self, blanks: usize, rng: &mut ChaCha8Rng) -> Option<Self> {
         let mut order: Vec<usize> = (0..self.cells.len()).collect();
         order.shuffle(rng);

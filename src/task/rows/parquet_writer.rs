@@ -16,12 +16,12 @@ use crate::task::row::{Message, Row};
 /// Rows of one row group.
 const ROW_GROUP: usize = 50_000;
 
-/// Writes a whole parquet file, compressed with Snappy. Columns of `extra_info` are the keys of the first row, and there is a column for
-/// graders if that row names one.
+/// Writes a whole parquet file, compressed with Snappy. Columns of `extra_info` are the keys of the first row, and
+/// there is a column for graders if that row names one.
 ///
 /// # Errors
-/// A file that cannot be written; a row that names a grader where the first row does not, or the other way round; an `extra_info` that has other keys or types than in the first row, or values that are
-/// neither whole numbers nor text.
+/// A file that cannot be written; a row that names a grader where the first row does not, or the other way round; an
+/// `extra_info` that has other keys or types than in the first row, or values that are neither whole numbers nor text.
 pub fn write(file: impl Write + Send, rows: &[Row]) -> Result<()> {
     let extra = rows.first().map_or(Ok(Vec::new()), |row| extra_columns(&row.extra_info))?;
     let graders = rows.first().is_some_and(|row| row.reward_model.grader.is_some());

@@ -12,7 +12,8 @@
 //! | `prompt`, `answer` | plain; the prompt is a string (one user message, unchanged) or a list of messages |
 //! | `question`, `answer` | plain; `metadata` becomes `extra_info` |
 //!
-//! `metadata` may be an object or its JSON text. The schemas that are common in the field and plain need a `data_source`. A null is a key that is not there.
+//! `metadata` may be an object or its JSON text. The schemas that are common in the field and plain need a
+//! `data_source`. A null is a key that is not there.
 
 use std::fmt;
 
