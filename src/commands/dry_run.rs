@@ -20,7 +20,6 @@ use crate::model::{device, hub, presets};
 use crate::pipeline::dataset::load::{Loaded, Planned};
 use crate::pipeline::dataset::{self, Dataset};
 use crate::pipeline::inputs::Inputs;
-use crate::task::mixture::field::prompt_chars;
 use crate::train::gemm;
 
 /// Characters per token where there is no tokenizer. Tokenizers with large vocabularies have more characters per token in English
@@ -72,9 +71,9 @@ fn with_tokenizer(config: &RunConfig, folder: &Path) -> Result<()> {
 /// For a model of which only the sizes are known.
 fn without_tokenizer(config: &RunConfig, model: &DecoderConfig) -> Result<()> {
     let Loaded { train, planned, .. } = Loaded::new(config, Download::Never)?;
-    let characters = train.iter().flat_map(|it| &it.rows).map(prompt_chars);
+    let sizes = sizes(train.iter().map(|it| it.rows.size()).collect(), &planned);
+    let characters = train.into_iter().map(|it| it.rows.longest_prompt());
     let longest = characters.max().unwrap_or(0).div_ceil(CHARACTERS_A_TOKEN);
-    let sizes = sizes(train.iter().map(|it| it.rows.len()).collect(), &planned);
     let workload = workload(config, model, longest)?;
     println!("\n{}", describe(config, model, &workload.resolved, &sizes, Path::new("(dry run)")));
     println!(

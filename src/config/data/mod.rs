@@ -5,13 +5,14 @@
 pub mod old_names;
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::KeyError;
 use crate::task::graders;
-use crate::task::kk::parse_people;
 use crate::task::mixture::{Condition, Mapping, Template};
+use crate::task::procedural::{self, Procedural};
 
 /// One `[[data]]` table: either a task whose rows are generated, or files.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,6 +25,9 @@ pub struct DataEntry {
     /// For a task: training and test rows of each level.
     pub train: usize,
     pub test: usize,
+    /// For a task: every draw of a training row makes a new one. `train` only says what a level counts as where distributions are
+    /// compared by their rows.
+    pub fresh: bool,
     /// Seed of generated rows, and of whatever is chosen from files. It is independent of the run's seed.
     pub seed: u64,
     /// JSON Lines or parquet files of training and test rows: paths, globs, or `hf://datasets/OWNER/NAME/PATH`.
@@ -60,6 +64,7 @@ impl Default for DataEntry {
             levels: String::new(),
             train: 900,
             test: 100,
+            fresh: false,
             seed: 42,
             train_files: Vec::new(),
             test_files: Vec::new(),
@@ -119,15 +124,27 @@ impl DataEntry {
             let problem = format!("is for rows from files, and this table has task = {:?}", self.task);
             return Err(KeyError::new(*key, problem));
         }
-        if self.task != "kk" {
-            return Err(KeyError::new("task", format!("no task is called {:?}; known are: kk", self.task)));
-        }
-        parse_people(&self.levels).map(drop).map_err(|problem| KeyError::new("levels", problem))
+        self.task().map(drop)
+    }
+
+    /// The task and its levels.
+    ///
+    /// # Errors
+    /// An unknown task, or levels that it does not have.
+    pub fn task(&self) -> Result<(&'static Procedural, RangeInclusive<usize>), KeyError> {
+        let task = procedural::named(&self.task).map_err(|problem| KeyError::new("task", problem))?;
+        let levels = match self.levels.is_empty() {
+            true => Ok(task.usual.clone()),
+            false => task.parse_levels(&self.levels),
+        };
+        Ok((task, levels.map_err(|problem| KeyError::new("levels", problem))?))
     }
 
     fn check_files(&self) -> Result<(), KeyError> {
-        if !self.levels.is_empty() {
-            return Err(KeyError::new("levels", "is for generated rows, and this table reads files"));
+        for (key, given) in [("levels", !self.levels.is_empty()), ("fresh", self.fresh)] {
+            if given {
+                return Err(KeyError::new(key, "is for generated rows, and this table reads files"));
+            }
         }
         KeyError::if_outside(&[("test_share", self.test_share, 0.0, 0.9)])?;
         if self.test_share > 0.0 && !self.test_files.is_empty() {

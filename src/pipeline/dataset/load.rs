@@ -1,25 +1,56 @@
 //! The rows of every `[[data]]` table, by distribution. Nothing is tokenised here.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use super::files;
+use super::source::SAMPLE;
 use crate::config::data::{self, DataEntry};
 use crate::config::run::RunConfig;
-use crate::error::InputError;
+use crate::error::{InputError, KeyError};
 use crate::model::hub::Download;
-use crate::task::kk::{self, parse_people};
+use crate::task::mixture::field::prompt_chars;
 use crate::task::mixture::quantiles::Quantiles;
 use crate::task::mixture::{condition, holdout};
+use crate::task::procedural::{self, Split, Stream};
 use crate::task::{Graders, Row, graders, rows};
 
-/// The rows of one distribution. Never empty.
+/// One distribution.
 pub struct Distribution {
     pub name: String,
-    pub rows: Vec<Row>,
+    pub rows: Rows,
     /// Which `[[data]]` table it comes from.
     pub entry: usize,
     /// Rows that a table's `limit` left out.
     pub over_limit: usize,
+}
+
+/// The rows of a distribution. Never empty.
+pub enum Rows {
+    Kept(Vec<Row>),
+    /// Made when they are drawn. Where distributions are compared by their rows, it counts as `size` rows.
+    Fresh {
+        stream: Stream,
+        size: usize,
+    },
+}
+
+impl Rows {
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Kept(rows) => rows.len(),
+            Self::Fresh { size, .. } => *size,
+        }
+    }
+
+    /// Characters of the longest prompt; of rows that are made on the fly, among the first ones.
+    pub fn longest_prompt(self) -> usize {
+        let longest = match self {
+            Self::Kept(rows) => rows.iter().map(prompt_chars).max(),
+            Self::Fresh { mut stream, .. } => (0..SAMPLE as u64).map(|index| prompt_chars(&stream.row(index))).max(),
+        };
+        longest.unwrap_or(0)
+    }
 }
 
 /// A distribution whose data set is on the hub and not on this machine.
@@ -27,6 +58,8 @@ pub struct Planned {
     pub name: String,
     /// Its `limit`; 0 if it has none.
     pub rows: usize,
+    /// Which `[[data]]` table it comes from.
+    pub entry: usize,
     /// How many distributions stand before it.
     pub at: usize,
 }
@@ -56,21 +89,38 @@ impl Loaded {
                 true => loaded.read(&entry, download)?,
             }
         }
-        let kept = |rows: &mut Distribution| rows.rows.truncate(config.eval.prompts);
-        loaded.test.iter_mut().for_each(kept);
+        for distribution in &mut loaded.test {
+            if let Rows::Kept(rows) = &mut distribution.rows {
+                rows.truncate(config.eval.prompts);
+            }
+        }
         for split in [&loaded.train, &loaded.test] {
-            let planned = loaded.planned.iter().map(|it| (it.name.as_str(), usize::MAX));
+            let planned = loaded.planned.iter().map(|it| (it.name.as_str(), it.entry));
             distinct(split.iter().map(|it| (it.name.as_str(), it.entry)).chain(planned))?;
         }
         Ok(loaded)
     }
 
     fn generate(&mut self, entry: &Entry) -> Result<(), InputError> {
-        let DataEntry { levels, train, test, seed, .. } = entry.config;
-        let people = parse_people(levels).map_err(|e| InputError::new(format!("{}.levels", entry.key), e))?;
-        let splits = kk::splits(people, *train, *test, *seed).map_err(|e| InputError::new(&entry.key, e))?;
-        self.train.extend(entry.distributions(rows::group_by_source(splits.0)));
-        self.test.extend(entry.distributions(rows::group_by_source(splits.1)));
+        let DataEntry { train, test, seed, fresh, .. } = *entry.config;
+        let (task, levels) = entry.config.task().map_err(|error| entry.wrong(error))?;
+        if !fresh {
+            let splits = procedural::rows(task, levels, train, test, seed);
+            let (train, test) = splits.map_err(|problem| InputError::new(&entry.key, problem))?;
+            self.train.extend(entry.distributions(rows::group_by_source(train)));
+            self.test.extend(entry.distributions(rows::group_by_source(test)));
+            return Ok(());
+        }
+        for level in levels {
+            let (name, mut held_out) = (task.source_name(level), Stream::new(task, level, seed, Split::Test));
+            let stream = Stream::new(task, level, seed, Split::Train);
+            self.train.push(entry.distribution(name.clone(), Rows::Fresh { stream, size: train }));
+            let test = if test == 0 { 0 } else { held_out.distinct(test as u64) };
+            if test > 0 {
+                let rows = (0..test).map(|index| held_out.row(index)).collect();
+                self.test.push(entry.distribution(name, Rows::Kept(rows)));
+            }
+        }
         Ok(())
     }
 
@@ -86,22 +136,20 @@ impl Loaded {
             test = hold_out(&mut train, *test_share, *seed);
         }
         let (train, test) = entry.cut(train, test)?;
-        let mut train = entry.distributions(train);
-        if *limit > 0 {
-            for distribution in &mut train {
-                let all = distribution.rows.len();
-                distribution.rows = holdout::at_most(std::mem::take(&mut distribution.rows), *limit, *seed);
-                distribution.over_limit = all - distribution.rows.len();
+        for (name, mut rows) in train {
+            let all = rows.len();
+            if *limit > 0 {
+                rows = holdout::at_most(rows, *limit, *seed);
             }
+            let over_limit = all - rows.len();
+            self.train.push(Distribution { over_limit, ..entry.distribution(name, Rows::Kept(rows)) });
         }
-        self.train.extend(train);
         self.test.extend(entry.distributions(test));
         Ok(())
     }
 
     fn plan(&mut self, entry: &Entry) -> Result<(), InputError> {
-        let template =
-            entry.config.distribution().map_err(|error| InputError::at("configuration", error.under(&entry.key)))?;
+        let template = entry.config.distribution().map_err(|error| entry.wrong(error))?;
         let name = template.as_ref().and_then(|it| it.constant()).filter(|_| entry.config.quantiles == 0);
         let Some(name) = name else {
             let problem = "a data set is not in the Hugging Face cache, so its distributions are not known; download it first, \
@@ -109,7 +157,7 @@ impl Loaded {
             return Err(InputError::new(format!("{}.train_files", entry.key), problem));
         };
         let at = self.train.len() + self.planned.len();
-        self.planned.push(Planned { name: name.to_owned(), rows: entry.config.limit, at });
+        self.planned.push(Planned { name: name.to_owned(), rows: entry.config.limit, entry: entry.index, at });
         Ok(())
     }
 }
@@ -127,9 +175,9 @@ struct Entry<'a> {
 type Groups = Vec<(String, Vec<Row>)>;
 
 impl Entry<'_> {
-    fn read(&self, files: &[std::path::PathBuf], unfit: &mut usize) -> Result<Groups, InputError> {
-        let wrong = |error: crate::error::KeyError| InputError::at("configuration", error.under(&self.key));
-        let (mapping, template) = (self.config.mapping().map_err(wrong)?, self.config.distribution().map_err(wrong)?);
+    fn read(&self, files: &[PathBuf], unfit: &mut usize) -> Result<Groups, InputError> {
+        let mapping = self.config.mapping().map_err(|error| self.wrong(error))?;
+        let template = self.config.distribution().map_err(|error| self.wrong(error))?;
         let (mut groups, mut by_name) = (Groups::new(), HashMap::new());
         for path in files {
             rows::for_each(path, &mapping, |row| {
@@ -183,8 +231,15 @@ impl Entry<'_> {
     }
 
     fn distributions(&self, groups: Groups) -> Vec<Distribution> {
-        let one = |(name, rows)| Distribution { name, rows, entry: self.index, over_limit: 0 };
-        groups.into_iter().map(one).collect()
+        groups.into_iter().map(|(name, rows)| self.distribution(name, Rows::Kept(rows))).collect()
+    }
+
+    fn distribution(&self, name: String, rows: Rows) -> Distribution {
+        Distribution { name, rows, entry: self.index, over_limit: 0 }
+    }
+
+    fn wrong(&self, error: KeyError) -> InputError {
+        InputError::at("configuration", error.under(&self.key))
     }
 }
 

@@ -10,15 +10,14 @@ pub mod source;
 
 use std::sync::Arc;
 
-use crate::config::data::DataEntry;
+use crate::config::data::{self, DataEntry};
 use crate::config::run::RunConfig;
 use crate::curriculum::{Curriculum, Mixture};
-use crate::error::InputError;
+use crate::error::{InputError, KeyError};
 use crate::model::hub::Download;
 use crate::model::tokenizer::ChatTokenizer;
-use crate::task::kk::{self, parse_people};
-use item::ItemMaker;
 pub use item::Item;
+use item::ItemMaker;
 use load::{Distribution, Loaded, entry_graders};
 pub use source::Source;
 
@@ -74,17 +73,18 @@ impl Dataset {
 /// # Errors
 /// As [`Loaded::new`].
 pub fn mixture(config: &RunConfig) -> Result<Mixture, InputError> {
-    let is_generated = |entry: &DataEntry| entry.task == "kk";
+    let is_generated = |entry: &DataEntry| !entry.task.is_empty();
     let (sources, sizes) = if config.data.iter().all(is_generated) {
         let mut all = Vec::new();
-        for entry in &config.data {
-            let people = parse_people(&entry.levels).map_err(|e| InputError::new("data.levels", e))?;
-            all.extend(people.map(|people| (kk::source_name(people), entry.train)));
+        for (index, entry) in config.data.iter().enumerate() {
+            let wrong = |error: KeyError| InputError::at("configuration", error.under(&data::key(&config.data, index)));
+            let (task, levels) = entry.task().map_err(wrong)?;
+            all.extend(levels.map(|level| (task.source_name(level), entry.train)));
         }
         all.into_iter().unzip()
     } else {
         let Loaded { train, planned, .. } = Loaded::new(config, Download::Never)?;
-        let mut all: Vec<_> = train.into_iter().map(|it| (it.name, it.rows.len())).collect();
+        let mut all: Vec<_> = train.into_iter().map(|it| (it.name, it.rows.size())).collect();
         planned.into_iter().for_each(|it| all.insert(it.at, (it.name, it.rows.max(1))));
         all.into_iter().unzip()
     };

@@ -8,7 +8,7 @@ use crate::error::InputError;
 use crate::task::procedural::Stream;
 
 /// As many rows of a stream are made beforehand, to measure their prompts.
-const SAMPLE: usize = 128;
+pub(super) const SAMPLE: usize = 128;
 
 /// See the module. Never empty.
 pub struct Source {
@@ -41,9 +41,11 @@ impl Source {
             Rows::Kept(rows) => {
                 let all = rows.len();
                 let made = rows.into_iter().enumerate().map(|(i, row)| maker.item(row, || format!("{name} row {i}")));
-                let items: Vec<_> = made.filter_map(|it| it.transpose().map(|it| it.map(Arc::new))).collect::<Result<_, _>>()?;
+                let items: Vec<_> =
+                    made.filter_map(|it| it.transpose().map(|it| it.map(Arc::new))).collect::<Result<_, _>>()?;
                 if items.is_empty() {
-                    let problem = format!("all {all} prompts are longer than data.max_prompt_tokens = {}", maker.longest);
+                    let problem =
+                        format!("all {all} prompts are longer than data.max_prompt_tokens = {}", maker.longest);
                     return Err(InputError::new(name, problem));
                 }
                 Ok(Self { name, too_long: all - items.len(), items: Items::Kept(items) })

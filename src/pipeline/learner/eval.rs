@@ -34,7 +34,8 @@ impl EvalSettings {
 /// The engine's first failure.
 pub async fn evaluate<E: Engine>(engine: &Arc<E>, inputs: &Arc<Inputs>) -> Result<Vec<SourceScore>> {
     let (data, settings) = (&inputs.test, EvalSettings::of(inputs));
-    let prompts = data.sources.iter().enumerate().flat_map(|(s, source)| (0..source.known().len()).map(move |i| (s, i)));
+    let prompts =
+        data.sources.iter().enumerate().flat_map(|(s, source)| (0..source.known().len()).map(move |i| (s, i)));
     let (send, receive) = async_channel::unbounded();
     for prompt in prompts {
         send.try_send(prompt).map_err(|e| anyhow!("{e}"))?;
