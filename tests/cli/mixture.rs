@@ -141,7 +141,7 @@ fn wrong_tables_are_refused() {
         ("[[data]]\n".into(), vec!["c.toml:5", "data.train_files", "at least one file", "task"]),
         ("data = []\n".into(), vec!["data", "[[data]]"]),
         ("[[data]]\ntask = \"kk\"\nlevels = \"2-4\"\n".into(), vec!["c.toml:7", "data.levels", "3-20"]),
-        ("[[data]]\ntask = \"countdwon\"\n".into(), vec!["c.toml:6", "data.task", "countdwon", "kk"]),
+        ("[[data]]\ntask = \"countdwon\"\n".into(), vec!["c.toml:6", "data.task", "countdwon", "\"countdown\""]),
         (KK.replace("train = 4", "limit = 4"), vec!["data.limit", "files"]),
         (format!("{KK}{}", files("levels = \"3\"")), vec!["data[1].levels", "generated"]),
         (format!("{KK}{}", files("lmit = 3")), vec!["c.toml:13", "data[1].lmit", "data[1].limit"]),
@@ -241,4 +241,40 @@ fn the_published_settings_resolve() {
     // 15 × 400; 7,473 + 124 + 194 + 283 + 238 (arXiv 2504.09710, section 4).
     assert_eq!(plan("logic-mix.toml"), json!(["6000 rows in 15 distributions"]));
     assert_eq!(plan("math-gsm8k-aime.toml"), json!(["8312 rows in 5 distributions"]));
+}
+
+/// Every draw of a fresh task is a new row: over two steps, and a resume goes on where the run stopped.
+#[test]
+fn fresh_rows_do_not_repeat() {
+    let work = Workspace::new();
+    let tables = "[[data]]\ntask = \"addition\"\nlevels = \"2-3\"\nfresh = true\ntest = 2\n";
+    let more = "[engine]\nmax_new_tokens = 4\n[curriculum]\npolicy = \"uniform\"\n[eval]\nprompts = 1\n";
+    let config = work.config(&format!("{HEAD}{tables}{more}"));
+    let rows = |out: &str| {
+        let mut all = Vec::new();
+        for step in 1..=4 {
+            let rollouts =
+                fs::read_to_string(Path::new(out).join(format!("rollouts/step_{step}.jsonl"))).expect("rollouts");
+            let mut lines: Vec<_> = rollouts.lines().map(parse).collect();
+            lines.dedup_by_key(|line| line["job"].clone());
+            all.extend(
+                lines.into_iter().map(|line| (line["data_source"].to_string(), line["row"].as_u64().expect("a row"))),
+            );
+        }
+        all
+    };
+    let train = |name: &str, more: &[&str]| {
+        let out = work.path(name).display().to_string();
+        printed(&[&["train", &config, "--out", &out, "--set", "batch_size=6"], more].concat());
+        out
+    };
+    let whole = rows(&train("whole", &["--set", "max_steps=4"]));
+    assert_eq!(whole.len(), 24);
+    for source in ["\"addition_2\"", "\"addition_3\""] {
+        let mut of_source: Vec<u64> = whole.iter().filter(|(name, _)| name == source).map(|(_, row)| *row).collect();
+        of_source.sort_unstable();
+        assert_eq!(of_source, (0..of_source.len() as u64).collect::<Vec<_>>(), "{source}");
+    }
+    train("parts", &["--set", "max_steps=2"]);
+    assert_eq!(rows(&train("parts", &["--set", "max_steps=4", "--resume"])), whole);
 }
