@@ -20,14 +20,17 @@ pub struct Source {
 
 enum Items {
     Kept(Vec<Arc<Item>>),
-    Fresh {
-        stream: Mutex<Stream>,
-        maker: ItemMaker,
-        /// What the distribution counts as where distributions are compared by their rows.
-        size: usize,
-        /// The first rows.
-        sample: Vec<Arc<Item>>,
-    },
+    Fresh(Box<Fresh>),
+}
+
+/// Rows that are made when they are drawn.
+struct Fresh {
+    stream: Mutex<Stream>,
+    maker: ItemMaker,
+    /// What the distribution counts as where distributions are compared by their rows.
+    size: usize,
+    /// The first rows.
+    sample: Vec<Arc<Item>>,
 }
 
 impl Source {
@@ -51,13 +54,9 @@ impl Source {
                 Ok(Self { name, too_long: all - items.len(), items: Items::Kept(items) })
             }
             Rows::Fresh { stream, size } => {
-                let items = Items::Fresh { stream: Mutex::new(stream), maker, size, sample: Vec::new() };
-                let mut source = Self { name, too_long: 0, items };
-                let first = (0..SAMPLE).map(|index| source.item(index)).collect::<Result<_, _>>()?;
-                if let Items::Fresh { sample, .. } = &mut source.items {
-                    *sample = first;
-                }
-                Ok(source)
+                let mut fresh = Fresh { stream: Mutex::new(stream), maker, size, sample: Vec::new() };
+                fresh.sample = (0..SAMPLE).map(|row| fresh.make(&name, row)).collect::<Result<_, _>>()?;
+                Ok(Self { name, too_long: 0, items: Items::Fresh(Box::new(fresh)) })
             }
         }
     }
@@ -69,15 +68,8 @@ impl Source {
     pub fn item(&self, row: usize) -> Result<Arc<Item>, InputError> {
         match &self.items {
             Items::Kept(items) => Ok(items[row].clone()),
-            Items::Fresh { sample, .. } if row < sample.len() => Ok(sample[row].clone()),
-            Items::Fresh { stream, maker, .. } => {
-                let made = stream.lock().unwrap_or_else(PoisonError::into_inner).row(row as u64);
-                let place = || format!("{} row {row}", self.name);
-                let item = maker.item(made, place)?.ok_or_else(|| {
-                    let problem = format!("its prompt is longer than data.max_prompt_tokens = {}", maker.longest);
-                    InputError::new(place(), problem)
-                })?;
-                Ok(Arc::new(item))
+            Items::Fresh(fresh) => {
+                fresh.sample.get(row).map_or_else(|| fresh.make(&self.name, row), |it| Ok(it.clone()))
             }
         }
     }
@@ -86,19 +78,32 @@ impl Source {
     pub fn size(&self) -> usize {
         match &self.items {
             Items::Kept(items) => items.len(),
-            Items::Fresh { size, .. } => *size,
+            Items::Fresh(fresh) => fresh.size,
         }
     }
 
     pub fn is_fresh(&self) -> bool {
-        matches!(self.items, Items::Fresh { .. })
+        matches!(self.items, Items::Fresh(_))
     }
 
     /// All rows, or the first ones of those that are made on the fly.
     pub fn known(&self) -> &[Arc<Item>] {
         match &self.items {
             Items::Kept(items) => items,
-            Items::Fresh { sample, .. } => sample,
+            Items::Fresh(fresh) => &fresh.sample,
         }
+    }
+}
+
+impl Fresh {
+    /// Row `row` of the distribution `name`.
+    fn make(&self, name: &str, row: usize) -> Result<Arc<Item>, InputError> {
+        let made = self.stream.lock().unwrap_or_else(PoisonError::into_inner).row(row as u64);
+        let place = || format!("{name} row {row}");
+        let item = self.maker.item(made, place)?.ok_or_else(|| {
+            let problem = format!("its prompt is longer than data.max_prompt_tokens = {}", self.maker.longest);
+            InputError::new(place(), problem)
+        })?;
+        Ok(Arc::new(item))
     }
 }
