@@ -7,6 +7,7 @@ use dump_rl::commands::data::RowFormat;
 use dump_rl::config;
 use dump_rl::config::run::RunConfig;
 use dump_rl::error::InputError;
+use dump_rl::task::kk::Variant;
 
 /// Curriculum-driven GRPO post-training of language models.
 #[derive(Parser)]
@@ -184,6 +185,9 @@ pub enum DataCommand {
         out: PathBuf,
         #[arg(long, value_enum, default_value = "jsonl")]
         format: RowFormat,
+        /// Write this variant of each puzzle that the other arguments give, to test memorisation.
+        #[arg(long, value_enum)]
+        variant: Option<Variant>,
     },
     /// Make rows of a procedural task: kk, arithmetic, addition, multiplication, countdown, letter_count, letter_sort,
     /// satisfiability, shortest_path, sudoku (docs/data.md).

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::KeyError;
 use crate::task::graders;
+use crate::task::kk::variants::Variant;
 use crate::task::mixture::{Condition, Mapping, Template};
 use crate::task::procedural::{self, Procedural};
 
@@ -22,6 +23,8 @@ pub struct DataEntry {
     pub task: String,
     /// For a task: its levels, such as "3-14". Each is one distribution. Empty: the usual ones.
     pub levels: String,
+    /// For `kk`: a variant of each puzzle instead of the puzzle itself. Empty: the puzzle.
+    pub variant: String,
     /// For a task: training and test rows of each level.
     pub train: usize,
     pub test: usize,
@@ -62,6 +65,7 @@ impl Default for DataEntry {
         Self {
             task: String::new(),
             levels: String::new(),
+            variant: String::new(),
             train: 900,
             test: 100,
             fresh: false,
@@ -124,7 +128,23 @@ impl DataEntry {
             let problem = format!("is for rows from files, and this table has task = {:?}", self.task);
             return Err(KeyError::new(*key, problem));
         }
-        self.task().map(drop)
+        self.task()?;
+        match (self.variant()?, self.task.as_str(), self.fresh) {
+            (Some(_), "kk", false) | (None, ..) => Ok(()),
+            (Some(_), "kk", true) => {
+                Err(KeyError::new("variant", "cannot go with fresh: it belongs to a given puzzle"))
+            }
+            (Some(_), ..) => Err(KeyError::new("variant", "is for task = \"kk\"")),
+        }
+    }
+
+    /// The variant of K&K puzzles.
+    ///
+    /// # Errors
+    /// An unknown variant.
+    pub fn variant(&self) -> Result<Option<Variant>, KeyError> {
+        let parsed = (!self.variant.is_empty()).then(|| self.variant.parse()).transpose();
+        parsed.map_err(|problem: String| KeyError::new("variant", problem))
     }
 
     /// The task and its levels.
@@ -141,7 +161,9 @@ impl DataEntry {
     }
 
     fn check_files(&self) -> Result<(), KeyError> {
-        for (key, given) in [("levels", !self.levels.is_empty()), ("fresh", self.fresh)] {
+        let for_tasks =
+            [("levels", !self.levels.is_empty()), ("variant", !self.variant.is_empty()), ("fresh", self.fresh)];
+        for (key, given) in for_tasks {
             if given {
                 return Err(KeyError::new(key, "is for generated rows, and this table reads files"));
             }

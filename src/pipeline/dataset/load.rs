@@ -13,7 +13,7 @@ use crate::task::mixture::field::prompt_chars;
 use crate::task::mixture::quantiles::Quantiles;
 use crate::task::mixture::{condition, holdout};
 use crate::task::procedural::{self, Split, Stream};
-use crate::task::{Graders, Row, graders, rows};
+use crate::task::{Graders, Row, graders, kk, rows};
 
 /// One distribution.
 pub struct Distribution {
@@ -105,7 +105,10 @@ impl Loaded {
         let DataEntry { train, test, seed, fresh, .. } = *entry.config;
         let (task, levels) = entry.config.task().map_err(|error| entry.wrong(error))?;
         if !fresh {
-            let splits = procedural::rows(task, levels, train, test, seed);
+            let splits = match entry.config.variant().map_err(|error| entry.wrong(error))? {
+                None => procedural::rows(task, levels, train, test, seed),
+                variant => kk::splits_of(variant, levels, train, test, seed).map_err(|e| e.to_string()),
+            };
             let (train, test) = splits.map_err(|problem| InputError::new(&entry.key, problem))?;
             self.train.extend(entry.distributions(rows::group_by_source(train)));
             self.test.extend(entry.distributions(rows::group_by_source(test)));

@@ -73,7 +73,8 @@ impl Dataset {
 /// # Errors
 /// As [`Loaded::new`].
 pub fn mixture(config: &RunConfig) -> Result<Mixture, InputError> {
-    let is_generated = |entry: &DataEntry| !entry.task.is_empty();
+    // A variant has other names, and is not made of every puzzle.
+    let is_generated = |entry: &DataEntry| !entry.task.is_empty() && entry.variant.is_empty();
     let (sources, sizes) = if config.data.iter().all(is_generated) {
         let mut all = Vec::new();
         for (index, entry) in config.data.iter().enumerate() {
