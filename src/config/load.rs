@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-use super::{Config, is_hub_id};
+use super::{Config, grader_spec, is_hub_id};
 use crate::error::InputError;
 
 /// Reads `path`, applies `sets` (`key.path=value`; later ones win) and checks the result.
@@ -110,12 +110,7 @@ fn absolute_paths<C: Config>(table: &mut Table, base: &Path) {
             true => path.to_string(),
             false => absolute(base, path),
         };
-        let mut parts = key.split('.').peekable();
-        let mut slot = parts.next().and_then(|part| table.get_mut(part));
-        for part in parts {
-            slot = slot.and_then(|value| value.get_mut(part));
-        }
-        match slot {
+        match value_at(table, key) {
             Some(Value::String(path)) => *path = absolute(path),
             Some(Value::Array(paths)) => {
                 paths
@@ -126,10 +121,22 @@ fn absolute_paths<C: Config>(table: &mut Table, base: &Path) {
             _ => {}
         }
     }
+    for key in C::GRADERS {
+        if let Some(grader) = value_at(table, key) {
+            grader_spec::resolve_paths(grader, base);
+        }
+    }
+}
+
+/// The value of a dotted key.
+fn value_at<'a>(table: &'a mut Table, key: &str) -> Option<&'a mut Value> {
+    let mut parts = key.split('.');
+    let first = table.get_mut(parts.next()?);
+    parts.fold(first, |value, part| value?.get_mut(part))
 }
 
 /// `path` relative to `base`, as an absolute path without `.` and `..`. An empty path stays empty.
-fn absolute(base: &Path, path: &str) -> String {
+pub(super) fn absolute(base: &Path, path: &str) -> String {
     if path.is_empty() {
         return String::new();
     }

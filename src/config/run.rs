@@ -87,6 +87,7 @@ impl Config for RunConfig {
     const PATHS: &'static [&'static str] = &["model", "data.train_files", "data.test_files"];
     const MODELS: &'static [&'static str] = &["model"];
     const BY_NAME: &'static [&'static str] = &["curriculum.fixed_mix.weights"];
+    const GRADERS: &'static [&'static str] = &["grader.default", "grader.always"];
 
     /// The defaults of GRPO, or those of the loss that `given` names.
     fn defaults(given: &Table) -> Self {

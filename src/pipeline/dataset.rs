@@ -8,12 +8,13 @@ use crate::curriculum::{Curriculum, Mixture};
 use crate::error::InputError;
 use crate::model::tokenizer::ChatTokenizer;
 use crate::task::kk::parse_people;
-use crate::task::{Grader, Graders, Row, kk, rows};
+use crate::reward::{RowScorer, Scorers};
+use crate::task::{Row, kk, rows};
 
 /// One row, ready to be sampled and graded.
 pub struct Item {
     pub row: Row,
-    pub grader: Grader,
+    pub grader: RowScorer,
     pub prompt: Arc<[u32]>,
 }
 
@@ -35,7 +36,7 @@ impl Dataset {
     /// A row without a usable grader or ground truth, or a prompt that leaves no room for a completion in `context` tokens.
     pub fn new(
         rows: Vec<Row>,
-        graders: &Graders,
+        graders: &Scorers,
         tokenizer: &ChatTokenizer,
         context: usize,
     ) -> Result<Self, InputError> {
@@ -65,12 +66,12 @@ impl Item {
     fn new(
         row: Row,
         index: usize,
-        graders: &Graders,
+        graders: &Scorers,
         tokenizer: &ChatTokenizer,
         context: usize,
     ) -> Result<Self, InputError> {
         let place = format!("{} row {index}", row.data_source);
-        let grader = graders.for_row(&row).map_err(|problem| InputError::new(&place, problem))?;
+        let grader = graders.for_row(&row, None).map_err(|problem| InputError::new(&place, problem))?;
         let prompt = tokenizer.encode_prompt(&row.prompt)?;
         if prompt.is_empty() || prompt.len() >= context {
             let problem = format!("its prompt has {} tokens, the model's context is {context}", prompt.len());
@@ -94,7 +95,7 @@ pub fn load_rows(config: &RunConfig) -> Result<(Vec<Row>, Vec<Row>), InputError>
         DataKind::Files => {
             let graders = graders(config)?;
             let load_all = |files: &[std::path::PathBuf]| {
-                let loaded: Result<Vec<_>, _> = files.iter().map(|file| rows::load_for(&graders, file)).collect();
+                let loaded: Result<Vec<_>, _> = files.iter().map(|file| rows::read(file, |row| graders.for_row(row, None).map(drop))).collect();
                 loaded.map(|rows| rows.into_iter().flatten().collect::<Vec<_>>())
             };
             (load_all(&data.train_files)?, load_all(&data.test_files)?)
@@ -108,9 +109,9 @@ pub fn load_rows(config: &RunConfig) -> Result<(Vec<Row>, Vec<Row>), InputError>
 /// How a configuration grades its rows.
 ///
 /// # Errors
-/// An unknown grader.
-pub fn graders(config: &RunConfig) -> Result<Graders, InputError> {
-    config.grader.graders().map_err(|error| InputError::at("configuration", error.under("grader")))
+/// An unknown grader, or one whose program is not there.
+pub fn graders(config: &RunConfig) -> Result<Scorers, InputError> {
+    Scorers::new(&config.grader).map_err(|error| InputError::at("configuration", error.under("grader")))
 }
 
 /// What the curriculum of a configuration draws from. Prompts are not tokenised for this.

@@ -13,6 +13,7 @@ use crate::curriculum::Mixture;
 use crate::error::InputError;
 use crate::model::hub;
 use crate::model::tokenizer::ChatTokenizer;
+use crate::reward::Scorers;
 
 /// See the module. Nothing of it changes during a run.
 pub struct Inputs {
@@ -23,6 +24,8 @@ pub struct Inputs {
     pub tokenizer: Arc<ChatTokenizer>,
     pub train: Dataset,
     pub test: Dataset,
+    /// The graders of all rows.
+    pub scorers: Scorers,
 }
 
 impl Inputs {
@@ -33,15 +36,15 @@ impl Inputs {
         let decoder = DecoderConfig::load(&folder)?;
         let tokenizer = Arc::new(ChatTokenizer::load(&folder, &decoder)?);
         let (train, test) = dataset::load_rows(&config)?;
-        let (graders, context) = (dataset::graders(&config)?, decoder.max_position_embeddings);
-        let train = Dataset::new(train, &graders, &tokenizer, context)?;
-        let test = Dataset::new(test, &graders, &tokenizer, context)?;
+        let (scorers, context) = (dataset::graders(&config)?, decoder.max_position_embeddings);
+        let train = Dataset::new(train, &scorers, &tokenizer, context)?;
+        let test = Dataset::new(test, &scorers, &tokenizer, context)?;
         let untested = train.sources.iter().find(|s| !test.sources.iter().any(|t| t.name == s.name));
         if let (Some(source), true) = (untested, config.eval.interval > 0) {
             let problem = format!("distribution {} has no test rows; add some, or set eval.interval = 0", source.name);
             return Err(InputError::new("data", problem).into());
         }
-        Ok(Self { config, folder, decoder, tokenizer, train, test })
+        Ok(Self { config, folder, decoder, tokenizer, train, test, scorers })
     }
 
     /// Tokens of the longest prompt that is answered, in training or in an evaluation.

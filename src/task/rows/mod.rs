@@ -48,7 +48,10 @@ pub fn load(path: &Path) -> Result<Vec<Row>, InputError> {
 }
 
 /// As [`load`], but `check` decides which rows are valid.
-fn read(path: &Path, check: impl Fn(&Row) -> Result<(), String>) -> Result<Vec<Row>, InputError> {
+///
+/// # Errors
+/// As [`load_for`].
+pub fn read(path: &Path, check: impl Fn(&Row) -> Result<(), String>) -> Result<Vec<Row>, InputError> {
     let mut rows = Rows { schema: None, rows: Vec::new(), check };
     let expected = match Format::of(path)? {
         Format::Lines => lines::for_each(path, |value| rows.push(value)).map(|()| "one JSON object per line")?,
