@@ -152,7 +152,7 @@ mod tests {
         assert_eq!(answer_score(None, false), 2.0);
         assert_eq!(answer_score(None, true), -1.5);
         assert_eq!(answer_score(Some("exact"), false), -1.5);
-        let error = graders(Some("chioce"), false).unwrap_err();
+        let error = graders(Some("chioce"), false).err().unwrap();
         assert!(error.place == "--grader" && error.problem.contains("choice"), "{error}");
     }
 

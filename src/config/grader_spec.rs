@@ -381,8 +381,9 @@ impl<'de> Visitor<'de> for SpecVisitor {
         if !text.trim_start().starts_with('{') {
             return Ok(GraderSpec::Name(text.to_string()));
         }
-        let mut table: toml::Table =
-            format!("x = {text}").parse().map_err(|e: toml::de::Error| E::custom(format!("not a table: {}", e.message())))?;
+        let mut table: toml::Table = format!("x = {text}")
+            .parse()
+            .map_err(|e: toml::de::Error| E::custom(format!("not a table: {}", e.message())))?;
         let table = table.remove("x").unwrap_or_else(|| Value::Table(toml::Table::new()));
         Table::deserialize(table).map_err(|e| E::custom(e.message()))?.into_spec().map_err(E::custom)
     }

@@ -7,8 +7,8 @@ use crate::config::run::RunConfig;
 use crate::curriculum::{Curriculum, Mixture};
 use crate::error::InputError;
 use crate::model::tokenizer::ChatTokenizer;
-use crate::task::kk::parse_people;
 use crate::reward::{RowScorer, Scorers};
+use crate::task::kk::parse_people;
 use crate::task::{Row, kk, rows};
 
 /// One row, ready to be sampled and graded.
@@ -95,7 +95,8 @@ pub fn load_rows(config: &RunConfig) -> Result<(Vec<Row>, Vec<Row>), InputError>
         DataKind::Files => {
             let graders = graders(config)?;
             let load_all = |files: &[std::path::PathBuf]| {
-                let loaded: Result<Vec<_>, _> = files.iter().map(|file| rows::read(file, |row| graders.for_row(row, None).map(drop))).collect();
+                let loaded: Result<Vec<_>, _> =
+                    files.iter().map(|file| rows::read(file, |row| graders.for_row(row, None).map(drop))).collect();
                 loaded.map(|rows| rows.into_iter().flatten().collect::<Vec<_>>())
             };
             (load_all(&data.train_files)?, load_all(&data.test_files)?)

@@ -95,11 +95,15 @@ fn post(agent: &ureq::Agent, url: &str, body: &Value) -> Result<Value, HttpError
     let response = agent.post(url).send_json(body).map_err(|error| match error {
         ureq::Error::Status(status, response) => {
             let text = read(response).unwrap_or_else(|e| e.to_string());
-            HttpError { problem: format!("it answered with status {status}: {}", shorten(text.trim())), again: status >= 500 }
+            HttpError {
+                problem: format!("it answered with status {status}: {}", shorten(text.trim())),
+                again: status >= 500,
+            }
         }
         ureq::Error::Transport(error) => HttpError { problem: format!("no answer: {error}"), again: true },
     })?;
-    let text = read(response).map_err(|e| HttpError { problem: format!("its answer ended early: {e}"), again: true })?;
+    let text =
+        read(response).map_err(|e| HttpError { problem: format!("its answer ended early: {e}"), again: true })?;
     let wrong = |_| HttpError { problem: format!("its answer is not JSON: {:?}", shorten(&text)), again: false };
     serde_json::from_str(&text).map_err(wrong)
 }

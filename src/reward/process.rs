@@ -51,7 +51,8 @@ pub fn check(program: &Program) -> Result<(), String> {
 fn find(program: &str) -> Result<(), String> {
     let found = match program.contains(std::path::MAIN_SEPARATOR) {
         true => is_program(Path::new(program)),
-        false => std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|it| is_program(&it.join(program)))),
+        false => std::env::var_os("PATH")
+            .is_some_and(|path| std::env::split_paths(&path).any(|it| is_program(&it.join(program)))),
     };
     match found {
         true => Ok(()),
@@ -102,7 +103,12 @@ impl Process {
     pub fn start(spec: &ExternalSpec) -> Result<Self, String> {
         let words = words(&spec.program);
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+            .args(&words[1..])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
         // Its own group: Ctrl-C lets a run finish its step, for which it needs its graders.
         #[cfg(unix)]
         command.process_group(0);
@@ -179,7 +185,8 @@ impl Group {
     fn kill(&mut self) {
         #[cfg(unix)]
         if let Some(id) = self.id.take() {
-            drop(rustix::process::kill_process_group(id, rustix::process::Signal::KILL));
+            // It fails only if the group has ended.
+            let _ = rustix::process::kill_process_group(id, rustix::process::Signal::KILL);
         }
     }
 }
@@ -194,7 +201,9 @@ impl Drop for Group {
 fn limit_memory(child: &Child, memory_mb: u64) -> Result<(), String> {
     use rustix::process::{Pid, Resource, Rlimit, prlimit};
     let bytes = (memory_mb > 0).then_some(memory_mb << 20);
-    let Some(pid) = child.id().and_then(|id| Pid::from_raw(id as i32)).filter(|_| bytes.is_some()) else { return Ok(()) };
+    let Some(pid) = child.id().and_then(|id| Pid::from_raw(id as i32)).filter(|_| bytes.is_some()) else {
+        return Ok(());
+    };
     let limit = Rlimit { current: bytes, maximum: bytes };
     prlimit(Some(pid), Resource::As, limit).map(drop).map_err(|e| format!("its memory cannot be limited: {e}"))
 }

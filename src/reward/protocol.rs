@@ -42,10 +42,14 @@ pub type Reply = (u64, Result<Grade, String>);
 pub fn parse_line(line: &[u8]) -> Result<Reply, String> {
     let text = String::from_utf8_lossy(line);
     // Python writes NaN and Infinity, which are not JSON. With null in their place the id can be read.
-    let value = serde_json::from_str(&text)
-        .or_else(|error| serde_json::from_str(&text.replace("-Infinity", "null").replace("Infinity", "null").replace("NaN", "null")).map_err(|_| error));
+    let value = serde_json::from_str(&text).or_else(|error| {
+        serde_json::from_str(&text.replace("-Infinity", "null").replace("Infinity", "null").replace("NaN", "null"))
+            .map_err(|_| error)
+    });
     match value {
-        Ok(value) => parse(&value).map(|(id, grade)| (id, grade.map_err(|problem| format!("{problem} in {}", quote(&text))))),
+        Ok(value) => {
+            parse(&value).map(|(id, grade)| (id, grade.map_err(|problem| format!("{problem} in {}", quote(&text)))))
+        }
         Err(_) => Err(format!("it wrote a line that is not a reply: {}", quote(&text))),
     }
 }
@@ -75,7 +79,8 @@ fn grade(value: &Value) -> Result<Grade, String> {
         Some(Value::Object(parts)) if parts.len() <= 64 => {
             let part = |(name, score): (&String, &Value)| {
                 let score = number(Some(score)).filter(|_| is_part_name(name));
-                let score = score.ok_or_else(|| format!("the part {:?} must be a name with a finite number", shorten(name)))?;
+                let score =
+                    score.ok_or_else(|| format!("the part {:?} must be a name with a finite number", shorten(name)))?;
                 Ok(Part { name: Arc::from(name.as_str()), score })
             };
             parts.iter().map(part).collect::<Result<_, String>>()?

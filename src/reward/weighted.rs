@@ -41,7 +41,9 @@ impl Term {
         match &self.source {
             Source::External(pool) => Running::External(pool.clone(), pool.submit(row, completions)),
             Source::Rule(grader) => Running::Done(completions.iter().map(|text| grader.grade(text)).collect()),
-            Source::Format(scores) => Running::Done(completions.iter().map(|text| format_grade(scores, text)).collect()),
+            Source::Format(scores) => {
+                Running::Done(completions.iter().map(|text| format_grade(scores, text)).collect())
+            }
         }
     }
 }
@@ -84,6 +86,7 @@ fn add(sum: &mut Grade, term: &Term, grade: Grade, is_main: bool) {
     }
     sum.right |= is_main && grade.right;
     sum.parts.push(Part { name: term.name.clone(), score });
-    let inner = grade.parts.into_iter().map(|part| Part { name: format!("{}.{}", term.name, part.name).into(), ..part });
+    let inner =
+        grade.parts.into_iter().map(|part| Part { name: format!("{}.{}", term.name, part.name).into(), ..part });
     sum.parts.extend(inner);
 }

@@ -70,8 +70,14 @@ pub fn batch(batch: &[ScoredGroup]) -> [(&'static str, f64); 9] {
     let truncated = completions().filter(|c| c.finish == Finish::Length).count() as f64;
     [
         (names::REWARD, batch.iter().flat_map(|g| &g.rewards).map(|r| f64::from(*r)).sum::<f64>() / n),
-        (names::FORMAT_REWARD, grades().map(|g| f64::from(g.part("format").unwrap_or(g.format_score))).sum::<f64>() / n),
-        (names::ANSWER_REWARD, grades().map(|g| f64::from(g.part("answer").unwrap_or(g.answer_score))).sum::<f64>() / n),
+        (
+            names::FORMAT_REWARD,
+            grades().map(|g| f64::from(g.part("format").unwrap_or(g.format_score))).sum::<f64>() / n,
+        ),
+        (
+            names::ANSWER_REWARD,
+            grades().map(|g| f64::from(g.part("answer").unwrap_or(g.answer_score))).sum::<f64>() / n,
+        ),
         (names::ZERO_STD, share(|g| g.advantages.iter().all(|a| *a == 0.0))),
         (names::MEAN_LENGTH, completions().map(|c| c.tokens.len() as f64).sum::<f64>() / n),
         (names::CLIPPED_RATIO, truncated / n),
