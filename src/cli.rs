@@ -67,8 +67,8 @@ pub enum Command {
         /// JSON Lines of {"index": row number from 0, "completion": "…"}.
         #[arg(long)]
         completions: PathBuf,
-        /// Grade every row with this grader, whatever the row says.
-        #[arg(long, value_name = "NAME")]
+        /// Grade every row with this grader, whatever the row says: a name, or an inline table as in the configuration.
+        #[arg(long, value_name = "NAME|TABLE")]
         grader: Option<String>,
         /// Grade by the rules of the graders that were published with DUMP.
         #[arg(long)]

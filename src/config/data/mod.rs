@@ -9,8 +9,9 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
+use super::grader;
+use super::grader_spec::GraderSpec;
 use crate::error::KeyError;
-use crate::task::graders;
 use crate::task::kk::variants::Variant;
 use crate::task::mixture::{Condition, Mapping, Template};
 use crate::task::procedural::{self, Procedural};
@@ -57,7 +58,7 @@ pub struct DataEntry {
     /// Rows with longer prompts are left out. 0: a prompt that does not fit the model is an error.
     pub max_prompt_tokens: usize,
     /// The grader of all these rows. Empty: each row's own.
-    pub grader: String,
+    pub grader: GraderSpec,
 }
 
 impl Default for DataEntry {
@@ -82,7 +83,7 @@ impl Default for DataEntry {
             quantiles_of: String::new(),
             limit: 0,
             max_prompt_tokens: 0,
-            grader: String::new(),
+            grader: GraderSpec::default(),
         }
     }
 }
@@ -103,10 +104,7 @@ impl DataEntry {
             (false, true) => self.check_task()?,
             (true, false) => self.check_files()?,
         }
-        if !self.grader.is_empty() {
-            graders::named(&self.grader).map_err(|problem| KeyError::new("grader", problem))?;
-        }
-        Ok(())
+        self.grader.check().map_err(|error| grader::under(error, "grader"))
     }
 
     fn check_task(&self) -> Result<(), KeyError> {
@@ -122,7 +120,7 @@ impl DataEntry {
             ("quantiles", self.quantiles != 0),
             ("quantiles_of", !self.quantiles_of.is_empty()),
             ("limit", self.limit != 0),
-            ("grader", !self.grader.is_empty()),
+            ("grader", !self.grader.is_none()),
         ];
         if let Some((key, _)) = for_files.iter().find(|(_, given)| *given) {
             let problem = format!("is for rows from files, and this table has task = {:?}", self.task);
