@@ -278,3 +278,44 @@ fn fresh_rows_do_not_repeat() {
     train("parts", &["--set", "max_steps=2"]);
     assert_eq!(rows(&train("parts", &["--set", "max_steps=4", "--resume"])), whole);
 }
+
+/// A table's own grader grades its rows, whatever they say, and no other rows.
+#[cfg(unix)]
+#[test]
+fn a_table_has_its_own_grader() {
+    let work = Workspace::new();
+    sums(&work);
+    // Scores the digits of the row: 0.1 for one, 0.2 for two.
+    work.file(
+        "grade.sh",
+        "while read -r line; do id=$(printf '%s' \"$line\" | sed 's/.*\"id\":\\([0-9]*\\).*/\\1/')\n\
+         truth=$(printf '%s' \"$line\" | sed 's/.*\"ground_truth\":\"\\([^\"]*\\)\".*/\\1/')\n\
+         echo \"{\\\"id\\\": $id, \\\"score\\\": 0.${#truth}}\"\ndone\n",
+    );
+    let own = SUMS.replace("grader = \"number\"", "grader = { command = [\"sh\", \"grade.sh\"] }");
+    let more = "[engine]\nmax_new_tokens = 4\n[curriculum]\npolicy = \"uniform\"\n[eval]\nprompts = 1\n";
+    let (config, out) = (work.config(&format!("{HEAD}{KK}{own}{more}")), work.out());
+    printed(&["train", &config, "--out", &out, "--set", "batch_size=8"]);
+    let mut own_rows = 0;
+    for step in 1..=2 {
+        let rollouts =
+            fs::read_to_string(Path::new(&out).join(format!("rollouts/step_{step}.jsonl"))).expect("rollouts");
+        for line in rollouts.lines().map(parse) {
+            let (source, row) = (line["data_source"].as_str().expect("a name"), line["row"].as_u64().expect("a row"));
+            let expected = match source {
+                "sums" if row < 9 => 0.1,
+                "sums" => 0.2,
+                // The format is wrong, and so the answer is missing.
+                _ => -3.0,
+            };
+            own_rows += usize::from(source == "sums");
+            assert_eq!(line["reward"].as_f64().map(|it| (it * 1e4).round() / 1e4), Some(expected), "{line}");
+        }
+    }
+    assert!(own_rows > 0);
+    fs::remove_dir_all(&out).expect("the run");
+    let missing = own.replace("grade.sh\"] }", "grade.sh\"] }\n").replace("\"sh\"", "\"no-such-program\"");
+    work.train_refused(&format!("{HEAD}{KK}{missing}"), &[], &["data[1].grader", "no-such-program"]);
+    let wrong = own.replace("command", "comand");
+    work.train_refused(&format!("{HEAD}{KK}{wrong}"), &[], &["c.toml", "data[1].grader", "command"]);
+}
