@@ -20,8 +20,6 @@ mod tests;
 
 use std::path::Path;
 
-use serde_json::Value;
-
 use self::schema::Schema;
 use super::graders::Graders;
 use super::row::Row;
@@ -48,11 +46,21 @@ pub fn load(path: &Path) -> Result<Vec<Row>, InputError> {
 }
 
 /// As [`load`], but `check` decides which rows are valid.
-fn read(path: &Path, check: impl Fn(&Row) -> Result<(), String>) -> Result<Vec<Row>, InputError> {
-    let mut rows = Rows { schema: None, rows: Vec::new(), check };
+fn read(path: &Path, check: impl Fn(&Row) -> Result<(), String> + Sync) -> Result<Vec<Row>, InputError> {
+    let mut rows = Rows::default();
     let expected = match Format::of(path)? {
-        Format::Lines => lines::for_each(path, |value| rows.push(value)).map(|()| "one JSON object per line")?,
-        Format::Parquet => parquet_rows(path, |value| rows.push(value)).map(|()| "at least one")?,
+        Format::Lines => {
+            lines::for_each(path, |value| {
+                let (schema, row) = schema::row(value)?;
+                check(&row)?;
+                rows.push(schema, row)
+            })?;
+            "one JSON object per line"
+        }
+        Format::Parquet => {
+            parquet_rows(path, check, |schema, row| rows.push(schema, row))?;
+            "at least one"
+        }
     };
     match rows.rows.is_empty() {
         true => Err(InputError::new(path.display(), format!("the file has no rows; expected {expected}"))),
@@ -64,7 +72,11 @@ fn read(path: &Path, check: impl Fn(&Row) -> Result<(), String>) -> Result<Vec<R
 use parquet::for_each as parquet_rows;
 
 #[cfg(not(feature = "train"))]
-fn parquet_rows(path: &Path, _: impl FnMut(Value) -> Result<(), String>) -> Result<(), InputError> {
+fn parquet_rows(
+    path: &Path,
+    _: impl Fn(&Row) -> Result<(), String>,
+    _: impl FnMut(Schema, Row) -> Result<(), String>,
+) -> Result<(), InputError> {
     Err(InputError::new(path.display(), "parquet files need a build with the feature \"train\""))
 }
 
@@ -97,16 +109,14 @@ fn has_ending(path: &Path, ending: &str) -> bool {
 }
 
 /// The rows that are read so far. All have the same schema.
-struct Rows<Check> {
+#[derive(Default)]
+struct Rows {
     schema: Option<Schema>,
     rows: Vec<Row>,
-    check: Check,
 }
 
-impl<Check: Fn(&Row) -> Result<(), String>> Rows<Check> {
-    fn push(&mut self, value: Value) -> Result<(), String> {
-        let (schema, row) = schema::row(value)?;
-        (self.check)(&row)?;
+impl Rows {
+    fn push(&mut self, schema: Schema, row: Row) -> Result<(), String> {
         let first = *self.schema.get_or_insert(schema);
         if first != schema {
             return Err(format!(
@@ -120,12 +130,21 @@ impl<Check: Fn(&Row) -> Result<(), String>> Rows<Check> {
 
 /// Splits rows by `data_source`: sources in the order of first appearance, rows in their order.
 pub fn group_by_source(rows: Vec<Row>) -> Vec<(String, Vec<Row>)> {
-    let mut groups: Vec<(String, Vec<Row>)> = Vec::new();
-    for row in rows {
-        match groups.iter_mut().find(|(source, _)| *source == row.data_source) {
-            Some((_, group)) => group.push(row),
-            None => groups.push((row.data_source.clone(), vec![row])),
+    let mut sources: Vec<(String, usize)> = Vec::new();
+    for row in &rows {
+        match sources.iter_mut().find(|(source, _)| *source == row.data_source) {
+            Some((_, count)) => *count += 1,
+            None => sources.push((row.data_source.clone(), 1)),
         }
+    }
+    if let [_] = sources.as_slice() {
+        return sources.into_iter().map(|(source, _)| source).zip([rows]).collect();
+    }
+    let mut groups: Vec<(String, Vec<Row>)> =
+        sources.into_iter().map(|(source, count)| (source, Vec::with_capacity(count))).collect();
+    for row in rows {
+        let group = groups.iter_mut().find(|(source, _)| *source == row.data_source);
+        group.expect("every source has a group").1.push(row);
     }
     groups
 }
