@@ -85,6 +85,9 @@ impl LeafReader {
     }
 }
 
+/// Pages without entries that may follow each other.
+const EMPTY_PAGES: usize = 16;
+
 /// The values of the next rows, and the number of their entries.
 fn batch<T: DataType>(
     reader: &mut ColumnReaderImpl<T>,
@@ -92,8 +95,20 @@ fn batch<T: DataType>(
     (definition, repetition): (&mut Vec<i16>, &mut Vec<i16>),
     plain: impl Fn(Vec<T::T>) -> Plain,
 ) -> Result<(Plain, usize)> {
-    let mut values = Vec::new();
-    let (read, _, entries) = reader.read_records(rows, Some(definition), Some(repetition), &mut values)?;
+    let (mut read, mut entries, mut values) = (0, 0, Vec::new());
+    // pyarrow writes pages without entries. The reader stops at each of them, as at the end.
+    let mut empty = 0;
+    while read < rows && empty <= EMPTY_PAGES {
+        let (records, _, levels) =
+            reader.read_records(rows - read, Some(&mut *definition), Some(&mut *repetition), &mut values)?;
+        read += records;
+        entries += levels;
+        empty = if levels == 0 { empty + 1 } else { 0 };
+    }
+    // The reader does not count the last row if a page without entries follows it.
+    if !repetition.is_empty() {
+        read = repetition.iter().filter(|level| **level == 0).count();
+    }
     match read == rows {
         true => Ok((plain(values), entries)),
         false => Err(ParquetError::General(format!("it has {read} more rows, but {rows} must follow"))),
