@@ -185,6 +185,29 @@ pub enum DataCommand {
         #[arg(long, value_enum, default_value = "jsonl")]
         format: RowFormat,
     },
+    /// Make rows of a procedural task: kk, arithmetic, addition, multiplication, countdown, letter_count, letter_sort,
+    /// satisfiability, shortest_path, sudoku (docs/data.md).
+    Make {
+        /// The task's name.
+        task: String,
+        /// Levels, such as 3-7 or 5 (default: the task's usual ones).
+        #[arg(long)]
+        levels: Option<String>,
+        /// Training rows of each level.
+        #[arg(long, default_value_t = 900)]
+        train: usize,
+        /// Test rows of each level.
+        #[arg(long, default_value_t = 100)]
+        test: usize,
+        /// Seed of the rows.
+        #[arg(long, default_value_t = 42)]
+        seed: u64,
+        /// Folder for train.jsonl and test.jsonl, or with parquet train.parquet and test.parquet.
+        #[arg(long)]
+        out: PathBuf,
+        #[arg(long, value_enum, default_value = "jsonl")]
+        format: RowFormat,
+    },
     /// Show what a file of rows contains.
     Inspect {
         /// Rows: JSON Lines (.jsonl, also with .gz or .zst) or .parquet (docs/commands.md).

@@ -10,6 +10,7 @@ use anyhow::{Result, anyhow};
 use clap::Parser;
 use cli::{BenchCommand, Cli, Command, CurriculumCommand, DataCommand};
 use dump_rl::commands::data::PromptCounter;
+use dump_rl::commands::data::make::Request;
 use dump_rl::config::{self, run::RunConfig, sft::SftConfig};
 use dump_rl::error::InputError;
 use dump_rl::run_dir::log::Warnings;
@@ -101,6 +102,10 @@ fn run_data(data: DataCommand) -> Result<()> {
         DataCommand::Kk { people, train, test, seed, out, format } => {
             let people = parse_people(&people).map_err(|e| InputError::new("--people", e))?;
             Ok(commands::data::kk(people, train, test, seed, &out, format)?)
+        }
+        DataCommand::Make { task, levels, train, test, seed, out, format } => {
+            let request = Request { task: &task, levels: levels.as_deref(), train, test, seed };
+            Ok(commands::data::make::run(request, &out, format)?)
         }
         DataCommand::Inspect { file, model } => {
             let counter = model.map(|folder| PromptCounter::load(&folder)).transpose()?;

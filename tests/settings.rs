@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use dump_rl::config::data::DataEntry;
 use dump_rl::config::run::RunConfig;
 use dump_rl::config::sft::SftConfig;
 use dump_rl::config::{Config, to_toml};
@@ -54,13 +55,18 @@ fn section<'a>(text: &'a str, heading: &str) -> &'a str {
     &text[start..end]
 }
 
-/// Dotted keys with their values. A table whose keys come from the data is one value.
+/// Dotted keys with their values. A table whose keys come from the data is one value. The keys of `[[data]]` have the values of an empty
+/// table.
 fn flatten<C: Config>(prefix: &str, table: Table, settings: &mut BTreeMap<String, Value>) {
     for (name, value) in table {
         let key = format!("{prefix}{name}");
         match value {
             Value::Table(inner) if !C::BY_NAME.contains(&key.as_str()) => {
                 flatten::<C>(&format!("{key}."), inner, settings);
+            }
+            Value::Array(tables) if tables.first().is_some_and(Value::is_table) => {
+                let empty = Table::try_from(DataEntry::default()).expect("TOML").to_string().parse().expect("TOML");
+                flatten::<C>(&format!("{key}."), empty, settings);
             }
             value => drop(settings.insert(key, value)),
         }

@@ -1,7 +1,10 @@
-//! `dump-rl data`: makes Knights and Knaves rows, and shows what a file of rows contains.
+//! `dump-rl data`: makes Knights and Knaves rows, and shows what a file of rows contains. [`mod@make`] makes rows of
+//! any procedural task.
+
+pub mod make;
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -43,20 +46,8 @@ pub fn kk(
     out: &Path,
     format: RowFormat,
 ) -> Result<(), InputError> {
-    let files = ["train", "test"].map(|name| out.join(name).with_extension(format.ending()));
-    if let Some(path) = files.iter().find(|path| path.exists()) {
-        return Err(InputError::new(path.display(), "exists already; remove it or choose another --out"));
-    }
-    let (train, test) = kk::splits(people, train, test, seed).map_err(|e| InputError::new("data kk", e))?;
-    if train.is_empty() && test.is_empty() {
-        return Err(InputError::new("data kk", "--train and --test are both 0; ask for at least one row"));
-    }
-    fs::create_dir_all(out).map_err(|e| InputError::new(out.display(), format!("cannot be created: {e}")))?;
-    for (path, rows) in files.iter().zip([train, test]).filter(|(_, rows)| !rows.is_empty()) {
-        write_rows(path, &rows, format)
-            .map_err(|e| InputError::new(path.display(), format!("cannot be written: {e}")))?;
-    }
-    Ok(())
+    let made = || kk::splits(people, train, test, seed).map_err(|e| InputError::new("data kk", e));
+    make::write_splits("data kk", out, format, made)
 }
 
 fn write_rows(path: &Path, rows: &[Row], format: RowFormat) -> io::Result<()> {
@@ -137,6 +128,7 @@ fn example(row: &Row) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn the_same_seed_writes_the_same_bytes_and_they_load_again() {

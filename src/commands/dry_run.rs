@@ -15,10 +15,11 @@ use crate::config::resolve::{HAS_CUDA, check_engine};
 use crate::config::run::RunConfig;
 use crate::error::InputError;
 use crate::memory::{Workload, budget, predict};
+use crate::model::hub::Download;
 use crate::model::{device, hub, presets};
+use crate::pipeline::dataset::load::{Loaded, Planned};
 use crate::pipeline::dataset::{self, Dataset};
 use crate::pipeline::inputs::Inputs;
-use crate::task::{Row, rows};
 use crate::train::gemm;
 
 /// Characters per token where there is no tokenizer. Tokenizers with large vocabularies have more characters per token in English
@@ -54,27 +55,47 @@ pub fn run(config: RunConfig) -> Result<()> {
 
 fn with_tokenizer(config: &RunConfig, folder: &Path) -> Result<()> {
     let here = RunConfig { model: folder.to_path_buf(), ..config.clone() };
-    let inputs = Inputs::load(here)?;
+    let inputs = Inputs::plan(here)?;
     let (longest, evaluated) = (inputs.longest_prompt(), inputs.eval_prompt_tokens());
-    let Inputs { decoder, train, test, .. } = inputs;
-    let workload = Workload { eval_prompt_tokens: evaluated, ..workload(config, &decoder, longest)? };
-    println!("\n{}", describe(config, &decoder, &workload.resolved, &train.sizes(), Path::new("(dry run)")));
-    print_sources(&train, &test);
+    let workload = Workload { eval_prompt_tokens: evaluated, ..workload(config, &inputs.decoder, longest)? };
+    let sizes = sizes(inputs.train.sizes(), &inputs.planned);
+    println!("\n{}", describe(config, &inputs.decoder, &workload.resolved, &sizes, Path::new("(dry run)")));
+    print_sources(&inputs.train, &inputs.test);
+    print_planned(&inputs.planned);
+    if let Some(left_out) = inputs.left_out.describe() {
+        println!("{left_out}");
+    }
     print_prediction(&workload)
 }
 
 /// For a model of which only the sizes are known.
 fn without_tokenizer(config: &RunConfig, model: &DecoderConfig) -> Result<()> {
-    let (train, _) = dataset::load_rows(config)?;
-    let characters = |row: &Row| row.prompt.iter().map(|m| m.content.chars().count()).sum::<usize>();
-    let longest = train.iter().map(characters).max().unwrap_or(0).div_ceil(CHARACTERS_A_TOKEN);
-    let sizes: Vec<usize> = rows::group_by_source(train).iter().map(|(_, rows)| rows.len()).collect();
+    let Loaded { train, planned, .. } = Loaded::new(config, Download::Never)?;
+    let sizes = sizes(train.iter().map(|it| it.rows.size()).collect(), &planned);
+    let characters = train.into_iter().map(|it| it.rows.longest_prompt());
+    let longest = characters.max().unwrap_or(0).div_ceil(CHARACTERS_A_TOKEN);
     let workload = workload(config, model, longest)?;
     println!("\n{}", describe(config, model, &workload.resolved, &sizes, Path::new("(dry run)")));
     println!(
         "prompts  the longest is taken to have {longest} tokens, {CHARACTERS_A_TOKEN} characters each: there is no tokenizer"
     );
+    print_planned(&planned);
     print_prediction(&workload)
+}
+
+/// Rows of each distribution, with those that are still to be downloaded.
+fn sizes(here: Vec<usize>, planned: &[Planned]) -> Vec<usize> {
+    here.into_iter().chain(planned.iter().map(|it| it.rows)).collect()
+}
+
+fn print_planned(planned: &[Planned]) {
+    for Planned { name, rows, .. } in planned {
+        let rows = if *rows == 0 { "?".to_string() } else { format!("≤ {rows}") };
+        println!("{name:<20} {rows:>6} rows, still to be downloaded; a run does that");
+    }
+    if !planned.is_empty() {
+        println!("note     prompts that are still to be downloaded are not part of the predictions");
+    }
 }
 
 /// A card may be missing here.
@@ -88,14 +109,14 @@ fn workload<'a>(
 }
 
 fn print_sources(train: &Dataset, test: &Dataset) {
-    let evaluated = test.sources.iter().map(|source| source.items.len()).chain(std::iter::repeat(0));
-    for (train, test) in train.sources.iter().zip(evaluated) {
-        let tokens: usize = train.items.iter().map(|item| item.prompt.len()).sum();
+    for train in &train.sources {
+        let test = test.sources.iter().find(|it| it.name == train.name).map_or(0, |it| it.size());
+        let tokens: usize = train.known().iter().map(|item| item.prompt.len()).sum();
         println!(
             "{:<20} {:>6} rows, {test:>4} for evaluation, prompts of {:.0} tokens on average",
             train.name,
-            train.items.len(),
-            tokens as f64 / train.items.len() as f64,
+            train.size(),
+            tokens as f64 / train.known().len() as f64,
         );
     }
 }

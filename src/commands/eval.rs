@@ -31,7 +31,7 @@ pub async fn run(target: &Path, samples: Option<usize>) -> Result<()> {
     if setup.inputs.test.sources.is_empty() {
         return Err(InputError::new(
             "data",
-            "there are no test rows to evaluate on; add some with data.test or data.test_files",
+            "there are no test rows to evaluate on; add some with data.test, data.test_files or data.test_share",
         )
         .into());
     }

@@ -63,6 +63,9 @@ pub(super) async fn run_in(
     let run = Run::prepare(&setup, out, checkpoint)?;
     let Setup { inputs, base } = setup;
     log::say(&describe(&inputs.config, &inputs.decoder, &base.resolved, &inputs.train.sizes(), out));
+    if let Some(left_out) = inputs.left_out.describe() {
+        log::say(&left_out);
+    }
     warn_of_packed_weights(&inputs.config);
     let adapter = run.adapter().clone();
     with_engine(base, adapter, Start { run, stop }).await

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
+use super::data::old_names::is_indexed;
 use super::{Config, is_hub_id};
-use crate::error::InputError;
+use crate::error::{InputError, KeyError};
 
 /// Reads `path`, applies `sets` (`key.path=value`; later ones win) and checks the result.
 ///
@@ -16,17 +17,27 @@ pub fn load<C: Config>(path: &Path, sets: &[String]) -> Result<C, InputError> {
         .map_err(|e| InputError::new(path.display(), format!("cannot read the configuration: {e}")))?;
     let mut table: Table = text.parse().map_err(|e: toml::de::Error| syntax_error(path, &text, &e))?;
     let known = Value::try_from(C::default()).map_err(|e| InputError::new("defaults", e))?;
-    let place = |key: &str| Place { path, text: &text }.of(key);
+    let place = |key: &str| Place { path, text: &text, old_names: C::OLD_NAMES }.of(key);
+    C::modernise(&mut table);
     check_keys::<C>(&table, &known, "", &place)?;
     absolute_paths::<C>(&mut table, path.parent().unwrap_or(Path::new(".")));
+    let given = table.clone();
+    complete_lists(&mut table, &given, &known).map_err(|error| InputError::at(place(&error.key), error))?;
     for set in sets {
         apply_set::<C>(&mut table, set, &known)?;
     }
     let place = |key: &str| if is_set(sets, key) { format!("--set {key}") } else { place(key) };
     let mut all = Table::try_from(C::defaults(&table)).map_err(|e| InputError::new("defaults", e))?;
-    merge(&mut all, table);
-    let config: C = serde_path_to_error::deserialize(Value::Table(all))
-        .map_err(|e| InputError::new(place(&e.path().to_string()), format!("{}: {}", e.path(), e.inner().message())))?;
+    merge(&mut all, table).map_err(|error| InputError::at(place(&error.key), error))?;
+    let single = |list: &str| all.get(list).and_then(Value::as_array).is_some_and(|list| list.len() == 1);
+    let lists: Vec<String> = all.keys().filter(|key| single(key)).map(|key| format!("{key}[0].")).collect();
+    let config: C = serde_path_to_error::deserialize(Value::Table(all)).map_err(|e| {
+        let path = e.path().to_string();
+        // The only table of a list is called as if there were no list.
+        let list = lists.iter().find(|list| path.starts_with(list.as_str()));
+        let key = list.map_or_else(|| path.clone(), |list| path.replacen(list.as_str(), &list.replace("[0]", ""), 1));
+        InputError::new(place(&key), format!("{key}: {}", e.inner().message()))
+    })?;
     config.check().map_err(|error| InputError::at(place(&error.key), error))?;
     Ok(config)
 }
@@ -44,6 +55,7 @@ fn syntax_error(path: &Path, text: &str, error: &toml::de::Error) -> InputError 
 struct Place<'a> {
     path: &'a Path,
     text: &'a str,
+    old_names: &'a [(&'a str, &'a str)],
 }
 
 impl Place<'_> {
@@ -58,10 +70,18 @@ impl Place<'_> {
         let document = toml::de::DeTable::parse(self.text).ok()?;
         let (mut table, mut start) = (document.get_ref(), None);
         for part in key.split('.') {
-            let (name, value) = table.iter().find(|(name, _)| name.get_ref() == part)?;
+            let (part, index) = part.strip_suffix(']').and_then(|it| it.split_once('[')).unwrap_or((part, "0"));
+            let old = self.old_names.iter().find(|(_, new)| *new == part).map(|(old, _)| *old);
+            let named = |name: &str| table.iter().find(|(it, _)| it.get_ref() == name);
+            let Some((name, value)) = named(part).or_else(|| named(old?)) else { break };
             start = Some(name.span().start);
             match value.get_ref() {
                 toml::de::DeValue::Table(inner) => table = inner,
+                toml::de::DeValue::Array(items) => {
+                    let Some(item) = items.get(index.parse::<usize>().ok()?) else { break };
+                    let toml::de::DeValue::Table(inner) = item.get_ref() else { break };
+                    (table, start) = (inner, Some(item.span().start));
+                }
                 _ => break,
             }
         }
@@ -81,11 +101,44 @@ fn check_keys<C: Config>(
         let Some(inner) = known.get(name) else {
             return Err(InputError::new(place(&key), unknown_key(&key, known, prefix)));
         };
-        if let (Value::Table(given), Value::Table(_), false) = (value, inner, C::BY_NAME.contains(&key.as_str())) {
-            check_keys::<C>(given, inner, &format!("{key}."), place)?;
+        let by_name = C::BY_NAME.contains(&without_indices(&key).as_str());
+        match (value, inner) {
+            (Value::Table(given), Value::Table(_)) if !by_name => {
+                check_keys::<C>(given, inner, &format!("{key}."), place)?;
+            }
+            (_, Value::Array(known)) => {
+                for (key, given) in tables_of(value, &key) {
+                    let Some(known @ Value::Table(_)) = known.first() else { break };
+                    check_keys::<C>(given, known, &format!("{key}."), place)?;
+                }
+            }
+            _ => {}
         }
     }
     Ok(())
+}
+
+/// The tables of a list: `[[key]]`, a single `[key]`, or those that `--set key.1.…` names. Each with its key.
+fn tables_of<'a>(value: &'a Value, key: &str) -> Vec<(String, &'a Table)> {
+    match value {
+        Value::Array(items) if items.len() == 1 => {
+            items.iter().filter_map(|it| Some((key.into(), it.as_table()?))).collect()
+        }
+        Value::Array(items) => {
+            items.iter().enumerate().filter_map(|(i, it)| Some((format!("{key}[{i}]"), it.as_table()?))).collect()
+        }
+        Value::Table(table) if is_indexed(table) => {
+            table.iter().filter_map(|(i, it)| Some((format!("{key}.{i}"), it.as_table()?))).collect()
+        }
+        Value::Table(table) => vec![(key.into(), table)],
+        _ => Vec::new(),
+    }
+}
+
+/// `data[1].where` and `data.1.where` as `data.where`.
+fn without_indices(key: &str) -> String {
+    let names = key.split('.').filter(|part| part.parse::<usize>().is_err());
+    names.map(|part| part.split('[').next().unwrap_or(part)).collect::<Vec<_>>().join(".")
 }
 
 /// The error message for `key`, which is not among the keys of `known` under `prefix`.
@@ -110,28 +163,32 @@ fn absolute_paths<C: Config>(table: &mut Table, base: &Path) {
             true => path.to_string(),
             false => absolute(base, path),
         };
-        let mut parts = key.split('.').peekable();
-        let mut slot = parts.next().and_then(|part| table.get_mut(part));
-        for part in parts {
-            slot = slot.and_then(|value| value.get_mut(part));
-        }
-        match slot {
-            Some(Value::String(path)) => *path = absolute(path),
-            Some(Value::Array(paths)) => {
-                paths
-                    .iter_mut()
-                    .filter_map(|p| if let Value::String(p) = p { Some(p) } else { None })
-                    .for_each(|p| *p = absolute(p));
-            }
-            _ => {}
-        }
+        let mut parts = key.split('.');
+        let first = parts.next().and_then(|part| table.get_mut(part));
+        first.into_iter().for_each(|value| change_texts(value, &parts.clone().collect::<Vec<_>>(), &absolute));
     }
 }
 
-/// `path` relative to `base`, as an absolute path without `.` and `..`. An empty path stays empty.
+/// Changes the texts that stand under `path`, in every table of a list.
+fn change_texts(value: &mut Value, path: &[&str], change: &dyn Fn(&str) -> String) {
+    match value {
+        Value::String(text) if path.is_empty() => *text = change(text),
+        Value::Array(items) => items.iter_mut().for_each(|item| change_texts(item, path, change)),
+        Value::Table(table) if is_indexed(table) => {
+            table.iter_mut().for_each(|(_, item)| change_texts(item, path, change));
+        }
+        Value::Table(table) => {
+            let Some((first, rest)) = path.split_first() else { return };
+            table.get_mut(*first).into_iter().for_each(|inner| change_texts(inner, rest, change));
+        }
+        _ => {}
+    }
+}
+
+/// `path` relative to `base`, as an absolute path without `.` and `..`. An empty path and a URL stay as they are.
 fn absolute(base: &Path, path: &str) -> String {
-    if path.is_empty() {
-        return String::new();
+    if path.is_empty() || path.contains("://") {
+        return path.to_string();
     }
     let joined = base.join(path);
     let full = std::path::absolute(&joined).unwrap_or(joined);
@@ -151,22 +208,81 @@ fn apply_set<C: Config>(table: &mut Table, set: &str, known: &Value) -> Result<(
     let (key, text) = set.split_once('=').ok_or_else(|| InputError::new(&place, "expected KEY=VALUE"))?;
     let (key, text) = (key.trim(), text.trim());
     let parsed = format!("x = {text}").parse::<Table>().ok().and_then(|mut t| t.remove("x"));
-    let is_text = key.split('.').try_fold(known, |value, part| value.get(part)).is_some_and(Value::is_str);
+    let is_text = known_value(known, key, C::OLD_NAMES).is_some_and(Value::is_str);
     let value = parsed.filter(|value| !is_text || value.is_str()).unwrap_or_else(|| Value::String(text.to_string()));
     let mut single =
         key.rsplit('.').fold(value, |value, part| Value::Table(Table::from_iter([(part.to_string(), value)])));
     let Some(wrapped) = single.as_table_mut() else { return Err(InputError::new(&place, "expected KEY=VALUE")) };
+    C::modernise(wrapped);
     check_keys::<C>(wrapped, known, "", &|_| place.clone())?;
     absolute_paths::<C>(wrapped, Path::new("."));
-    merge(table, std::mem::take(wrapped));
+    complete_lists(table, wrapped, known).map_err(|error| InputError::new(&place, error.problem))?;
+    merge(table, std::mem::take(wrapped)).map_err(|error| InputError::new(&place, error.problem))
+}
+
+/// Turns every list of tables that `touched` names into a list: a single `[data]` changes the usual `[[data]]`.
+fn complete_lists(table: &mut Table, touched: &Table, known: &Value) -> Result<(), KeyError> {
+    for name in touched.keys() {
+        let Some(usual @ [Value::Table(_)]) = known.get(name).and_then(Value::as_array).map(Vec::as_slice) else {
+            continue;
+        };
+        let mut list = usual.to_vec();
+        match table.remove(name) {
+            Some(Value::Table(single)) => merge_items(&mut list, single, name)?,
+            Some(Value::Array(items)) => list = items,
+            Some(other) => drop(table.insert(name.clone(), other)),
+            None => {}
+        }
+        table.entry(name).or_insert(Value::Array(list));
+    }
     Ok(())
 }
 
-fn merge(into: &mut Table, from: Table) {
+/// The default of a key, whose numbers choose a table of a list.
+fn known_value<'a>(known: &'a Value, key: &str, old_names: &[(&str, &str)]) -> Option<&'a Value> {
+    key.split('.').try_fold(known, |value, part| {
+        let today = |name| old_names.iter().find(|(old, _)| *old == name).map(|(_, new)| *new);
+        match value {
+            Value::Array(items) if part.parse::<usize>().is_ok() => items.first(),
+            Value::Array(items) => items.first()?.get(part).or_else(|| items.first()?.get(today(part)?)),
+            other => other.get(part),
+        }
+    })
+}
+
+/// Puts `from` into `into`. A single table goes into the only table of a list, and `1` into the second.
+fn merge(into: &mut Table, from: Table) -> Result<(), KeyError> {
     for (name, value) in from {
         match (into.get_mut(&name), value) {
-            (Some(Value::Table(old)), Value::Table(new)) => merge(old, new),
+            (Some(Value::Table(old)), Value::Table(new)) => merge(old, new).map_err(|error| error.under(&name))?,
+            (Some(Value::Array(items)), Value::Table(new)) => merge_items(items, new, &name)?,
             (_, value) => drop(into.insert(name, value)),
         }
     }
+    Ok(())
+}
+
+fn merge_items(items: &mut [Value], new: Table, name: &str) -> Result<(), KeyError> {
+    let count = items.len();
+    if !is_indexed(&new) {
+        return match items {
+            [Value::Table(only)] => merge(only, new),
+            _ => {
+                let key = new.keys().next().map_or("", String::as_str);
+                let problem = format!("there are {count} [[{name}]] tables; say which, from 0: {name}.0.{key}");
+                Err(KeyError::new(name, problem))
+            }
+        };
+    }
+    for (index, value) in new {
+        match (index.parse::<usize>().ok().and_then(|it| items.get_mut(it)), value) {
+            (Some(Value::Table(old)), Value::Table(new)) => merge(old, new)?,
+            (Some(old), value) => *old = value,
+            (None, _) => {
+                let problem = format!("there is no table {index}; there are {count}, counted from 0");
+                return Err(KeyError::new(name, problem));
+            }
+        }
+    }
+    Ok(())
 }

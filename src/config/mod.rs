@@ -39,6 +39,12 @@ pub trait Config: Default + Serialize + DeserializeOwned {
     /// Dotted keys of tables whose keys are names from the data.
     const BY_NAME: &'static [&'static str];
 
+    /// Keys of earlier versions, each with today's.
+    const OLD_NAMES: &'static [(&'static str, &'static str)] = &[];
+
+    /// Rewrites keys of earlier versions as today's.
+    fn modernise(_given: &mut Table) {}
+
     /// The values of keys that `given` does not have.
     fn defaults(_given: &Table) -> Self {
         Self::default()

@@ -8,7 +8,7 @@ use toml::Table;
 use super::Config;
 use super::bench::BenchConfig;
 use super::ckpt::CkptConfig;
-use super::data::DataConfig;
+use super::data::{self, DataEntry};
 use super::engine::{EngineConfig, SyncMode};
 use super::eval::EvalConfig;
 use super::grader::GraderConfig;
@@ -37,7 +37,8 @@ pub struct RunConfig {
     pub batch_size: usize,
     /// G: completions per prompt.
     pub group_size: usize,
-    pub data: DataConfig,
+    /// What the distributions are made of.
+    pub data: Vec<DataEntry>,
     pub grader: GraderConfig,
     pub engine: EngineConfig,
     pub curriculum: CurriculumConfig,
@@ -63,7 +64,7 @@ impl Default for RunConfig {
             max_steps: 100,
             batch_size: 16,
             group_size: 8,
-            data: DataConfig::default(),
+            data: vec![DataEntry::usual()],
             grader: GraderConfig::default(),
             engine: EngineConfig::default(),
             curriculum: CurriculumConfig::default(),
@@ -86,7 +87,13 @@ impl Default for RunConfig {
 impl Config for RunConfig {
     const PATHS: &'static [&'static str] = &["model", "data.train_files", "data.test_files"];
     const MODELS: &'static [&'static str] = &["model"];
-    const BY_NAME: &'static [&'static str] = &["curriculum.fixed_mix.weights"];
+    const BY_NAME: &'static [&'static str] = &["curriculum.fixed_mix.weights", "data.where"];
+
+    const OLD_NAMES: &'static [(&'static str, &'static str)] = &data::old_names::OLD_NAMES;
+
+    fn modernise(given: &mut Table) {
+        data::old_names::modernise(given);
+    }
 
     /// The defaults of GRPO, or those of the loss that `given` names.
     fn defaults(given: &Table) -> Self {
@@ -100,7 +107,7 @@ impl Config for RunConfig {
 
     fn check(&self) -> Result<(), KeyError> {
         self.check_top_level()?;
-        self.data.check().map_err(|e| e.under("data"))?;
+        data::check(&self.data)?;
         self.grader.check().map_err(|e| e.under("grader"))?;
         self.engine.check().map_err(|e| e.under("engine"))?;
         self.curriculum.check().map_err(|e| e.under("curriculum"))?;

@@ -47,7 +47,7 @@ fn later_settings_win_and_paths_become_absolute() {
         load_text("model = \"../m\"\nmax_steps = 3", &["max_steps=4", "max_steps=5", "engine.kind=mistralrs"]).unwrap();
     assert_eq!(config.max_steps, 5);
     assert!(config.model.is_absolute() && config.model.ends_with("m"));
-    assert_eq!(load_text("", &["data.people=3"]).unwrap().data.people, "3");
+    assert_eq!(load_text("", &["data.people=3"]).unwrap().data[0].levels, "3");
     let config = load_text("", &["model=here"]).unwrap();
     assert_eq!(config.model, std::env::current_dir().unwrap().join("here"));
 }
@@ -62,7 +62,7 @@ fn names_on_the_hub_are_told_from_paths() {
         assert!(!is_hub_id(path), "{path}");
     }
     let files = load_text("[data]\nkind = \"files\"\ntrain_files = [\"data/train.jsonl\"]", &[]).unwrap();
-    assert!(files.data.train_files[0].is_absolute(), "only models have names");
+    assert!(files.data[0].train_files[0].starts_with('/'), "only models have names");
 }
 
 #[test]

@@ -1,10 +1,11 @@
-//! Models by their name on the Hugging Face hub, from its local cache or downloaded into it.
+//! Models and data sets by their name on the Hugging Face hub, from its local cache or downloaded into it.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use hf_hub::api::sync::{ApiBuilder, ApiRepo};
-use hf_hub::{Cache, Repo};
+use glob::{MatchOptions, Pattern};
+use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
+use hf_hub::{Cache, Repo, RepoType};
 use serde_json::Value;
 
 use crate::config::is_hub_id;
@@ -42,7 +43,7 @@ pub fn folder(model: &Path) -> Result<PathBuf, InputError> {
     if let Some(folder) = cached(&id) {
         return Ok(folder);
     }
-    if std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| !matches!(value.as_str(), "" | "0")) {
+    if is_offline() {
         let problem = "is not in the Hugging Face cache, and HF_HUB_OFFLINE forbids downloads";
         return Err(InputError::new(id, problem));
     }
@@ -74,9 +75,17 @@ pub fn local(model: &Path) -> Option<PathBuf> {
     config.parent().map(Path::to_path_buf)
 }
 
-fn download(id: &str) -> Result<PathBuf, hf_hub::api::sync::ApiError> {
+fn is_offline() -> bool {
+    std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| !matches!(value.as_str(), "" | "0"))
+}
+
+fn api() -> Result<Api, ApiError> {
     let token = std::env::var("HF_TOKEN").ok().or_else(|| Cache::from_env().token());
-    let repo: ApiRepo = ApiBuilder::from_env().with_token(token).build()?.model(id.to_string());
+    ApiBuilder::from_env().with_token(token).build()
+}
+
+fn download(id: &str) -> Result<PathBuf, ApiError> {
+    let repo = api()?.model(id.to_string());
     let there: BTreeSet<String> = repo.info()?.siblings.into_iter().map(|file| file.rfilename).collect();
     for name in OPTIONAL.iter().filter(|name| there.contains(**name)) {
         repo.get(name)?;
@@ -97,4 +106,83 @@ fn download(id: &str) -> Result<PathBuf, hf_hub::api::sync::ApiError> {
 fn shards(index: &Path) -> Option<BTreeSet<String>> {
     let index: Value = serde_json::from_slice(&std::fs::read(index).ok()?).ok()?;
     Some(index["weight_map"].as_object()?.values().filter_map(|name| Some(name.as_str()?.to_string())).collect())
+}
+
+/// What the address of a file of a data set begins with.
+pub const DATASETS: &str = "hf://datasets/";
+
+/// Whether a data set that is not in the cache may be downloaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Download {
+    Allowed,
+    Never,
+}
+
+/// The files of a data set that fit the path in `address`, which may be a glob. `rest` is `OWNER/NAME[@REVISION]/PATH`, the part
+/// behind [`DATASETS`]. In the order of their names. `None` if nothing is in the cache and it must not be downloaded.
+///
+/// # Errors
+/// An address without a path, no file that fits, or a failed download.
+pub fn dataset_files(address: &str, rest: &str, download: Download) -> Result<Option<Vec<PathBuf>>, InputError> {
+    let fail = |problem: String| InputError::new(address, problem);
+    let form = || fail(format!("expected {DATASETS}OWNER/NAME/PATH or {DATASETS}OWNER/NAME@REVISION/PATH"));
+    let (owner, tail) = rest.split_once('/').ok_or_else(form)?;
+    let (name, path) = tail.split_once('/').filter(|(_, path)| !path.is_empty()).ok_or_else(form)?;
+    let (name, revision) = name.split_once('@').unwrap_or((name, "main"));
+    let id = format!("{owner}/{name}");
+    if !is_hub_id(&id) || revision.is_empty() {
+        return Err(form());
+    }
+    let pattern = Pattern::new(path).map_err(|e| fail(format!("{path:?} is not a valid pattern: {e}")))?;
+    // The hub writes a branch such as refs/convert/parquet into an address as one part.
+    let repo = Repo::with_revision(id, RepoType::Dataset, revision.replace("%2F", "/"));
+    if is_offline() || download == Download::Never {
+        let files = cached_files(&repo, &pattern);
+        return match (files.is_empty(), is_offline()) {
+            (false, _) => Ok(Some(files)),
+            (true, false) => Ok(None),
+            (true, true) if download == Download::Never => Ok(None),
+            (true, true) => Err(fail("is not in the Hugging Face cache, and HF_HUB_OFFLINE forbids downloads".into())),
+        };
+    }
+    let files = download_files(&repo, &pattern).map_err(|e| {
+        fail(format!(
+            "could not be downloaded from the Hugging Face hub: {e}; where it is in the cache, set HF_HUB_OFFLINE=1"
+        ))
+    })?;
+    match files {
+        Ok(files) => Ok(Some(files)),
+        Err(there) => Err(fail(format!("no file fits {path:?}; the data set has {}", there.join(", ")))),
+    }
+}
+
+fn fits(pattern: &Pattern, name: &str) -> bool {
+    let options = MatchOptions { require_literal_separator: true, ..MatchOptions::new() };
+    pattern.matches_with(name, options)
+}
+
+/// The files that fit, or else the names of those that are there.
+fn download_files(repo: &Repo, pattern: &Pattern) -> Result<Result<Vec<PathBuf>, Vec<String>>, ApiError> {
+    let repo = api()?.repo(repo.clone());
+    let mut there: Vec<String> = repo.info()?.siblings.into_iter().map(|file| file.rfilename).collect();
+    there.sort();
+    let fitting: Vec<&String> = there.iter().filter(|name| fits(pattern, name)).collect();
+    match fitting.is_empty() {
+        true => Ok(Err(there)),
+        false => fitting.into_iter().map(|name| repo.get(name)).collect::<Result<_, _>>().map(Ok),
+    }
+}
+
+/// The files of a data set's newest snapshot in the cache that fit.
+fn cached_files(repo: &Repo, pattern: &Pattern) -> Vec<PathBuf> {
+    let folder = Cache::from_env().path().join(repo.folder_name());
+    let commit = std::fs::read_to_string(folder.join("refs").join(repo.revision()));
+    let commit = commit.map_or_else(|_| repo.revision().to_string(), |it| it.trim().to_string());
+    let snapshot = folder.join("snapshots").join(commit);
+    let all = glob::glob(&format!("{}/**/*", Pattern::escape(&snapshot.to_string_lossy())));
+    let name = |path: &PathBuf| path.strip_prefix(&snapshot).ok()?.to_str().map(str::to_owned);
+    let mut files: Vec<PathBuf> = all.into_iter().flatten().flatten().filter(|path| path.is_file()).collect();
+    files.retain(|path| name(path).is_some_and(|name| fits(pattern, &name)));
+    files.sort();
+    files
 }

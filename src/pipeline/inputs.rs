@@ -7,11 +7,12 @@ use anyhow::Result;
 use engine::Sampling;
 use engine::decoder::DecoderConfig;
 
-use super::dataset::{self, Dataset};
+use super::dataset::Dataset;
+use super::dataset::load::{Loaded, Planned};
 use crate::config::run::RunConfig;
 use crate::curriculum::Mixture;
 use crate::error::InputError;
-use crate::model::hub;
+use crate::model::hub::{self, Download};
 use crate::model::tokenizer::ChatTokenizer;
 
 /// See the module. Nothing of it changes during a run.
@@ -23,38 +24,79 @@ pub struct Inputs {
     pub tokenizer: Arc<ChatTokenizer>,
     pub train: Dataset,
     pub test: Dataset,
+    /// Distributions of a plan whose rows are not on this machine.
+    pub planned: Vec<Planned>,
+    pub left_out: LeftOut,
+}
+
+/// Rows of the files that are not used, by reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeftOut {
+    /// They do not fit `where`.
+    pub unfit: usize,
+    /// There are more than `limit`.
+    pub over_limit: usize,
+    /// Their prompts are longer than `max_prompt_tokens`.
+    pub too_long: usize,
+}
+
+impl LeftOut {
+    /// What is said about them. `None` if all rows are used.
+    pub fn describe(&self) -> Option<String> {
+        let &Self { unfit, over_limit, too_long } = self;
+        let reasons =
+            [(unfit, "do not fit where"), (over_limit, "are over the limit"), (too_long, "have long prompts")];
+        let reasons = reasons.iter().filter(|(rows, _)| *rows > 0).map(|(rows, why)| format!("{rows} {why}"));
+        let reasons = reasons.collect::<Vec<_>>();
+        (!reasons.is_empty()).then(|| format!("left out rows of files that are not used: {}", reasons.join(", ")))
+    }
 }
 
 impl Inputs {
     /// # Errors
     /// A missing or wrong model, tokenizer or row; test rows missing although evaluation is on.
     pub fn load(config: RunConfig) -> Result<Self> {
+        Self::with(config, Download::Allowed)
+    }
+
+    /// The same for `--dry-run`: a data set that is not on this machine is planned, not downloaded.
+    ///
+    /// # Errors
+    /// As [`Inputs::load`]; a data set that is not here and whose distributions are not named.
+    pub fn plan(config: RunConfig) -> Result<Self> {
+        Self::with(config, Download::Never)
+    }
+
+    fn with(config: RunConfig, download: Download) -> Result<Self> {
         let folder = hub::folder(&config.model)?;
         let decoder = DecoderConfig::load(&folder)?;
         let tokenizer = Arc::new(ChatTokenizer::load(&folder, &decoder)?);
-        let (train, test) = dataset::load_rows(&config)?;
-        let (graders, context) = (dataset::graders(&config)?, decoder.max_position_embeddings);
-        let train = Dataset::new(train, &graders, &tokenizer, context)?;
-        let test = Dataset::new(test, &graders, &tokenizer, context)?;
+        let Loaded { train, test, planned, unfit } = Loaded::new(&config, download)?;
+        let over_limit = train.iter().map(|it| it.over_limit).sum();
+        let context = decoder.max_position_embeddings;
+        let train = Dataset::new(train, &config, &tokenizer, context)?;
+        let test = Dataset::new(test, &config, &tokenizer, context)?;
+        let too_long = train.sources.iter().chain(&test.sources).map(|it| it.too_long).sum();
+        let left_out = LeftOut { unfit, over_limit, too_long };
         let untested = train.sources.iter().find(|s| !test.sources.iter().any(|t| t.name == s.name));
         if let (Some(source), true) = (untested, config.eval.interval > 0) {
             let problem = format!("distribution {} has no test rows; add some, or set eval.interval = 0", source.name);
             return Err(InputError::new("data", problem).into());
         }
-        Ok(Self { config, folder, decoder, tokenizer, train, test })
+        Ok(Self { config, folder, decoder, tokenizer, train, test, planned, left_out })
     }
 
     /// Tokens of the longest prompt that is answered, in training or in an evaluation.
     pub fn longest_prompt(&self) -> usize {
         let test = self.test.sources.iter().filter(|_| self.config.eval.interval > 0);
-        let items = self.train.sources.iter().chain(test).flat_map(|source| &source.items);
+        let items = self.train.sources.iter().chain(test).flat_map(|source| source.known());
         items.map(|item| item.prompt.len()).max().unwrap_or(0)
     }
 
     /// Tokens of all prompts of an evaluation. 0 without evaluations.
     pub fn eval_prompt_tokens(&self) -> usize {
         let evaluated = self.test.sources.iter().filter(|_| self.config.eval.interval > 0);
-        evaluated.flat_map(|source| &source.items).map(|item| item.prompt.len()).sum()
+        evaluated.flat_map(|source| source.known()).map(|item| item.prompt.len()).sum()
     }
 
     /// How completions to train on are sampled.

@@ -84,7 +84,7 @@ impl<T: PolicyTrainer> Run<T> {
         checkpoint: Option<Checkpoint>,
     ) -> Result<Self> {
         let scheduler = Scheduler::new(inputs.config.scheduler(), inputs.mixture());
-        let mut scheduler = scheduler.map_err(InputError::in_curriculum)?;
+        let mut scheduler = scheduler.map_err(InputError::in_curriculum)?.with_fresh_rows(inputs.train.fresh());
         if let Some(checkpoint) = &checkpoint {
             let restored = scheduler.restore(checkpoint.scheduler.clone());
             restored.map_err(|problem| InputError::new(out.display(), problem))?;

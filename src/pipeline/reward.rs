@@ -94,7 +94,7 @@ impl RewardSettings {
 /// Decodes, grades and compares the completions of a group.
 fn score(group: Group, inputs: &Inputs, settings: &RewardSettings) -> Result<ScoredGroup, InputError> {
     let Group { job, completions } = group;
-    let item = inputs.train.item(job.arm, job.row);
+    let item = inputs.train.item(job.arm, job.row)?;
     let decode = |completion: &Completion| inputs.tokenizer.decode_completion(&completion.tokens);
     let texts = completions.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
     let grades: Vec<Grade> = texts.iter().map(|text| item.grader.grade(text)).collect();

@@ -51,7 +51,8 @@ impl<E: Engine> RolloutWorkers<E> {
     /// The engine's error, if the request itself is wrong or `MAX_FAILURES` groups fail in a row.
     pub async fn work(self: Arc<Self>, jobs: Receiver<ReservedJob>, groups: Sender<RolledOut>) -> Result<()> {
         while let Ok(ReservedJob { job, slot }) = jobs.recv().await {
-            let rolled_out = match self.generate(&job).await {
+            let prompt = self.inputs.train.item(job.arm, job.row)?.prompt.clone();
+            let rolled_out = match self.generate(&job, prompt).await {
                 Ok(completions) => {
                     self.failures.store(0, Ordering::Relaxed);
                     RolledOut::Group { group: Group { job, completions }, slot }
@@ -75,8 +76,7 @@ impl<E: Engine> RolloutWorkers<E> {
         Ok(RolledOut::Failed { id: job.id })
     }
 
-    async fn generate(&self, job: &Job) -> Result<Vec<Completion>, EngineError> {
-        let prompt = self.inputs.train.item(job.arm, job.row).prompt.clone();
+    async fn generate(&self, job: &Job, prompt: Arc<[u32]>) -> Result<Vec<Completion>, EngineError> {
         let group_size = self.inputs.config.group_size;
         let request = Request { prompt, group_size, seed: job.seed, sampling: self.sampling.clone() };
         let _busy = self.shared.engine_clock.enter();

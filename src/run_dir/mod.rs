@@ -154,13 +154,28 @@ fn first_difference<C: Config>(old: &C, new: &C, may_change: &[&str]) -> Result<
     let (old, new) = (toml::Table::try_from(old)?, toml::Table::try_from(new)?);
     let differs = |key: &&String| !may_change.contains(&key.as_str()) && old.get(*key) != new.get(*key);
     let Some(key) = new.keys().find(differs) else { return Ok(None) };
-    Ok(Some(match (&old.get(key), &new[key]) {
-        (Some(toml::Value::Table(old)), toml::Value::Table(new)) => {
-            let inner = new.keys().find(|k| old.get(*k) != new.get(*k)).cloned().unwrap_or_default();
-            format!("{key}.{inner} was {}, is {}", show(old.get(&inner)), show(new.get(&inner)))
+    Ok(Some(difference(key, old.get(key), new.get(key))))
+}
+
+/// Goes into tables, and into lists of tables that are as long as before.
+fn difference(key: &str, old: Option<&toml::Value>, new: Option<&toml::Value>) -> String {
+    match (old, new) {
+        (Some(toml::Value::Table(old)), Some(toml::Value::Table(new))) => {
+            let differing = old.keys().chain(new.keys()).find(|it| old.get(*it) != new.get(*it));
+            let inner = differing.map_or("", String::as_str);
+            difference(&format!("{key}.{inner}"), old.get(inner), new.get(inner))
         }
-        (old, new) => format!("{key} was {}, is {new}", show(*old)),
-    }))
+        (Some(toml::Value::Array(old)), Some(toml::Value::Array(new))) if old.len() == new.len() && is_tables(new) => {
+            let index = (0..new.len()).find(|it| old[*it] != new[*it]).unwrap_or(0);
+            let key = if new.len() == 1 { key.to_string() } else { format!("{key}[{index}]") };
+            difference(&key, old.get(index), new.get(index))
+        }
+        _ => format!("{key} was {}, is {}", show(old), show(new)),
+    }
+}
+
+fn is_tables(values: &[toml::Value]) -> bool {
+    !values.is_empty() && values.iter().all(toml::Value::is_table)
 }
 
 fn show(value: Option<&toml::Value>) -> String {

@@ -31,6 +31,8 @@ pub struct Scheduler {
     config: SchedulerConfig,
     mixture: Mixture,
     curriculum: Curriculum,
+    /// Arms whose rows are new at every draw.
+    fresh: Vec<bool>,
     rng: ChaCha8Rng,
     step: u64,
     next_id: u64,
@@ -63,6 +65,7 @@ impl Scheduler {
             rng: ChaCha8Rng::seed_from_u64(config.seed),
             ledger: Ledger { dispatched, trained, dropped: BTreeMap::new(), observed: 0, tokens: 0 },
             weights: curriculum.weights(0, &zeros),
+            fresh: vec![false; mixture.arms()],
             config,
             mixture,
             curriculum,
@@ -76,6 +79,13 @@ impl Scheduler {
             filtered: 0,
             history: History::default(),
         })
+    }
+
+    /// The same, but draw n of an arm in `fresh` takes row n instead of any row. One entry per arm.
+    #[must_use]
+    pub fn with_fresh_rows(mut self, fresh: Vec<bool>) -> Self {
+        self.fresh = fresh;
+        self
     }
 
     /// What to do with a free slot.
@@ -109,7 +119,10 @@ impl Scheduler {
     fn draw_job(&mut self) {
         self.weights = self.curriculum.weights(self.step, &self.in_flight);
         let arm = curriculum::draw(&self.weights, &mut self.rng);
-        let row = self.rng.random_range(0..self.mixture.sizes[arm]);
+        let row = match self.fresh[arm] {
+            true => self.ledger.dispatched[arm] as usize,
+            false => self.rng.random_range(0..self.mixture.sizes[arm]),
+        };
         let seed = mix_seed(self.config.seed, self.next_id);
         let job = Job { id: self.next_id, arm, row, seed, refills: self.filtered / self.config.batch_size as u64 };
         let scores = self.curriculum.scores(self.step, &self.in_flight);

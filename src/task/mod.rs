@@ -3,7 +3,9 @@
 //! - [`row`]: a row · [`grade`]: the reward of a completion · [`graders`]: the graders, and which of them scores a row.
 //! - [`rows`] reads files of every accepted format and schema into [`Row`]s.
 //! - [`kk`] is Knights and Knaves: a generator of puzzles, their prompt and their grader.
+//! - [`procedural`] makes problems of other kinds, at levels.
 //! - [`math`] compares mathematical answers.
+//! - [`mixture`]: from rows to the distributions of a run.
 //!
 //! Pure and synchronous: no async runtime, no tensors. The grader of every loaded row understands its ground truth.
 
@@ -11,6 +13,8 @@ pub mod grade;
 pub mod graders;
 pub mod kk;
 pub mod math;
+pub mod mixture;
+pub mod procedural;
 pub mod row;
 pub mod rows;
 

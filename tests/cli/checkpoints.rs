@@ -24,7 +24,7 @@ fn a_resume_needs_a_checkpoint_and_the_same_settings() {
     let checkpoint = work.run_with_checkpoint();
     work.train_refused(&good, &["--resume", "--set", "optim.lr=0.5"], &["optim.lr was 0.0001, is 0.5", "max_steps"]);
     work.train_refused(&good, &["--resume", "--set", "lora.rank=2"], &["lora.rank was 16, is 2"]);
-    work.train_refused(&good, &["--resume", "--set", "data.people=3-5"], &["config.toml", "data.people was"]);
+    work.train_refused(&good, &["--resume", "--set", "data.people=3-5"], &["config.toml", "data.levels was"]);
     fs::remove_dir_all(checkpoint).expect("a checkpoint");
     work.train_refused(&good, &["--resume"], &["checkpoints", "no checkpoint", "--out"]);
     work.refused(&["eval", &work.out()], &["checkpoints", "no checkpoint"]);

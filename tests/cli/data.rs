@@ -81,6 +81,36 @@ fn puzzles_that_cannot_be_made_are_refused() {
 }
 
 #[test]
+fn procedural_tasks_are_made_and_can_be_trained_on() {
+    let work = Workspace::new();
+    let make = |task: &str, name: &str, more: &[&str]| {
+        let out = work.path(name).display().to_string();
+        printed(&[&["data", "make", task, "--train", "5", "--test", "2", "--out", &out], more].concat());
+        ["train.jsonl", "test.jsonl"].map(|file| fs::read(work.path(name).join(file)).expect("rows"))
+    };
+    let first = make("countdown", "a", &["--levels", "3-4"]);
+    assert!(first == make("countdown", "b", &["--levels", "3-4", "--seed", "42"]));
+    assert!(first != make("countdown", "c", &["--levels", "3-4", "--seed", "43"]));
+    let loaded = rows::load(&work.path("a/train.jsonl")).expect("rows");
+    let sizes: Vec<_> = rows::group_by_source(loaded).into_iter().map(|(name, rows)| (name, rows.len())).collect();
+    assert_eq!(sizes, [3, 4].map(|level| (format!("countdown_{level}"), 5)));
+    let files = "[data]\nkind = \"files\"\ntrain_files = [\"a/train.jsonl\"]\ntest_files = [\"a/test.jsonl\"]\n";
+    let said = printed(&["train", &work.config(&format!("{HEAD}{files}")), "--dry-run"]);
+    assert!(said.contains("10 rows in 2 distributions"), "{said}");
+    // Knights and Knaves are the same as with their own command.
+    let kk = work.path("kk").display().to_string();
+    printed(&["data", "kk", "--people", "3-4", "--train", "5", "--test", "2", "--out", &kk]);
+    let made = make("kk", "made", &["--levels", "3-4"]);
+    assert!(made == ["train.jsonl", "test.jsonl"].map(|file| fs::read(work.path("kk").join(file)).expect("rows")));
+    let out = work.out();
+    let with = |task: &str, levels: &str| ["data", "make", task, "--levels", levels, "--out", &out].map(String::from);
+    work.refused(&with("contdown", "3"), &["contdown", "did you mean", "countdown", "sudoku"]);
+    work.refused(&with("sudoku", "0-3"), &["--levels", "sudoku", "1-9", "0-3"]);
+    work.refused(&with("sudoku", "easy"), &["--levels", "easy", "1-9"]);
+    work.refused(&with("addition", "1"), &["level 1", "distinct", "900"]);
+}
+
+#[test]
 fn completions_are_graded() {
     let work = Workspace::new();
     let out = work.path("kk").display().to_string();

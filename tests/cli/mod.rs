@@ -11,6 +11,7 @@ mod export;
 mod gpu_script;
 mod import;
 mod init_model;
+mod mixture;
 mod model;
 mod settings;
 mod sft;

@@ -46,7 +46,7 @@ fn wrong_settings_are_named_with_file_line_and_key() {
     work.train_refused(
         &format!("{HEAD}[data]\npeople = \"3-40\"\n"),
         &[],
-        &["c.toml:6", "data.people", "3-20", "3-40"],
+        &["c.toml:6", "data.levels", "3-20", "3-40"],
     );
     work.train_refused(&format!("{HEAD}[data\n"), &[], &["c.toml:5"]);
     work.train_refused(

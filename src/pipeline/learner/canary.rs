@@ -19,7 +19,7 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
             return Ok(None);
         }
         let sources = &self.inputs.train.sources;
-        let items = &sources[step as usize % sources.len()].items;
+        let items = sources[step as usize % sources.len()].known();
         let prompt = items[step as usize % items.len()].prompt.clone();
         let seed = mix_seed(self.inputs.config.seed ^ 0xCA9A, step);
         let request = Request { prompt: prompt.clone(), group_size: 2, seed, sampling: self.sampling.clone() };

@@ -50,7 +50,7 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
     fn check_requests(&self) -> Vec<Request> {
         let sources = &self.inputs.train.sources;
         let request = |index: usize| {
-            let items = &sources[index % sources.len()].items;
+            let items = sources[index % sources.len()].known();
             let max_new_tokens = self.sampling.max_new_tokens.min(TOKENS * (index + 1));
             Request {
                 prompt: items[index % items.len()].prompt.clone(),

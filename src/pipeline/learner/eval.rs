@@ -24,7 +24,7 @@ impl EvalSettings {
     fn of(inputs: &Inputs) -> Self {
         let eval = &inputs.config.eval;
         let sampling = Sampling { temperature: eval.temperature, ..inputs.sampling() };
-        Self { sampling, samples: eval.samples, seed: mix_seed(inputs.config.data.seed, 0xE7A1) }
+        Self { sampling, samples: eval.samples, seed: mix_seed(inputs.config.data[0].seed, 0xE7A1) }
     }
 }
 
@@ -34,7 +34,8 @@ impl EvalSettings {
 /// The engine's first failure.
 pub async fn evaluate<E: Engine>(engine: &Arc<E>, inputs: &Arc<Inputs>) -> Result<Vec<SourceScore>> {
     let (data, settings) = (&inputs.test, EvalSettings::of(inputs));
-    let prompts = data.sources.iter().enumerate().flat_map(|(s, source)| (0..source.items.len()).map(move |i| (s, i)));
+    let prompts =
+        data.sources.iter().enumerate().flat_map(|(s, source)| (0..source.known().len()).map(move |i| (s, i)));
     let (send, receive) = async_channel::unbounded();
     for prompt in prompts {
         send.try_send(prompt).map_err(|e| anyhow!("{e}"))?;
@@ -67,7 +68,7 @@ async fn one_prompt<E: Engine>(
     settings: &EvalSettings,
     (source, index): (usize, usize),
 ) -> Result<Vec<Sampled>> {
-    let item = inputs.test.item(source, index);
+    let item = inputs.test.item(source, index)?;
     let seed = mix_seed(settings.seed, ((source as u64) << 32) + index as u64);
     let request = Request {
         prompt: item.prompt.clone(),

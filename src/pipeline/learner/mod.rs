@@ -216,7 +216,7 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
     fn samples(&self, batch: &[ScoredGroup]) -> Result<Vec<Sample>> {
         let mut samples = Vec::new();
         for group in batch {
-            let prompt = &self.inputs.train.item(group.job.arm, group.job.row).prompt;
+            let item = self.inputs.train.item(group.job.arm, group.job.row)?;
             for (completion, &advantage) in group.completions.iter().zip(&group.advantages) {
                 for policy in [&completion.policy, &completion.last_policy] {
                     let known = self.published.get(&policy.step) == Some(&policy.adapter);
@@ -227,7 +227,7 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
                     );
                 }
                 samples.push(Sample {
-                    prompt: prompt.clone(),
+                    prompt: item.prompt.clone(),
                     completion: completion.tokens.clone(),
                     rollout_log_probs: completion.full_log_probs.clone(),
                     advantage,

@@ -5,19 +5,27 @@
 //!
 //! - [`answer`]: where a completion's answer stands, and the rule for its format.
 //! - [`choice`], [`number`], [`gsm8k`], [`arc`], [`exact`], [`mod@regex`], [`json_schema`], [`math`]: a grader each.
+//! - [`countdown`], [`satisfiability`], [`shortest_path`]: graders of tasks with many right answers.
+//! - [`tolerant`]: the grader of reasoning-gym's rows.
 //! - `kk::grade` is the grader of Knights and Knaves.
+//! - [`expression`]: evaluates arithmetic exactly.
 //! - [`numeral`]: reads numbers as people write them.
 
 pub mod answer;
 pub mod arc;
 pub mod choice;
+pub mod countdown;
 pub mod exact;
+pub mod expression;
 pub mod gsm8k;
 pub mod json_schema;
 pub mod math;
 pub mod number;
 pub mod numeral;
 pub mod regex;
+pub mod satisfiability;
+pub mod shortest_path;
+pub mod tolerant;
 
 use std::fmt;
 use std::sync::Arc;
@@ -70,6 +78,22 @@ pub static REGISTRY: &[Registered] = &[
         name: "json_schema",
         sources: &["json_schema"],
         read: |truth| judge(json_schema::Expected::new(truth)),
+    },
+    Registered { name: "countdown", sources: &["countdown"], read: |truth| judge(countdown::Expected::new(truth)) },
+    Registered {
+        name: "satisfiability",
+        sources: &["satisfiability"],
+        read: |truth| judge(satisfiability::Expected::new(truth)),
+    },
+    Registered {
+        name: "shortest_path",
+        sources: &["shortest_path"],
+        read: |truth| judge(shortest_path::Expected::new(truth)),
+    },
+    Registered {
+        name: "tolerant",
+        sources: &["tolerant", "reasoning_gym"],
+        read: |truth| judge(tolerant::Expected::new(truth)),
     },
 ];
 

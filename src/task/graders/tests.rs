@@ -52,6 +52,8 @@ fn the_data_source_chooses_the_grader() {
     check_source("exact", "Paris", "exact");
     check_source("regex", "Paris", "regex");
     check_source("json_schema", "{}", "json_schema");
+    check_source("reasoning_gym_chain_sum", "42", "tolerant");
+    check_source("countdown_3", r#"{"numbers": [1], "target": 1}"#, "countdown");
 }
 
 #[test]
@@ -130,6 +132,9 @@ fn truth(name: &str) -> &'static str {
         "arc" => "[[1, 2], [3, 4]]",
         "regex" => r"^\d+(a|b)*$",
         "json_schema" => r#"{"type": "object", "required": ["a"]}"#,
+        "countdown" => r#"{"numbers": [5, 42], "target": 47}"#,
+        "satisfiability" => r#"{"variables": ["A", "B"], "clauses": [[1, -2], [2]]}"#,
+        "shortest_path" => r#"{"edges": [["A", "B", 4]], "from": "A", "to": "B"}"#,
         _ => "42",
     }
 }
@@ -236,6 +241,11 @@ fn long_texts_take_linear_time() {
         "10^",
         "[ ",
         "1e",
+        "1+",
+        "((",
+        "A=true,",
+        "A-B-",
+        "A is ",
     ]) {
         for shell in ["{}", "<think></think><answer>{}</answer>", r"\boxed{{}}", "the answer is {}"] {
             let text = shell.replacen("{}", &piece.repeat(100_000 / piece.len()), 1);

@@ -17,17 +17,22 @@ pub fn messages(quiz: impl Into<String>) -> Vec<Message> {
     vec![Message::new("system", SYSTEM), Message::new("user", quiz)]
 }
 
-/// The puzzle as row `index` of its source in `split`.
-pub fn row(puzzle: &Puzzle, split: &str, index: usize) -> Row {
+/// What answers to the puzzle are graded against.
+pub fn ground_truth(puzzle: &Puzzle) -> String {
     let truth = json!({
         "solution_text_format": text::solution_text_format(puzzle),
         "statements": text::statements(puzzle),
     });
+    truth.to_string()
+}
+
+/// The puzzle as row `index` of its source in `split`.
+pub fn row(puzzle: &Puzzle, split: &str, index: usize) -> Row {
     Row {
         data_source: source_name(puzzle.people()),
         prompt: messages(text::quiz(puzzle)),
         ability: "logic".into(),
-        reward_model: RewardModel::rule(truth.to_string()),
+        reward_model: RewardModel::rule(ground_truth(puzzle)),
         extra_info: json!({"split": split, "index": index, "people": puzzle.people()}),
     }
 }

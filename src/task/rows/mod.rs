@@ -20,8 +20,11 @@ mod tests;
 
 use std::path::Path;
 
+use serde_json::Value;
+
 use self::schema::Schema;
 use super::graders::Graders;
+use super::mixture::Mapping;
 use super::row::Row;
 use crate::error::InputError;
 
@@ -46,26 +49,68 @@ pub fn load(path: &Path) -> Result<Vec<Row>, InputError> {
 }
 
 /// As [`load`], but `check` decides which rows are valid.
-fn read(path: &Path, check: impl Fn(&Row) -> Result<(), String> + Sync) -> Result<Vec<Row>, InputError> {
-    let mut rows = Rows::default();
+fn read(path: &Path, check: impl Fn(&Row) -> Result<(), String>) -> Result<Vec<Row>, InputError> {
+    let mut rows = Vec::new();
+    for_each(path, &Mapping::default(), |row| {
+        check(&row)?;
+        rows.push(row);
+        Ok(())
+    })?;
+    Ok(rows)
+}
+
+/// Gives every row of a file to `take`. `mapping` says what does not come from the schema.
+///
+/// # Errors
+/// As [`load_for`], with the first row that `take` refuses.
+pub fn for_each(
+    path: &Path,
+    mapping: &Mapping,
+    mut take: impl FnMut(Row) -> Result<(), String>,
+) -> Result<(), InputError> {
+    let (mut schema, mut any) = (None, false);
+    let mut push = |(found, row): (Option<Schema>, Row)| {
+        any = true;
+        same_schema(&mut schema, found)?;
+        take(row)
+    };
     let expected = match Format::of(path)? {
         Format::Lines => {
-            lines::for_each(path, |value| {
-                let (schema, row) = schema::row(value)?;
-                check(&row)?;
-                rows.push(schema, row)
-            })?;
-            "one JSON object per line"
+            lines::for_each(path, |value| push(row(value, mapping)?)).map(|()| "one JSON object per line")?
         }
-        Format::Parquet => {
-            parquet_rows(path, check, |schema, row| rows.push(schema, row))?;
-            "at least one"
-        }
+        Format::Parquet => parquet_rows(path, mapping, &mut push).map(|()| "at least one")?,
     };
-    match rows.rows.is_empty() {
-        true => Err(InputError::new(path.display(), format!("the file has no rows; expected {expected}"))),
-        false => Ok(rows.rows),
+    match any {
+        true => Ok(()),
+        false => Err(InputError::new(path.display(), format!("the file has no rows; expected {expected}"))),
     }
+}
+
+/// Compares the schema of a row with that of the rows before it. Rows that `Mapping` makes alone have none.
+fn same_schema(first: &mut Option<Schema>, found: Option<Schema>) -> Result<(), String> {
+    let Some(found) = found else { return Ok(()) };
+    match *first.get_or_insert(found) {
+        first if first == found => Ok(()),
+        first => Err(format!(
+            "the row has another schema ({found}) than the rows before it ({first}); put each schema into a file"
+        )),
+    }
+}
+
+/// A JSON object as a row, and its schema if it needs one.
+fn row(mut value: Value, mapping: &Mapping) -> Result<(Option<Schema>, Row), String> {
+    if mapping.is_complete() {
+        return Ok((None, mapping.row(value)?));
+    }
+    if let (Some(fields), Some(name)) = (value.as_object_mut(), &mapping.data_source) {
+        schema::name_source(fields, name);
+    }
+    let fields = mapping.has_templates().then(|| value.clone());
+    let (schema, mut row) = schema::row(value)?;
+    if let Some(fields) = fields {
+        row.extra_info = fields;
+    }
+    Ok((Some(schema), mapping.apply(row)?))
 }
 
 #[cfg(feature = "train")]
@@ -74,8 +119,8 @@ use parquet::for_each as parquet_rows;
 #[cfg(not(feature = "train"))]
 fn parquet_rows(
     path: &Path,
-    _: impl Fn(&Row) -> Result<(), String>,
-    _: impl FnMut(Schema, Row) -> Result<(), String>,
+    _: &Mapping,
+    _: impl FnMut((Option<Schema>, Row)) -> Result<(), String>,
 ) -> Result<(), InputError> {
     Err(InputError::new(path.display(), "parquet files need a build with the feature \"train\""))
 }
@@ -106,26 +151,6 @@ impl Format {
 
 fn has_ending(path: &Path, ending: &str) -> bool {
     path.extension().is_some_and(|it| it.eq_ignore_ascii_case(ending))
-}
-
-/// The rows that are read so far. All have the same schema.
-#[derive(Default)]
-struct Rows {
-    schema: Option<Schema>,
-    rows: Vec<Row>,
-}
-
-impl Rows {
-    fn push(&mut self, schema: Schema, row: Row) -> Result<(), String> {
-        let first = *self.schema.get_or_insert(schema);
-        if first != schema {
-            return Err(format!(
-                "the row has another schema ({schema}) than the rows before it ({first}); put each schema into a file"
-            ));
-        }
-        self.rows.push(row);
-        Ok(())
-    }
 }
 
 /// Splits rows by `data_source`: sources in the order of first appearance, rows in their order.

@@ -16,14 +16,19 @@ use crate::task::row::{Message, Row};
 /// Rows of one row group.
 const ROW_GROUP: usize = 50_000;
 
-/// Writes a whole parquet file, compressed with Snappy. Columns of `extra_info` are the keys of the first row.
+/// Writes a whole parquet file, compressed with Snappy. Columns of `extra_info` are the keys of the first row, and
+/// there is a column for graders if that row names one.
 ///
 /// # Errors
-/// A file that cannot be written; an `extra_info` that has other keys or types than in the first row, or values that are
-/// neither whole numbers nor text.
+/// A file that cannot be written; a row that names a grader where the first row does not, or the other way round; an
+/// `extra_info` that has other keys or types than in the first row, or values that are neither whole numbers nor text.
 pub fn write(file: impl Write + Send, rows: &[Row]) -> Result<()> {
     let extra = rows.first().map_or(Ok(Vec::new()), |row| extra_columns(&row.extra_info))?;
-    let schema = Arc::new(parse_message_type(&message_type(&extra))?);
+    let graders = rows.first().is_some_and(|row| row.reward_model.grader.is_some());
+    if rows.iter().any(|row| row.reward_model.grader.is_some() != graders) {
+        return Err(ParquetError::General("some rows name a grader and others do not; all must, or none".into()));
+    }
+    let schema = Arc::new(parse_message_type(&message_type(&extra, graders))?);
     let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
     let mut file = SerializedFileWriter::new(file, schema, Arc::new(properties))?;
     for rows in rows.chunks(ROW_GROUP) {
@@ -60,7 +65,7 @@ fn unfit(name: &str) -> ParquetError {
     ParquetError::General(format!("extra_info.{name} does not fit into a column; {expected}"))
 }
 
-fn message_type(extra: &[ExtraColumn]) -> String {
+fn message_type(extra: &[ExtraColumn], graders: bool) -> String {
     let text = |name: &str| format!("REQUIRED BYTE_ARRAY {name} (STRING);");
     let column = |it: &ExtraColumn| match it.kind {
         ExtraKind::Number => format!("REQUIRED INT64 {};", it.name),
@@ -69,7 +74,8 @@ fn message_type(extra: &[ExtraColumn]) -> String {
     let (role, content) = (text("role"), text("content"));
     let message = format!("REQUIRED GROUP element {{ {role} {content} }}");
     let prompt = format!("REQUIRED GROUP prompt (LIST) {{ REPEATED GROUP list {{ {message} }} }}");
-    let reward_model = format!("REQUIRED GROUP reward_model {{ {} {} }}", text("style"), text("ground_truth"));
+    let grader = if graders { text("grader") } else { String::new() };
+    let reward_model = format!("REQUIRED GROUP reward_model {{ {} {} {grader} }}", text("style"), text("ground_truth"));
     let extra_info = match extra.iter().map(column).collect::<String>() {
         columns if columns.is_empty() => String::new(),
         columns => format!("REQUIRED GROUP extra_info {{ {columns} }}"),
@@ -90,6 +96,9 @@ fn write_group<W: Write + Send>(
     write_texts(group, rows, |row| &row.ability)?;
     write_texts(group, rows, |row| &row.reward_model.style)?;
     write_texts(group, rows, |row| &row.reward_model.ground_truth)?;
+    if rows.iter().any(|row| row.reward_model.grader.is_some()) {
+        write_texts(group, rows, |row| row.reward_model.grader.as_deref().unwrap_or_default())?;
+    }
     for ExtraColumn { name, kind } in extra {
         let values = rows.iter().map(|row| &row.extra_info[name.as_str()]);
         match kind {

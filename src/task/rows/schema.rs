@@ -8,10 +8,12 @@
 //! | exactly `question` and `answer`, the answer with `####` | GSM8K; the ground truth is what stands after `####` |
 //! | exactly `problem`, `solution`, `level` and `type` | MATH; the ground truth is the solution's last `\boxed{…}` |
 //! | `reward_model` | the one that is common in the field (verl), which [`Row`] writes |
+//! | `question`, `answer` and a `metadata.source_dataset`, without `data_source` | reasoning-gym; `data_source` becomes `reasoning_gym_` and the name of the data set |
 //! | `prompt`, `answer` | plain; the prompt is a string (one user message, unchanged) or a list of messages |
 //! | `question`, `answer` | plain; `metadata` becomes `extra_info` |
 //!
-//! All but the first three need a `data_source`. A null is a key that is not there.
+//! `metadata` may be an object or its JSON text. The schemas that are common in the field and plain need a
+//! `data_source`. A null is a key that is not there.
 
 use std::fmt;
 
@@ -52,6 +54,7 @@ pub(super) enum Schema {
     Plain,
     Gsm8k,
     Math,
+    ReasoningGym,
 }
 
 impl Schema {
@@ -67,6 +70,9 @@ impl Schema {
         }
         if exactly(&["problem", "solution", "level", "type"]) {
             return Ok(Self::Math);
+        }
+        if !has("data_source") && has("question") && source_dataset(fields.get("metadata")).is_some() {
+            return Ok(Self::ReasoningGym);
         }
         if fields.get("data_source").is_none_or(|it| it.is_null() || it == "") {
             let example = r#""data_source": "kk_logic_3""#;
@@ -96,7 +102,16 @@ impl fmt::Display for Schema {
             Self::Plain => "prompt (or question) and answer",
             Self::Gsm8k => "GSM8K",
             Self::Math => "MATH",
+            Self::ReasoningGym => "reasoning-gym",
         })
+    }
+}
+
+/// Gives an object without a `data_source` this one, unless its schema needs none.
+pub(super) fn name_source(fields: &mut Map<String, Value>, name: &str) {
+    let is_missing = fields.get("data_source").is_none_or(|it| it.is_null() || it == "");
+    if is_missing && Schema::of(fields).is_err() {
+        fields.insert("data_source".into(), name.into());
     }
 }
 
@@ -115,6 +130,7 @@ pub(super) fn row(value: Value) -> Result<(Schema, Row), String> {
         Schema::Plain => typed::<Plain>(value)?.row(),
         Schema::Gsm8k => typed::<Gsm8k>(value)?.row()?,
         Schema::Math => typed::<Math>(value)?.row()?,
+        Schema::ReasoningGym => reasoning_gym(value)?,
     };
     if row.prompt.is_empty() {
         return Err("the prompt has no messages; expected at least one {role, content}".into());
@@ -233,6 +249,47 @@ impl Math {
     }
 }
 
+/// A row that the Python package reasoning-gym made.
+#[derive(Deserialize)]
+struct ReasoningGym {
+    question: String,
+    #[serde(deserialize_with = "row::text")]
+    answer: String,
+    metadata: Value,
+}
+
+fn reasoning_gym(mut value: Value) -> Result<Row, String> {
+    if value.get("answer").is_none() {
+        return Err("the reasoning-gym row has no answer; only rows whose answer is given can be graded".into());
+    }
+    if let Some(fields) = metadata_object(value.get("metadata")) {
+        value["metadata"] = fields;
+    }
+    let ReasoningGym { question, answer, metadata } = typed(value)?;
+    let Some(name) = source_dataset(Some(&metadata)) else { return Err("metadata has no source_dataset".into()) };
+    Ok(Row {
+        data_source: format!("reasoning_gym_{name}"),
+        prompt: vec![Message::new("user", question)],
+        ability: "reasoning".into(),
+        reward_model: RewardModel::rule(answer),
+        extra_info: metadata,
+    })
+}
+
+/// The name of the data set that a reasoning-gym row says it comes from.
+fn source_dataset(metadata: Option<&Value>) -> Option<String> {
+    let metadata = metadata_object(metadata)?;
+    metadata.get("source_dataset")?.as_str().filter(|it| !it.is_empty()).map(str::to_owned)
+}
+
+/// An object, which may be given as its JSON text.
+fn metadata_object(metadata: Option<&Value>) -> Option<Value> {
+    match metadata? {
+        Value::String(text) => serde_json::from_str(text).ok().filter(Value::is_object),
+        object => Some(object.clone()).filter(Value::is_object),
+    }
+}
+
 fn mathematics(source: &str, question: String, answer: String, extra_info: Value) -> Row {
     Row {
         data_source: source.into(),
@@ -306,6 +363,30 @@ mod tests {
         assert_eq!(row.extra_info, json!({"level": "Level 5", "type": "Algebra"}));
         assert!(problem(math("So 7.")).contains(r"\boxed"));
         assert!(problem(json!({"problem": "p", "solution": r"\boxed{1}"})).contains("data_source"));
+    }
+
+    #[test]
+    fn reasoning_gym_is_known_by_its_metadata() {
+        let metadata = json!({"source_dataset": "chain_sum", "source_index": 3, "difficulty": {"num_terms": 2}});
+        for given in [metadata.clone(), json!(metadata.to_string())] {
+            let (schema, row) = convert(json!({"question": "4 + 3 =", "answer": "7", "metadata": given}));
+            assert_eq!((schema, row.data_source.as_str()), (Schema::ReasoningGym, "reasoning_gym_chain_sum"));
+            assert_eq!(row.prompt, [Message::new("user", "4 + 3 =")]);
+            assert_eq!((row.reward_model.ground_truth.as_str(), &row.extra_info), ("7", &metadata));
+            assert_eq!(crate::task::Grader::for_row(&row).unwrap().name(), "tolerant");
+        }
+        let row = |answer: Value| json!({"question": "?", "answer": answer, "metadata": {"source_dataset": "x"}});
+        assert_eq!(convert(row(json!([1, 2]))).1.reward_model.ground_truth, "[1,2]");
+        assert_eq!(convert(row(json!(7))).1.reward_model.ground_truth, "7");
+        assert!(problem(row(Value::Null)).contains("no answer"));
+        let mut named = row(json!("7"));
+        named["data_source"] = "mine".into();
+        assert_eq!(convert(named).1.data_source, "mine");
+        for metadata in [json!({"source_dataset": 3}), json!({}), json!("text"), json!("{"), Value::Null] {
+            let row = json!({"question": "?", "answer": "7", "metadata": metadata});
+            assert!(problem(row).contains("data_source"));
+        }
+        assert!(problem(json!({"question": 3, "answer": "7", "metadata": metadata})).starts_with("question: "));
     }
 
     #[test]

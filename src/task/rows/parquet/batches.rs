@@ -13,7 +13,6 @@ use super::leaf::{LeafReader, Leaves};
 use super::shape::Shape;
 use super::table::{Cell, Column};
 use crate::error::InputError;
-use crate::task::rows::schema;
 
 /// Rows of a batch: enough for all cores, and small beside the rows that are kept.
 const BATCH: usize = 2048;
@@ -45,18 +44,19 @@ impl Batch {
 }
 
 impl Batches {
+    /// Opens a file, of which the columns are read that are `used`.
+    ///
     /// # Errors
     /// A file that cannot be opened or is not parquet.
-    pub(super) fn open(path: &Path) -> Result<Self, InputError> {
+    pub(super) fn open(path: &Path, used: impl Fn(&str) -> bool) -> Result<Self, InputError> {
         let fail = |problem: String| InputError::new(path.display(), problem);
         let file = File::open(path).map_err(|e| fail(format!("cannot be opened: {e}")))?;
-        guarded(|| Self::new(SerializedFileReader::new(file)?))
+        guarded(|| Self::new(SerializedFileReader::new(file)?, used))
             .map_err(|e| fail(format!("cannot be read as a parquet file: {e}")))
     }
 
-    fn new(file: SerializedFileReader<File>) -> Result<Self> {
+    fn new(file: SerializedFileReader<File>, used: impl Fn(&str) -> bool) -> Result<Self> {
         let root = file.metadata().file_metadata().schema_descr().root_schema_ptr();
-        let used = |name: &str| schema::COLUMNS.contains(&name);
         // pandas stores an index that is not 0, 1, 2, … as a column.
         let names = root.get_fields().iter().map(|it| it.name());
         let unused =

@@ -22,33 +22,32 @@ use self::batches::Batches;
 use self::table::Cell;
 use super::schema::{self, Schema};
 use crate::error::InputError;
+use crate::task::mixture::Mapping;
 use crate::task::row::{Message, RewardModel, Row};
 
-/// Gives every row that passes `check` to `take`, in order.
+/// Gives every row to `take`, in order, with its schema if it needs one. `mapping` says what does not come from the
+/// schema.
 ///
 /// # Errors
-/// A file that cannot be opened or is not parquet; the first row that cannot be read or that `check` or `take` refuses,
-/// as `path: row N`, counted from 0.
+/// A file that cannot be opened or is not parquet; the first row that cannot be read or that `take` refuses, as
+/// `path: row N`, counted from 0.
 pub(super) fn for_each(
     path: &Path,
-    check: impl Fn(&Row) -> Result<(), String> + Sync,
-    mut take: impl FnMut(Schema, Row) -> Result<(), String>,
+    mapping: &Mapping,
+    mut take: impl FnMut((Option<Schema>, Row)) -> Result<(), String>,
 ) -> Result<(), InputError> {
     let fail = |number: usize, problem| InputError::new(format_args!("{}: row {number}", path.display()), problem);
-    let mut batches = Batches::open(path)?;
+    // Templates may name any column.
+    let mut batches = Batches::open(path, |name| mapping.has_templates() || schema::COLUMNS.contains(&name))?;
     let unused = batches.unused.clone();
     let mut number = 0;
     let mut next = guarded(|| batches.next());
     while let Some(batch) = next.map_err(|problem| fail(number, format!("the rows from here on: {problem}")))? {
-        let made = |cell| {
-            let (schema, row) = row(cell, &unused)?;
-            check(&row)?;
-            Ok((schema, row))
-        };
-        let all = || (0..batch.rows).into_par_iter().map(|index| made(batch.row(index))).collect::<Vec<_>>();
+        let indices = (0..batch.rows).into_par_iter();
+        let all = || indices.map(|index| row(batch.row(index), mapping, &unused)).collect::<Vec<_>>();
         let (rows, following) = rayon::join(all, || guarded(|| batches.next()));
         for row in rows {
-            row.and_then(|(schema, row)| take(schema, row)).map_err(|problem| fail(number, problem))?;
+            row.and_then(&mut take).map_err(|problem| fail(number, problem))?;
             number += 1;
         }
         next = following;
@@ -63,10 +62,10 @@ fn guarded<T>(read: impl FnOnce() -> ParquetResult<T>) -> ParquetResult<T> {
 }
 
 /// A row of any schema. `unused` are the columns that are not read.
-fn row(cell: Cell<'_>, unused: &[String]) -> Result<(Schema, Row), String> {
-    match verl(cell) {
-        Some(row) => Ok((Schema::Verl, row)),
-        None => schema::row(object(cell, unused)?),
+fn row(cell: Cell<'_>, mapping: &Mapping, unused: &[String]) -> Result<(Option<Schema>, Row), String> {
+    match verl(cell).filter(|_| !mapping.has_templates()) {
+        Some(row) => Ok((Some(Schema::Verl), mapping.apply(row)?)),
+        None => super::row(object(cell, unused)?, mapping),
     }
 }
 
