@@ -7,6 +7,7 @@ use dump_rl::commands::data::RowFormat;
 use dump_rl::config;
 use dump_rl::config::run::RunConfig;
 use dump_rl::error::InputError;
+use dump_rl::task::kk::Variant;
 
 /// Curriculum-driven GRPO post-training of language models.
 #[derive(Parser)]
@@ -66,8 +67,8 @@ pub enum Command {
         /// JSON Lines of {"index": row number from 0, "completion": "…"}.
         #[arg(long)]
         completions: PathBuf,
-        /// Grade every row with this grader, whatever the row says.
-        #[arg(long, value_name = "NAME")]
+        /// Grade every row with this grader, whatever the row says: a name, or an inline table as in the configuration.
+        #[arg(long, value_name = "NAME|TABLE")]
         grader: Option<String>,
         /// Grade by the rules of the graders that were published with DUMP.
         #[arg(long)]
@@ -184,6 +185,9 @@ pub enum DataCommand {
         out: PathBuf,
         #[arg(long, value_enum, default_value = "jsonl")]
         format: RowFormat,
+        /// Write this variant of each puzzle that the other arguments give, to test memorisation.
+        #[arg(long, value_enum)]
+        variant: Option<Variant>,
     },
     /// Make rows of a procedural task: kk, arithmetic, addition, multiplication, countdown, letter_count, letter_sort,
     /// satisfiability, shortest_path, sudoku (docs/data.md).

@@ -30,6 +30,8 @@ pub mod model;
 #[cfg(feature = "train")]
 pub mod pipeline;
 #[cfg(feature = "train")]
+pub mod reward;
+#[cfg(feature = "train")]
 pub mod run_dir;
 #[cfg(feature = "train")]
 pub mod table;

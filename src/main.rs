@@ -99,9 +99,13 @@ fn run_bench(bench: BenchCommand) -> Result<()> {
 
 fn run_data(data: DataCommand) -> Result<()> {
     match data {
-        DataCommand::Kk { people, train, test, seed, out, format } => {
+        DataCommand::Kk { people, train, test, seed, out, format, variant } => {
             let people = parse_people(&people).map_err(|e| InputError::new("--people", e))?;
-            Ok(commands::data::kk(people, train, test, seed, &out, format)?)
+            let left_out = commands::data::kk(people, train, test, seed, &out, format, variant)?;
+            if left_out > 0 {
+                eprintln!("{left_out} puzzles have no such variant and are left out; index names the original");
+            }
+            Ok(())
         }
         DataCommand::Make { task, levels, train, test, seed, out, format } => {
             let request = Request { task: &task, levels: levels.as_deref(), train, test, seed };

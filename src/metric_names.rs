@@ -19,6 +19,7 @@ pub const SOLVED_SOME: &str = "groups/solved_some";
 pub const SOLVED_NONE: &str = "groups/solved_none";
 pub const GROUPS_DROPPED: &str = "groups/dropped";
 pub const GROUPS_FAILED: &str = "groups/failed";
+pub const GROUPS_UNGRADED: &str = "groups/ungraded";
 pub const FILTERED_SOLVED_ALL: &str = "groups/filtered_solved_all";
 pub const FILTERED_SOLVED_NONE: &str = "groups/filtered_solved_none";
 
@@ -56,6 +57,14 @@ pub const TIME_PUBLISH: &str = "time/publish";
 pub const TIME_WAIT_FOR_BATCH: &str = "time/wait_for_batch";
 pub const TIME_WAIT_FOR_POLICY: &str = "time/wait_for_policy";
 pub const TIME_EVAL: &str = "time/eval";
+/// Seconds during which a grader that is not built in was at work, and of its slowest group.
+pub const TIME_GRADE: &str = "time/grade";
+pub const TIME_GRADE_SLOWEST: &str = "time/grade_slowest";
+
+/// Counts of graders that are not built in, since the start of the program.
+pub const GRADER_RESTARTS: &str = "grader/restarts";
+pub const GRADER_TIMEOUTS: &str = "grader/timeouts";
+pub const GRADER_FAILURES: &str = "grader/failures";
 
 pub const TOKENS_PER_S: &str = "perf/tokens_per_s";
 pub const COMPLETIONS_PER_S: &str = "perf/completions_per_s";
@@ -128,6 +137,11 @@ impl EvalMetric {
             Self::MeanLength => format!("{EVAL}{source}/mean_length"),
         }
     }
+}
+
+/// The mean of one part of the reward.
+pub fn part_mean(part: &str) -> String {
+    format!("rewards/{part}/mean")
 }
 
 /// The start of the name of [`EvalMetric::Avg`], without k.

@@ -13,7 +13,8 @@ use engine::decoder::DecoderConfig;
 
 use crate::error::InputError;
 use crate::model::tokenizer::ChatTokenizer;
-use crate::task::{Row, kk, rows};
+use crate::task::kk::{self, Variant};
+use crate::task::{Row, rows};
 
 /// The format of a file of rows that is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -34,7 +35,8 @@ impl RowFormat {
 }
 
 /// Writes `train` and `test` rows of every size, in order, to `out/train` and `out/test` with the format's ending. A split
-/// without rows is not written. The same arguments give the same bytes.
+/// without rows is not written. The same arguments give the same bytes. With `variant` the rows are that variant of each
+/// puzzle; returns how many puzzles have none and are left out.
 ///
 /// # Errors
 /// Sizes or counts that are not possible, a file that exists already, and a path that cannot be written.
@@ -45,9 +47,11 @@ pub fn kk(
     seed: u64,
     out: &Path,
     format: RowFormat,
-) -> Result<(), InputError> {
-    let made = || kk::splits(people, train, test, seed).map_err(|e| InputError::new("data kk", e));
-    make::write_splits("data kk", out, format, made)
+    variant: Option<Variant>,
+) -> Result<usize, InputError> {
+    let wanted = people.clone().count().saturating_mul(train.saturating_add(test));
+    let made = || kk::splits_of(variant, people, train, test, seed).map_err(|e| InputError::new("data kk", e));
+    Ok(wanted - make::write_splits("data kk", out, format, wanted, made)?)
 }
 
 fn write_rows(path: &Path, rows: &[Row], format: RowFormat) -> io::Result<()> {
@@ -135,7 +139,7 @@ mod tests {
         let folder = temp_dir::TempDir::new().unwrap();
         let made = |name: &str, seed| {
             let out = folder.path().join(name).join("deep");
-            kk(3..=4, 6, 2, seed, &out, RowFormat::Jsonl).unwrap();
+            kk(3..=4, 6, 2, seed, &out, RowFormat::Jsonl, None).unwrap();
             (fs::read(out.join("train.jsonl")).unwrap(), fs::read(out.join("test.jsonl")).unwrap())
         };
         let first = made("a", 1);
@@ -149,7 +153,7 @@ mod tests {
     fn both_formats_hold_the_same_rows() {
         let folder = temp_dir::TempDir::new().unwrap();
         for format in [RowFormat::Jsonl, RowFormat::Parquet] {
-            kk(3..=4, 6, 2, 1, folder.path(), format).unwrap();
+            kk(3..=4, 6, 2, 1, folder.path(), format, None).unwrap();
         }
         let loaded = |name: &str| rows::load(&folder.path().join(name)).unwrap();
         assert_eq!(loaded("train.parquet"), loaded("train.jsonl"));
@@ -157,10 +161,26 @@ mod tests {
     }
 
     #[test]
+    fn the_rows_of_a_variant_belong_to_those_without() {
+        let folder = temp_dir::TempDir::new().unwrap();
+        let made = |name: &str, variant| {
+            let out = folder.path().join(name);
+            assert_eq!(kk(4..=4, 6, 2, 1, &out, RowFormat::Jsonl, variant).unwrap(), 0);
+            rows::load(&out.join("test.jsonl")).unwrap()
+        };
+        let (originals, variants) = (made("a", None), made("b", Some(Variant::RoleWords)));
+        for (original, variant) in originals.iter().zip(&variants) {
+            assert_eq!(variant.data_source, "kk_logic_4_role_words");
+            assert_eq!(variant.extra_info["index"], original.extra_info["index"]);
+            assert_eq!(variant.extra_info["variant"], "role_words");
+        }
+    }
+
+    #[test]
     fn existing_files_are_kept() {
         let folder = temp_dir::TempDir::new().unwrap();
         fs::write(folder.path().join("test.jsonl"), "mine").unwrap();
-        let error = kk(3..=3, 1, 1, 0, folder.path(), RowFormat::Jsonl).unwrap_err();
+        let error = kk(3..=3, 1, 1, 0, folder.path(), RowFormat::Jsonl, None).unwrap_err();
         assert!(error.place.ends_with("test.jsonl") && error.problem.contains("already"), "{error}");
         assert_eq!(fs::read_to_string(folder.path().join("test.jsonl")).unwrap(), "mine");
         assert!(!folder.path().join("train.jsonl").exists());
@@ -169,19 +189,20 @@ mod tests {
     #[test]
     fn impossible_requests_are_refused() {
         let folder = temp_dir::TempDir::new().unwrap();
-        let problem = |people, train| kk(people, train, 0, 0, folder.path(), RowFormat::Jsonl).unwrap_err().problem;
+        let problem =
+            |people, train| kk(people, train, 0, 0, folder.path(), RowFormat::Jsonl, None).unwrap_err().problem;
         assert!(problem(3..=3, 0).contains("both 0"));
         assert!(problem(2..=3, 1).contains("3-20"));
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
-        assert_eq!(kk(3..=3, 1, 0, 0, &file, RowFormat::Jsonl).unwrap_err().place, file.display().to_string());
+        assert_eq!(kk(3..=3, 1, 0, 0, &file, RowFormat::Jsonl, None).unwrap_err().place, file.display().to_string());
     }
 
     #[test]
     #[cfg_attr(debug_assertions, ignore = "takes 15 s without optimisation")]
     fn more_puzzles_than_exist_are_refused() {
         // With three people each can say 73 things, so there are at most 73³ puzzles.
-        let error = kk(3..=3, 73 * 73 * 73, 0, 0, Path::new("unused"), RowFormat::Jsonl).unwrap_err();
+        let error = kk(3..=3, 73 * 73 * 73, 0, 0, Path::new("unused"), RowFormat::Jsonl, None).unwrap_err();
         assert!(error.problem.contains("distinct puzzles with 3 people"), "{error}");
     }
 

@@ -1,14 +1,16 @@
 //! `dump-rl grade`: scores completions against a file of rows.
 
+use std::collections::VecDeque;
 use std::io::Write;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::InputError;
-use crate::task::graders::answer::Mode;
-use crate::task::graders::{self, GraderChoice};
-use crate::task::{Graders, Row, rows};
+use crate::config::grader::GraderConfig;
+use crate::config::grader_spec::GraderSpec;
+use crate::error::{InputError, KeyError};
+use crate::reward::Scorers;
+use crate::task::{Row, rows};
 
 /// One line of the file of completions.
 #[derive(Deserialize)]
@@ -28,45 +30,77 @@ struct ScoredCompletion<'a> {
     score: f32,
 }
 
-/// The graders that `--grader` and `--published` ask for.
+/// Completions that are graded at the same time.
+const CHUNK: usize = 1024;
+
+/// The graders that `--grader` and `--published` ask for. `grader` is a name or an inline TOML table.
 ///
 /// # Errors
-/// An unknown grader.
-pub fn graders(grader: Option<&str>, published: bool) -> Result<Graders, InputError> {
-    let named = |name| graders::named(name).map_err(|problem| InputError::new("--grader", problem));
-    let choice = grader.map(named).transpose()?.map_or(GraderChoice::Row, GraderChoice::Always);
-    let mode = if published { Mode::Published } else { Mode::Lenient };
-    Ok(Graders { choice, mode, ..Graders::default() })
+/// An unknown grader, or one whose program is not there.
+pub fn graders(grader: Option<&str>, published: bool) -> Result<Scorers, InputError> {
+    let wrong = |problem: String| InputError::new("--grader", problem);
+    let always = grader.map(GraderSpec::parse).transpose().map_err(wrong)?.unwrap_or_default();
+    always.check().map_err(|KeyError { key, problem }| match key.is_empty() {
+        true => wrong(problem),
+        false => wrong(format!("{key}: {problem}")),
+    })?;
+    let config = GraderConfig { always, published, ..GraderConfig::default() };
+    Scorers::new(&config).map_err(|error| wrong(error.problem))
 }
 
 /// Grades every line `{"index", "completion"}` of `completions` against row `index` of `data`, and writes for each, in
 /// order, `{"index", "data_source", "format_score", "answer_score", "score"}`.
 ///
 /// # Errors
-/// Rows that cannot be loaded; a line that is not JSON, lacks a field or names no row, as `path:line`; an
-/// output that cannot be written.
-pub fn run(graders: &Graders, data: &Path, completions: &Path, out: &mut impl Write) -> Result<(), InputError> {
-    let rows = rows::load_for(graders, data)?;
-    for line in rows::numbered_lines(completions)? {
-        let (place, line) = line?;
-        let scored = score(graders, &rows, &line).map_err(|problem| InputError::new(place, problem))?;
-        write_line(out, &scored).map_err(|e| InputError::new("output", format!("cannot be written: {e}")))?;
+/// Rows that cannot be loaded; a line that is not JSON, lacks a field or names no row, as `path:line`; a completion that
+/// cannot be graded; an output that cannot be written.
+pub fn run(graders: &Scorers, data: &Path, completions: &Path, out: &mut impl Write) -> Result<(), InputError> {
+    let rows = rows::read(data, |row| graders.for_row(row, None).map(drop))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.map_err(|e| InputError::new("grade", format!("no async runtime: {e}")))?;
+    let mut lines = rows::numbered_lines(completions)?;
+    loop {
+        let chunk: Vec<(String, String)> = lines.by_ref().take(CHUNK).collect::<Result<_, _>>()?;
+        if chunk.is_empty() {
+            break;
+        }
+        runtime.block_on(grade_chunk(graders, &rows, &chunk, out))?;
     }
     out.flush().map_err(|e| InputError::new("output", format!("cannot be written: {e}")))
 }
 
-fn score<'a>(graders: &Graders, rows: &'a [Row], line: &str) -> Result<ScoredCompletion<'a>, String> {
-    let Given { index, completion } = serde_json::from_str(line)
+async fn grade_chunk(
+    graders: &Scorers,
+    rows: &[Row],
+    chunk: &[(String, String)],
+    out: &mut impl Write,
+) -> Result<(), InputError> {
+    let mut waiting = VecDeque::new();
+    for (place, line) in chunk {
+        let submitted = read(rows, line).and_then(|(given, row)| {
+            let completions = [given.completion];
+            Ok((given.index, row, graders.for_row(row, None)?.start(row, &completions)))
+        });
+        waiting.push_back((place, submitted));
+    }
+    for (place, submitted) in waiting {
+        let (index, row, grades) = submitted.map_err(|problem| InputError::new(place, problem))?;
+        let grades = grades.await.map_err(|problem| InputError::new(place, problem))?;
+        for grade in grades {
+            let (format_score, answer_score, score) = (grade.format_score, grade.answer_score, grade.score());
+            let scored = ScoredCompletion { index, data_source: &row.data_source, format_score, answer_score, score };
+            write_line(out, &scored).map_err(|e| InputError::new("output", format!("cannot be written: {e}")))?;
+        }
+    }
+    Ok(())
+}
+
+fn read<'a>(rows: &'a [Row], line: &str) -> Result<(Given, &'a Row), String> {
+    let given: Given = serde_json::from_str(line)
         .map_err(|e| format!(r#"expected {{"index": row number from 0, "completion": "…"}}: {e}"#))?;
-    let row = rows.get(index).ok_or_else(|| format!("index {index}, but the rows are 0 to {}", rows.len() - 1))?;
-    let grade = graders.for_row(row)?.grade(&completion);
-    Ok(ScoredCompletion {
-        index,
-        data_source: &row.data_source,
-        format_score: grade.format_score,
-        answer_score: grade.answer_score,
-        score: grade.score(),
-    })
+    let row = rows.get(given.index);
+    let row = row.ok_or_else(|| format!("index {}, but the rows are 0 to {}", given.index, rows.len() - 1))?;
+    Ok((given, row))
 }
 
 fn write_line(out: &mut impl Write, scored: &ScoredCompletion) -> std::io::Result<()> {
@@ -87,7 +121,7 @@ mod tests {
         std::fs::write(&data, format!("{}\n{}\n", row("knight"), row("knave"))).unwrap();
         std::fs::write(&given, completions).unwrap();
         let mut out = Vec::new();
-        run(&Graders::default(), &data, &given, &mut out)?;
+        run(&Scorers::default(), &data, &given, &mut out)?;
         Ok(String::from_utf8(out).unwrap())
     }
 
@@ -118,7 +152,7 @@ mod tests {
         assert_eq!(answer_score(None, false), 2.0);
         assert_eq!(answer_score(None, true), -1.5);
         assert_eq!(answer_score(Some("exact"), false), -1.5);
-        let error = graders(Some("chioce"), false).unwrap_err();
+        let error = graders(Some("chioce"), false).err().unwrap();
         assert!(error.place == "--grader" && error.problem.contains("choice"), "{error}");
     }
 

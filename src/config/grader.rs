@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::grader_spec::GraderSpec;
 use crate::error::KeyError;
 use crate::task::grade::Scores;
 use crate::task::graders::answer::Mode;
@@ -11,7 +12,9 @@ use crate::task::graders::{self, GraderChoice, Graders};
 #[serde(default)]
 pub struct GraderConfig {
     /// The grader of rows that name none and whose `data_source` is not known. Empty: such rows are refused.
-    pub default: String,
+    pub default: GraderSpec,
+    /// The grader of every row, whatever the row says. Empty: the row's own.
+    pub always: GraderSpec,
     /// Whether completions are graded by the rules of the graders that were published with DUMP.
     pub published: bool,
     /// For a right, a wrong and a missing answer.
@@ -26,7 +29,8 @@ pub struct GraderConfig {
 impl Default for GraderConfig {
     fn default() -> Self {
         let Scores { right, wrong, missing, format_right, format_wrong } = Scores::default();
-        Self { default: String::new(), published: false, right, wrong, missing, format_right, format_wrong }
+        let (default, always) = (GraderSpec::default(), GraderSpec::default());
+        Self { default, always, published: false, right, wrong, missing, format_right, format_wrong }
     }
 }
 
@@ -34,7 +38,8 @@ impl GraderConfig {
     /// # Errors
     /// A key whose value cannot work. Only a right answer has a positive score: that is how a run counts right answers.
     pub fn check(&self) -> Result<(), KeyError> {
-        self.choice()?;
+        self.default.check().map_err(|e| under(e, "default"))?;
+        self.always.check().map_err(|e| under(e, "always"))?;
         if self.right <= 0.0 {
             return Err(KeyError::new("right", format!("must be above 0, got {}", self.right)));
         }
@@ -47,21 +52,32 @@ impl GraderConfig {
         ])
     }
 
+    /// The graders that are built in, as rows name them. A default or an `always` that is no name is not among them.
+    ///
     /// # Errors
-    /// An unknown grader in `default`.
+    /// An unknown grader in `default` or `always`.
     pub fn graders(&self) -> Result<Graders, KeyError> {
         let &Self { right, wrong, missing, format_right, format_wrong, published, .. } = self;
         let mode = if published { Mode::Published } else { Mode::Lenient };
         let scores = Scores { right, wrong, missing, format_right, format_wrong };
-        Ok(Graders { choice: self.choice()?, mode, scores })
+        let named = |key: &str, spec: &GraderSpec| match spec {
+            GraderSpec::Name(name) if !name.is_empty() => {
+                graders::named(name).map(Some).map_err(|problem| KeyError::new(key, problem))
+            }
+            _ => Ok(None),
+        };
+        let choice = match (named("always", &self.always)?, named("default", &self.default)?) {
+            (Some(grader), _) => GraderChoice::Always(grader),
+            (None, Some(grader)) => GraderChoice::RowOr(grader),
+            (None, None) => GraderChoice::Row,
+        };
+        Ok(Graders { choice, mode, scores })
     }
+}
 
-    fn choice(&self) -> Result<GraderChoice, KeyError> {
-        match self.default.as_str() {
-            "" => Ok(GraderChoice::Row),
-            name => graders::named(name).map(GraderChoice::RowOr).map_err(|problem| KeyError::new("default", problem)),
-        }
-    }
+/// The error of a grader as a whole has no key of its own.
+pub fn under(error: KeyError, key: &str) -> KeyError {
+    if error.key.is_empty() { KeyError { key: key.into(), ..error } } else { error.under(key) }
 }
 
 #[cfg(test)]
@@ -76,6 +92,9 @@ mod tests {
     fn wrong_settings_are_named() {
         let config = GraderConfig::default;
         check(GraderConfig { default: "chioce".into(), ..config() }, "default");
+        check(GraderConfig { always: "chioce".into(), ..config() }, "always");
+        let table = |text: &str| GraderSpec::parse(text).unwrap();
+        check(GraderConfig { default: table("{ http = \"a\" }"), ..config() }, "default.http");
         check(GraderConfig { right: 0.0, ..config() }, "right");
         check(GraderConfig { right: f32::NAN, ..config() }, "right");
         check(GraderConfig { wrong: 0.5, ..config() }, "wrong");

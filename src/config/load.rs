@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use super::data::old_names::is_indexed;
-use super::{Config, is_hub_id};
+use super::{Config, grader_spec, is_hub_id};
 use crate::error::{InputError, KeyError};
 
 /// Reads `path`, applies `sets` (`key.path=value`; later ones win) and checks the result.
@@ -163,30 +163,40 @@ fn absolute_paths<C: Config>(table: &mut Table, base: &Path) {
             true => path.to_string(),
             false => absolute(base, path),
         };
-        let mut parts = key.split('.');
-        let first = parts.next().and_then(|part| table.get_mut(part));
-        first.into_iter().for_each(|value| change_texts(value, &parts.clone().collect::<Vec<_>>(), &absolute));
+        change_values(table, key, &|value| match value {
+            Value::String(path) => *path = absolute(path),
+            Value::Array(paths) => paths.iter_mut().for_each(|path| {
+                if let Value::String(path) = path {
+                    *path = absolute(path);
+                }
+            }),
+            _ => {}
+        });
+    }
+    for key in C::GRADERS {
+        change_values(table, key, &|grader| grader_spec::resolve_paths(grader, base));
     }
 }
 
-/// Changes the texts that stand under `path`, in every table of a list.
-fn change_texts(value: &mut Value, path: &[&str], change: &dyn Fn(&str) -> String) {
-    match value {
-        Value::String(text) if path.is_empty() => *text = change(text),
-        Value::Array(items) => items.iter_mut().for_each(|item| change_texts(item, path, change)),
-        Value::Table(table) if is_indexed(table) => {
-            table.iter_mut().for_each(|(_, item)| change_texts(item, path, change));
+/// Changes the values of a dotted key, in every table of a list.
+fn change_values(table: &mut Table, key: &str, change: &dyn Fn(&mut Value)) {
+    let (first, rest) = key.split_once('.').map_or((key, None), |(first, rest)| (first, Some(rest)));
+    match (table.get_mut(first), rest) {
+        (Some(value), None) => change(value),
+        (Some(Value::Table(list)), Some(rest)) if is_indexed(list) => {
+            let items = list.iter_mut().filter_map(|(_, item)| item.as_table_mut());
+            items.for_each(|item| change_values(item, rest, change));
         }
-        Value::Table(table) => {
-            let Some((first, rest)) = path.split_first() else { return };
-            table.get_mut(*first).into_iter().for_each(|inner| change_texts(inner, rest, change));
+        (Some(Value::Table(inner)), Some(rest)) => change_values(inner, rest, change),
+        (Some(Value::Array(items)), Some(rest)) => {
+            items.iter_mut().filter_map(Value::as_table_mut).for_each(|item| change_values(item, rest, change));
         }
         _ => {}
     }
 }
 
 /// `path` relative to `base`, as an absolute path without `.` and `..`. An empty path and a URL stay as they are.
-fn absolute(base: &Path, path: &str) -> String {
+pub(super) fn absolute(base: &Path, path: &str) -> String {
     if path.is_empty() || path.contains("://") {
         return path.to_string();
     }

@@ -12,6 +12,7 @@ pub mod data;
 pub mod engine;
 pub mod eval;
 pub mod grader;
+pub mod grader_spec;
 mod load;
 pub mod lora;
 pub mod loss;
@@ -38,6 +39,8 @@ pub trait Config: Default + Serialize + DeserializeOwned {
     const MODELS: &'static [&'static str];
     /// Dotted keys of tables whose keys are names from the data.
     const BY_NAME: &'static [&'static str];
+    /// Dotted keys that hold a [`grader_spec::GraderSpec`].
+    const GRADERS: &'static [&'static str] = &[];
 
     /// Keys of earlier versions, each with today's.
     const OLD_NAMES: &'static [(&'static str, &'static str)] = &[];

@@ -88,6 +88,7 @@ impl Config for RunConfig {
     const PATHS: &'static [&'static str] = &["model", "data.train_files", "data.test_files"];
     const MODELS: &'static [&'static str] = &["model"];
     const BY_NAME: &'static [&'static str] = &["curriculum.fixed_mix.weights", "data.where"];
+    const GRADERS: &'static [&'static str] = &["grader.default", "grader.always", "data.grader"];
 
     const OLD_NAMES: &'static [(&'static str, &'static str)] = &data::old_names::OLD_NAMES;
 

@@ -7,13 +7,14 @@ use anyhow::Result;
 use engine::Sampling;
 use engine::decoder::DecoderConfig;
 
-use super::dataset::Dataset;
 use super::dataset::load::{Loaded, Planned};
+use super::dataset::{self, Dataset};
 use crate::config::run::RunConfig;
 use crate::curriculum::Mixture;
 use crate::error::InputError;
 use crate::model::hub::{self, Download};
 use crate::model::tokenizer::ChatTokenizer;
+use crate::reward::Scorers;
 
 /// See the module. Nothing of it changes during a run.
 pub struct Inputs {
@@ -27,6 +28,8 @@ pub struct Inputs {
     /// Distributions of a plan whose rows are not on this machine.
     pub planned: Vec<Planned>,
     pub left_out: LeftOut,
+    /// The graders of all rows.
+    pub scorers: Arc<Scorers>,
 }
 
 /// Rows of the files that are not used, by reason.
@@ -71,11 +74,12 @@ impl Inputs {
         let folder = hub::folder(&config.model)?;
         let decoder = DecoderConfig::load(&folder)?;
         let tokenizer = Arc::new(ChatTokenizer::load(&folder, &decoder)?);
-        let Loaded { train, test, planned, unfit } = Loaded::new(&config, download)?;
+        let scorers = Arc::new(dataset::scorers(&config)?);
+        let Loaded { train, test, planned, unfit } = Loaded::new(&config, &scorers, download)?;
         let over_limit = train.iter().map(|it| it.over_limit).sum();
         let context = decoder.max_position_embeddings;
-        let train = Dataset::new(train, &config, &tokenizer, context)?;
-        let test = Dataset::new(test, &config, &tokenizer, context)?;
+        let train = Dataset::new(train, &config, &scorers, &tokenizer, context)?;
+        let test = Dataset::new(test, &config, &scorers, &tokenizer, context)?;
         let too_long = train.sources.iter().chain(&test.sources).map(|it| it.too_long).sum();
         let left_out = LeftOut { unfit, over_limit, too_long };
         let untested = train.sources.iter().find(|s| !test.sources.iter().any(|t| t.name == s.name));
@@ -83,7 +87,7 @@ impl Inputs {
             let problem = format!("distribution {} has no test rows; add some, or set eval.interval = 0", source.name);
             return Err(InputError::new("data", problem).into());
         }
-        Ok(Self { config, folder, decoder, tokenizer, train, test, planned, left_out })
+        Ok(Self { config, folder, decoder, tokenizer, train, test, planned, left_out, scorers })
     }
 
     /// Tokens of the longest prompt that is answered, in training or in an evaluation.

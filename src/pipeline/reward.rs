@@ -1,11 +1,13 @@
 //! Grades groups, computes their advantages, and tells the curriculum.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use async_channel::{Receiver, Sender};
 use engine::Completion;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinSet;
 
 use super::group::{Group, ScoredGroup};
 use super::inputs::Inputs;
@@ -13,19 +15,26 @@ use super::rollout::RolledOut;
 use super::shared::SharedScheduler;
 use crate::advantage::{AdvantageScale, group_advantages};
 use crate::error::InputError;
-use crate::scheduler::{DropReason, Outcome};
+use crate::reward::GradingError;
+use crate::scheduler::{DropReason, Job, Outcome};
 use crate::task::Grade;
+
+/// This many groups in a row that one grader cannot grade end the run.
+const MAX_FAILURES: usize = 3;
 
 /// A scored group, and the slot that it holds until it is in a batch.
 pub struct HeldGroup {
     pub group: ScoredGroup,
-    pub slot: OwnedSemaphorePermit,
+    /// None for a group whose grader is not built in: its slot is free when it is generated, so that a slow grader does not
+    /// hold back the engine. Admission bounds how many groups there are.
+    pub slot: Option<OwnedSemaphorePermit>,
 }
 
-/// Scores each group, lets the curriculum observe it, and hands it on.
+/// Scores each group, lets the curriculum observe it, and hands it on. Graders that are built in answer at once. The others
+/// work on all their groups at the same time, so a slow group holds back no other.
 ///
 /// # Errors
-/// Tokens that the tokenizer cannot decode.
+/// Tokens that the tokenizer cannot decode; the grader's error, if `MAX_FAILURES` groups in a row cannot be graded.
 pub async fn score_groups(
     shared: Arc<SharedScheduler>,
     inputs: Arc<Inputs>,
@@ -33,23 +42,90 @@ pub async fn score_groups(
     scored: Sender<HeldGroup>,
 ) -> Result<()> {
     let settings = RewardSettings::of(&inputs);
-    while let Ok(rolled_out) = groups.recv().await {
-        let (group, slot) = match rolled_out {
-            RolledOut::Group { group, slot } => (group, slot),
-            RolledOut::Failed { id } => {
-                shared.change(|scheduler| scheduler.settle(id, Outcome::Dropped(DropReason::Failed)));
-                continue;
-            }
+    let mut failures = Failures::default();
+    let mut grading = JoinSet::new();
+    let mut is_open = true;
+    while is_open || !grading.is_empty() {
+        let held = tokio::select! {
+            rolled_out = groups.recv(), if is_open => match rolled_out {
+                Err(_) => {
+                    is_open = false;
+                    continue;
+                }
+                Ok(RolledOut::Failed { id }) => {
+                    shared.change(|scheduler| scheduler.settle(id, Outcome::Dropped(DropReason::Failed)));
+                    continue;
+                }
+                Ok(RolledOut::Group { group, slot }) => {
+                    let is_rule = inputs.train.item(group.job.arm, group.job.row)?.grader.is_rule();
+                    let (inputs, shared) = (inputs.clone(), shared.clone());
+                    if !is_rule {
+                        drop(slot);
+                        shared.wake();
+                        grading.spawn(async move {
+                            let _busy = shared.grading_clock.enter();
+                            score(group, &inputs, &settings).await
+                        });
+                        continue;
+                    }
+                    match score(group, &inputs, &settings).await? {
+                        Ok(group) => HeldGroup { group, slot: Some(slot) },
+                        Err(error) => return Err(error.error.into()),
+                    }
+                }
+            },
+            Some(result) = grading.join_next() => match result.context("a grading panicked")?? {
+                Ok(group) => {
+                    failures.succeeded(&inputs, &group.job)?;
+                    HeldGroup { group, slot: None }
+                }
+                Err(ungraded) => {
+                    let id = failures.failed(&inputs, ungraded)?;
+                    shared.change(|scheduler| scheduler.settle(id, Outcome::Dropped(DropReason::Ungraded)));
+                    continue;
+                }
+            },
         };
-        let group = score(group, &inputs, &settings)?;
+        let group = &held.group;
         // Always divided by the group's standard deviation, whatever the loss uses: the curriculum's temperature is in this unit.
         let (rewards, advantages) = (group.rewards.clone(), group_advantages(&group.rewards, AdvantageScale::GroupStd));
         shared.lock().observe(group.job.id, rewards, advantages, group.tokens() as u64);
-        if scored.send(HeldGroup { group, slot }).await.is_err() {
+        if scored.send(held).await.is_err() {
             break;
         }
     }
     Ok(())
+}
+
+/// A group that could not be graded.
+struct Ungraded {
+    job: Job,
+    error: GradingError,
+}
+
+/// Failures in a row, by grader.
+#[derive(Default)]
+struct Failures(BTreeMap<String, usize>);
+
+impl Failures {
+    fn succeeded(&mut self, inputs: &Inputs, job: &Job) -> Result<()> {
+        if !self.0.is_empty() {
+            self.0.remove(&inputs.train.item(job.arm, job.row)?.grader.label());
+        }
+        Ok(())
+    }
+
+    /// The job to drop.
+    fn failed(&mut self, inputs: &Inputs, Ungraded { job, error }: Ungraded) -> Result<u64> {
+        let failures = self.0.entry(inputs.train.item(job.arm, job.row)?.grader.label()).or_default();
+        *failures += 1;
+        if *failures >= MAX_FAILURES {
+            let context = || format!("{failures} groups in a row could not be graded; the last was job {}", job.id);
+            return Err(error).with_context(context);
+        }
+        tracing::warn!(job = job.id, %error, "a group could not be graded; another is drawn in its place");
+        Ok(job.id)
+    }
 }
 
 /// How grades become rewards and advantages.
@@ -92,17 +168,24 @@ impl RewardSettings {
 }
 
 /// Decodes, grades and compares the completions of a group.
-fn score(group: Group, inputs: &Inputs, settings: &RewardSettings) -> Result<ScoredGroup, InputError> {
+async fn score(
+    group: Group,
+    inputs: &Inputs,
+    settings: &RewardSettings,
+) -> Result<Result<ScoredGroup, Ungraded>, InputError> {
     let Group { job, completions } = group;
     let item = inputs.train.item(job.arm, job.row)?;
     let decode = |completion: &Completion| inputs.tokenizer.decode_completion(&completion.tokens);
     let texts = completions.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
-    let grades: Vec<Grade> = texts.iter().map(|text| item.grader.grade(text)).collect();
+    let grades: Vec<Grade> = match item.grader.grade(&item.row, &texts).await {
+        Ok(grades) => grades,
+        Err(error) => return Ok(Err(Ungraded { job, error })),
+    };
     let penalty = |completion: &Completion| settings.penalty(completion.tokens.len(), item.prompt.len());
     let reward = |(grade, completion): (&Grade, &Completion)| grade.score() - penalty(completion);
     let rewards: Vec<f32> = grades.iter().zip(&completions).map(reward).collect();
     let advantages = group_advantages(&rewards, settings.scale);
-    Ok(ScoredGroup { job, completions, texts, grades, rewards, advantages })
+    Ok(Ok(ScoredGroup { job, completions, texts, grades, rewards, advantages }))
 }
 
 #[cfg(test)]

@@ -17,12 +17,14 @@ pub struct SharedScheduler {
     waited_us: AtomicU64,
     /// How long the engine was busy.
     pub engine_clock: BusyClock,
+    /// How long graders that are not built in were busy.
+    pub grading_clock: BusyClock,
 }
 
 impl SharedScheduler {
     pub fn new(scheduler: Scheduler) -> Self {
         let (scheduler, wake, waited_us) = (Mutex::new(scheduler), Notify::new(), AtomicU64::new(0));
-        Self { scheduler, wake, waited_us, engine_clock: BusyClock::default() }
+        Self { scheduler, wake, waited_us, engine_clock: BusyClock::default(), grading_clock: BusyClock::default() }
     }
 
     /// The scheduler. The guard must not live across an await.

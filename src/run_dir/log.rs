@@ -41,6 +41,11 @@ pub fn say(line: &str) {
     write(format!("{line}\n").as_bytes());
 }
 
+/// Logs a line without printing it.
+pub fn note(line: &str) {
+    write(format!("{line}\n").as_bytes());
+}
+
 fn write(bytes: &[u8]) {
     match &mut *log() {
         Log::File(file) => drop(file.write_all(bytes)),

@@ -46,6 +46,8 @@ pub enum DropReason {
     Stale,
     /// The engine could not answer.
     Failed,
+    /// The grader could not grade it.
+    Ungraded,
     /// All completions are right, so none has an advantage. Another group is drawn instead.
     SolvedAll,
     /// All completions have the same reward and not all are right. Another group is drawn instead.

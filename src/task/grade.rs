@@ -1,5 +1,7 @@
 //! The reward of a completion: what a grader finds, and what that is worth.
 
+use std::sync::Arc;
+
 /// What a grader says about the answer of a completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -47,27 +49,45 @@ impl Scores {
                 Verdict::Wrong => self.wrong,
                 Verdict::Missing => self.missing,
             },
+            right: judgement.verdict == Verdict::Right,
+            parts: Vec::new(),
         }
     }
 }
 
-/// The two parts of a completion's reward.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// The reward of a completion, by what it is given for.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Grade {
     /// For the format of the completion.
     pub format_score: f32,
-    /// For the answer.
+    /// For everything else.
     pub answer_score: f32,
+    /// Whether the answer is right.
+    pub right: bool,
+    /// The terms of a weighted sum, and what a grader of the user's names. Without weights.
+    pub parts: Vec<Part>,
+}
+
+/// One score among several of the same completion.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    pub name: Arc<str>,
+    pub score: f32,
 }
 
 impl Grade {
-    /// The reward: the sum of both parts.
+    /// The reward.
     pub fn score(&self) -> f32 {
         self.format_score + self.answer_score
     }
 
-    /// Whether the answer is right: only a right answer has a positive score.
+    /// Whether the answer is right. Of the graders that are built in, only a right answer has a positive score.
     pub fn is_right(&self) -> bool {
-        self.answer_score > 0.0
+        self.right
+    }
+
+    /// The score of the part with this name.
+    pub fn part(&self, name: &str) -> Option<f32> {
+        self.parts.iter().find(|part| &*part.name == name).map(|part| part.score)
     }
 }

@@ -18,6 +18,6 @@ pub mod procedural;
 pub mod row;
 pub mod rows;
 
-pub use grade::Grade;
+pub use grade::{Grade, Part};
 pub use graders::{Grader, Graders};
 pub use row::{Message, RewardModel, Row};

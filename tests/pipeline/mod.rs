@@ -4,6 +4,8 @@ mod batches;
 mod determinism;
 mod faults;
 mod filter;
+#[cfg(unix)]
+mod graders;
 mod off_policy;
 #[cfg(all(feature = "mistralrs", not(feature = "cuda")))]
 mod one_device;

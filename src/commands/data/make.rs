@@ -33,32 +33,35 @@ pub fn run(request: Request<'_>, out: &Path, format: RowFormat) -> Result<(), In
     let task = procedural::named(task).map_err(|e| InputError::new("data make", e))?;
     let levels = levels.map(|it| task.parse_levels(it)).transpose().map_err(|e| InputError::new("--levels", e))?;
     let levels = levels.unwrap_or_else(|| task.usual.clone());
+    let wanted = levels.clone().count().saturating_mul(train.saturating_add(test));
     let made = || procedural::rows(task, levels, train, test, seed).map_err(|e| InputError::new("data make", e));
-    write_splits("data make", out, format, made)
+    write_splits("data make", out, format, wanted, made).map(drop)
 }
 
-/// Writes training and test rows. They are made after it is known that no file is in the way. `command` is named in
-/// errors.
+/// Writes training and test rows, and says how many. They are made after it is known that no file is in the way and that some are
+/// `wanted`. `command` is named in errors.
 pub(super) fn write_splits(
     command: &str,
     out: &Path,
     format: RowFormat,
+    wanted: usize,
     made: impl FnOnce() -> Result<(Vec<Row>, Vec<Row>), InputError>,
-) -> Result<(), InputError> {
+) -> Result<usize, InputError> {
     let files = ["train", "test"].map(|name| out.join(name).with_extension(format.ending()));
     if let Some(path) = files.iter().find(|path| path.exists()) {
         return Err(InputError::new(path.display(), "exists already; remove it or choose another --out"));
     }
-    let (train, test) = made()?;
-    if train.is_empty() && test.is_empty() {
+    if wanted == 0 {
         return Err(InputError::new(command, "--train and --test are both 0; ask for at least one row"));
     }
+    let (train, test) = made()?;
+    let written = train.len() + test.len();
     fs::create_dir_all(out).map_err(|e| InputError::new(out.display(), format!("cannot be created: {e}")))?;
     for (path, rows) in files.iter().zip([train, test]).filter(|(_, rows)| !rows.is_empty()) {
         write_rows(path, &rows, format)
             .map_err(|e| InputError::new(path.display(), format!("cannot be written: {e}")))?;
     }
-    Ok(())
+    Ok(written)
 }
 
 #[cfg(test)]
@@ -92,7 +95,7 @@ mod tests {
         let folder = temp_dir::TempDir::new().unwrap();
         for format in [RowFormat::Jsonl, RowFormat::Parquet] {
             let [kk, make] = ["kk", "make"].map(|name| folder.path().join(name));
-            data::kk(3..=4, 6, 2, 1, &kk, format).unwrap();
+            data::kk(3..=4, 6, 2, 1, &kk, format, None).unwrap();
             run(request("kk", Some("3-4")), &make, format).unwrap();
             for split in ["train", "test"] {
                 let read = |folder: &Path| fs::read(folder.join(split).with_extension(format.ending())).unwrap();

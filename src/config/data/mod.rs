@@ -9,8 +9,10 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
+use super::grader;
+use super::grader_spec::GraderSpec;
 use crate::error::KeyError;
-use crate::task::graders;
+use crate::task::kk::variants::Variant;
 use crate::task::mixture::{Condition, Mapping, Template};
 use crate::task::procedural::{self, Procedural};
 
@@ -22,6 +24,8 @@ pub struct DataEntry {
     pub task: String,
     /// For a task: its levels, such as "3-14". Each is one distribution. Empty: the usual ones.
     pub levels: String,
+    /// For `kk`: a variant of each puzzle instead of the puzzle itself. Empty: the puzzle.
+    pub variant: String,
     /// For a task: training and test rows of each level.
     pub train: usize,
     pub test: usize,
@@ -54,7 +58,7 @@ pub struct DataEntry {
     /// Rows with longer prompts are left out. 0: a prompt that does not fit the model is an error.
     pub max_prompt_tokens: usize,
     /// The grader of all these rows. Empty: each row's own.
-    pub grader: String,
+    pub grader: GraderSpec,
 }
 
 impl Default for DataEntry {
@@ -62,6 +66,7 @@ impl Default for DataEntry {
         Self {
             task: String::new(),
             levels: String::new(),
+            variant: String::new(),
             train: 900,
             test: 100,
             fresh: false,
@@ -78,7 +83,7 @@ impl Default for DataEntry {
             quantiles_of: String::new(),
             limit: 0,
             max_prompt_tokens: 0,
-            grader: String::new(),
+            grader: GraderSpec::default(),
         }
     }
 }
@@ -99,10 +104,7 @@ impl DataEntry {
             (false, true) => self.check_task()?,
             (true, false) => self.check_files()?,
         }
-        if !self.grader.is_empty() {
-            graders::named(&self.grader).map_err(|problem| KeyError::new("grader", problem))?;
-        }
-        Ok(())
+        self.grader.check().map_err(|error| grader::under(error, "grader"))
     }
 
     fn check_task(&self) -> Result<(), KeyError> {
@@ -118,13 +120,29 @@ impl DataEntry {
             ("quantiles", self.quantiles != 0),
             ("quantiles_of", !self.quantiles_of.is_empty()),
             ("limit", self.limit != 0),
-            ("grader", !self.grader.is_empty()),
+            ("grader", !self.grader.is_none()),
         ];
         if let Some((key, _)) = for_files.iter().find(|(_, given)| *given) {
             let problem = format!("is for rows from files, and this table has task = {:?}", self.task);
             return Err(KeyError::new(*key, problem));
         }
-        self.task().map(drop)
+        self.task()?;
+        match (self.variant()?, self.task.as_str(), self.fresh) {
+            (Some(_), "kk", false) | (None, ..) => Ok(()),
+            (Some(_), "kk", true) => {
+                Err(KeyError::new("variant", "cannot go with fresh: it belongs to a given puzzle"))
+            }
+            (Some(_), ..) => Err(KeyError::new("variant", "is for task = \"kk\"")),
+        }
+    }
+
+    /// The variant of K&K puzzles.
+    ///
+    /// # Errors
+    /// An unknown variant.
+    pub fn variant(&self) -> Result<Option<Variant>, KeyError> {
+        let parsed = (!self.variant.is_empty()).then(|| self.variant.parse()).transpose();
+        parsed.map_err(|problem: String| KeyError::new("variant", problem))
     }
 
     /// The task and its levels.
@@ -141,7 +159,9 @@ impl DataEntry {
     }
 
     fn check_files(&self) -> Result<(), KeyError> {
-        for (key, given) in [("levels", !self.levels.is_empty()), ("fresh", self.fresh)] {
+        let for_tasks =
+            [("levels", !self.levels.is_empty()), ("variant", !self.variant.is_empty()), ("fresh", self.fresh)];
+        for (key, given) in for_tasks {
             if given {
                 return Err(KeyError::new(key, "is for generated rows, and this table reads files"));
             }

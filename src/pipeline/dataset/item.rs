@@ -2,20 +2,24 @@
 
 use std::sync::Arc;
 
+use crate::config::grader_spec::GraderSpec;
 use crate::error::InputError;
 use crate::model::tokenizer::ChatTokenizer;
-use crate::task::{Grader, Graders, Row};
+use crate::reward::{RowScorer, Scorers};
+use crate::task::Row;
 
 /// See the module.
 pub struct Item {
     pub row: Row,
-    pub grader: Grader,
+    pub grader: RowScorer,
     pub prompt: Arc<[u32]>,
 }
 
 /// Makes items of one distribution's rows.
 pub struct ItemMaker {
-    pub graders: Graders,
+    pub scorers: Arc<Scorers>,
+    /// The grader of all rows. Empty: each row's own.
+    pub spec: GraderSpec,
     pub tokenizer: Arc<ChatTokenizer>,
     /// Longest sequence of the model, in tokens.
     pub context: usize,
@@ -41,7 +45,7 @@ impl ItemMaker {
             );
             return Err(wrong(problem));
         }
-        let grader = self.graders.for_row(&row).map_err(wrong)?;
+        let grader = self.scorers.for_row(&row, Some(&self.spec)).map_err(wrong)?;
         Ok(Some(Item { row, grader, prompt: prompt.into() }))
     }
 }

@@ -9,11 +9,12 @@ use crate::config::data::{self, DataEntry};
 use crate::config::run::RunConfig;
 use crate::error::{InputError, KeyError};
 use crate::model::hub::Download;
+use crate::reward::Scorers;
 use crate::task::mixture::field::prompt_chars;
 use crate::task::mixture::quantiles::Quantiles;
 use crate::task::mixture::{condition, holdout};
 use crate::task::procedural::{self, Split, Stream};
-use crate::task::{Graders, Row, graders, rows};
+use crate::task::{Row, kk, rows};
 
 /// One distribution.
 pub struct Distribution {
@@ -79,11 +80,11 @@ pub struct Loaded {
 impl Loaded {
     /// # Errors
     /// A file that cannot be read or holds a wrong row; a distribution of two tables; sizes that cannot be generated.
-    pub fn new(config: &RunConfig, download: Download) -> Result<Self, InputError> {
+    pub fn new(config: &RunConfig, scorers: &Scorers, download: Download) -> Result<Self, InputError> {
         let mut loaded = Self::default();
         for index in 0..config.data.len() {
             let key = data::key(&config.data, index);
-            let entry = Entry { config: &config.data[index], graders: entry_graders(config, index)?, index, key };
+            let entry = Entry { config: &config.data[index], scorers, index, key };
             match entry.config.task.is_empty() {
                 false => loaded.generate(&entry)?,
                 true => loaded.read(&entry, download)?,
@@ -105,7 +106,10 @@ impl Loaded {
         let DataEntry { train, test, seed, fresh, .. } = *entry.config;
         let (task, levels) = entry.config.task().map_err(|error| entry.wrong(error))?;
         if !fresh {
-            let splits = procedural::rows(task, levels, train, test, seed);
+            let splits = match entry.config.variant().map_err(|error| entry.wrong(error))? {
+                None => procedural::rows(task, levels, train, test, seed),
+                variant => kk::splits_of(variant, levels, train, test, seed).map_err(|e| e.to_string()),
+            };
             let (train, test) = splits.map_err(|problem| InputError::new(&entry.key, problem))?;
             self.train.extend(entry.distributions(rows::group_by_source(train)));
             self.test.extend(entry.distributions(rows::group_by_source(test)));
@@ -165,7 +169,7 @@ impl Loaded {
 /// A `[[data]]` table while it is read.
 struct Entry<'a> {
     config: &'a DataEntry,
-    graders: Graders,
+    scorers: &'a Scorers,
     index: usize,
     /// What the table is called in error messages.
     key: String,
@@ -185,7 +189,7 @@ impl Entry<'_> {
                     *unfit += 1;
                     return Ok(());
                 }
-                self.graders.for_row(&row)?;
+                self.scorers.for_row(&row, Some(&self.config.grader)).map(drop)?;
                 let name = match &template {
                     Some(template) => template.render(&row)?,
                     None => row.data_source.clone(),
@@ -269,19 +273,4 @@ fn distinct<'a>(names: impl Iterator<Item = (&'a str, usize)>) -> Result<(), Inp
         }
     }
     Ok(())
-}
-
-/// How the rows of a table are graded.
-///
-/// # Errors
-/// An unknown grader.
-pub fn entry_graders(config: &RunConfig, index: usize) -> Result<Graders, InputError> {
-    let all = config.grader.graders().map_err(|error| InputError::at("configuration", error.under("grader")))?;
-    let own = &config.data[index].grader;
-    if own.is_empty() {
-        return Ok(all);
-    }
-    let named =
-        graders::named(own).map_err(|e| InputError::new(format!("{}.grader", data::key(&config.data, index)), e))?;
-    Ok(Graders { choice: graders::GraderChoice::Always(named), ..all })
 }

@@ -16,9 +16,10 @@ use crate::curriculum::{Curriculum, Mixture};
 use crate::error::{InputError, KeyError};
 use crate::model::hub::Download;
 use crate::model::tokenizer::ChatTokenizer;
+use crate::reward::Scorers;
 pub use item::Item;
 use item::ItemMaker;
-use load::{Distribution, Loaded, entry_graders};
+use load::{Distribution, Loaded};
 pub use source::Source;
 
 /// The rows of one split, by distribution.
@@ -34,13 +35,14 @@ impl Dataset {
     pub fn new(
         distributions: Vec<Distribution>,
         config: &RunConfig,
+        scorers: &Arc<Scorers>,
         tokenizer: &Arc<ChatTokenizer>,
         context: usize,
     ) -> Result<Self, InputError> {
         let source = |it: Distribution| {
-            let graders = entry_graders(config, it.entry)?;
-            let longest = config.data[it.entry].max_prompt_tokens;
-            Source::new(it, ItemMaker { graders, tokenizer: tokenizer.clone(), context, longest })
+            let entry = &config.data[it.entry];
+            let (scorers, spec, longest) = (scorers.clone(), entry.grader.clone(), entry.max_prompt_tokens);
+            Source::new(it, ItemMaker { scorers, spec, tokenizer: tokenizer.clone(), context, longest })
         };
         Ok(Self { sources: distributions.into_iter().map(source).collect::<Result<_, _>>()? })
     }
@@ -67,13 +69,28 @@ impl Dataset {
     }
 }
 
+/// The graders of a configuration. Nothing is started.
+///
+/// # Errors
+/// An unknown grader, or one whose program is not there.
+pub fn scorers(config: &RunConfig) -> Result<Scorers, InputError> {
+    let wrong = |error: KeyError| InputError::at("configuration", error);
+    let scorers = Scorers::new(&config.grader).map_err(|error| wrong(error.under("grader")))?;
+    for (index, entry) in config.data.iter().enumerate() {
+        let key = || format!("{}.grader", data::key(&config.data, index));
+        scorers.check(&entry.grader).map_err(|problem| wrong(KeyError::new(key(), problem)))?;
+    }
+    Ok(scorers)
+}
+
 /// What the curriculum of a configuration draws from. Nothing is tokenised, generated or downloaded for this. A distribution that is
 /// not on this machine counts as its `limit`.
 ///
 /// # Errors
 /// As [`Loaded::new`].
 pub fn mixture(config: &RunConfig) -> Result<Mixture, InputError> {
-    let is_generated = |entry: &DataEntry| !entry.task.is_empty();
+    // A variant has other names, and is not made of every puzzle.
+    let is_generated = |entry: &DataEntry| !entry.task.is_empty() && entry.variant.is_empty();
     let (sources, sizes) = if config.data.iter().all(is_generated) {
         let mut all = Vec::new();
         for (index, entry) in config.data.iter().enumerate() {
@@ -83,7 +100,7 @@ pub fn mixture(config: &RunConfig) -> Result<Mixture, InputError> {
         }
         all.into_iter().unzip()
     } else {
-        let Loaded { train, planned, .. } = Loaded::new(config, Download::Never)?;
+        let Loaded { train, planned, .. } = Loaded::new(config, &scorers(config)?, Download::Never)?;
         let mut all: Vec<_> = train.into_iter().map(|it| (it.name, it.rows.size())).collect();
         planned.into_iter().for_each(|it| all.insert(it.at, (it.name, it.rows.max(1))));
         all.into_iter().unzip()

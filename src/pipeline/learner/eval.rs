@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use engine::{Completion, Engine, Request, Sampling};
 use tokio::task::JoinSet;
 
@@ -31,7 +31,7 @@ impl EvalSettings {
 /// Samples and grades every test prompt. The curriculum never sees the result.
 ///
 /// # Errors
-/// The engine's first failure.
+/// The first failure of the engine or of a grader.
 pub async fn evaluate<E: Engine>(engine: &Arc<E>, inputs: &Arc<Inputs>) -> Result<Vec<SourceScore>> {
     let (data, settings) = (&inputs.test, EvalSettings::of(inputs));
     let prompts =
@@ -77,18 +77,22 @@ async fn one_prompt<E: Engine>(
         sampling: settings.sampling.clone(),
     };
     let completions = engine.generate(request).await?;
-    let grade = |completion: &Completion| {
-        let text = inputs.tokenizer.decode_completion(&completion.tokens)?;
-        Ok((item.grader.grade(&text), completion.tokens.len()))
-    };
-    completions.iter().map(grade).collect()
+    let decode = |completion: &Completion| inputs.tokenizer.decode_completion(&completion.tokens);
+    let texts = completions.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
+    let grades = item.grader.grade(&item.row, &texts).await;
+    let grades = grades.with_context(|| format!("row {index} of {} cannot be evaluated", item.row.data_source))?;
+    Ok(grades.into_iter().zip(&completions).map(|(grade, completion)| (grade, completion.tokens.len())).collect())
 }
 
 fn summarise(source: &str, prompts: &[Vec<Sampled>]) -> SourceScore {
     let all = prompts.iter().flatten();
     let n = all.clone().count().max(1) as f64;
-    // The values are small integers or halves, so the sum does not depend on the order in which prompts were answered.
-    let mean = |f: fn(&Sampled) -> f64| all.clone().map(f).sum::<f64>() / n;
+    // Sorted, so that the sum does not depend on the order in which prompts were answered.
+    let mean = |f: fn(&Sampled) -> f64| {
+        let mut values: Vec<f64> = all.clone().map(f).collect();
+        values.sort_by(f64::total_cmp);
+        values.iter().sum::<f64>() / n
+    };
     let solved = prompts.iter().filter(|graded| graded.iter().any(|(grade, _)| grade.is_right())).count();
     SourceScore {
         source: source.to_string(),

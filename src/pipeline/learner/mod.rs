@@ -193,6 +193,8 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
             (scheduler.take_history(), scheduler.step(), line)
         };
         line.values(record::batch(batch));
+        line.values(record::parts(batch));
+        line.values(record::graders(&self.inputs, self.shared.grading_clock.take()));
         line.values(stats.metrics());
         line.values(canary.map(|difference| (names::MISMATCH_CANARY_MAX_DIFF, difference)));
         line.values(times.metrics(self.shared.engine_clock.take(), self.shared.take_waited(), batch));

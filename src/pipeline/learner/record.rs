@@ -1,5 +1,7 @@
 //! What a step is logged as: metrics by the field's names, and the lines of rollouts, curriculum.jsonl and decisions.jsonl.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use engine::Finish;
@@ -10,6 +12,7 @@ use tokio::time::Instant;
 use crate::memory::process::{peak_mb, resident_mb};
 use crate::metric_names::{self as names, ArmMetric};
 use crate::pipeline::group::ScoredGroup;
+use crate::pipeline::inputs::Inputs;
 use crate::scheduler::{DropReason, Ended, Observed, Scheduler};
 use crate::train::sample::Sample;
 
@@ -67,14 +70,48 @@ pub fn batch(batch: &[ScoredGroup]) -> [(&'static str, f64); 9] {
     let truncated = completions().filter(|c| c.finish == Finish::Length).count() as f64;
     [
         (names::REWARD, batch.iter().flat_map(|g| &g.rewards).map(|r| f64::from(*r)).sum::<f64>() / n),
-        (names::FORMAT_REWARD, grades().map(|g| f64::from(g.format_score)).sum::<f64>() / n),
-        (names::ANSWER_REWARD, grades().map(|g| f64::from(g.answer_score)).sum::<f64>() / n),
+        (
+            names::FORMAT_REWARD,
+            grades().map(|g| f64::from(g.part("format").unwrap_or(g.format_score))).sum::<f64>() / n,
+        ),
+        (
+            names::ANSWER_REWARD,
+            grades().map(|g| f64::from(g.part("answer").unwrap_or(g.answer_score))).sum::<f64>() / n,
+        ),
         (names::ZERO_STD, share(|g| g.advantages.iter().all(|a| *a == 0.0))),
         (names::MEAN_LENGTH, completions().map(|c| c.tokens.len() as f64).sum::<f64>() / n),
         (names::CLIPPED_RATIO, truncated / n),
         (names::SOLVED_ALL, solved_all),
         (names::SOLVED_NONE, solved_none),
         (names::SOLVED_SOME, 1.0 - solved_all - solved_none),
+    ]
+}
+
+/// The mean of each part of the reward, over the completions that have it. `format` and `answer` are in [`batch`].
+pub fn parts(batch: &[ScoredGroup]) -> Vec<(String, f64)> {
+    let mut sums: BTreeMap<&str, (f64, usize)> = BTreeMap::new();
+    for part in batch.iter().flat_map(|group| &group.grades).flat_map(|grade| &grade.parts) {
+        let (sum, n) = sums.entry(&part.name).or_default();
+        (*sum, *n) = (*sum + f64::from(part.score), *n + 1);
+    }
+    let others = sums.into_iter().filter(|(name, _)| !["format", "answer"].contains(name));
+    others.map(|(name, (sum, n))| (names::part_mean(name), sum / n as f64)).collect()
+}
+
+/// How graders that are not built in did; nothing if there is none. `busy`: how long they worked during the step.
+pub fn graders(inputs: &Inputs, busy: Duration) -> Vec<(&'static str, f64)> {
+    let items = inputs.train.sources.iter().flat_map(|source| source.known());
+    if items.clone().all(|item| item.grader.is_rule()) {
+        return Vec::new();
+    }
+    let stats = inputs.scorers.stats();
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
+    vec![
+        (names::TIME_GRADE, busy.as_secs_f64()),
+        (names::TIME_GRADE_SLOWEST, stats.take_slowest()),
+        (names::GRADER_RESTARTS, count(&stats.restarts)),
+        (names::GRADER_TIMEOUTS, count(&stats.timeouts)),
+        (names::GRADER_FAILURES, count(&stats.failures)),
     ]
 }
 
@@ -86,6 +123,7 @@ pub fn curriculum(scheduler: &Scheduler) -> Vec<(String, f64)> {
         (names::OFF_POLICY_IN_FLIGHT, scheduler.in_flight() as f64),
         (names::GROUPS_DROPPED, ledger.dropped.values().sum::<u64>() as f64),
         (names::GROUPS_FAILED, ledger.dropped_for(DropReason::Failed) as f64),
+        (names::GROUPS_UNGRADED, ledger.dropped_for(DropReason::Ungraded) as f64),
         (names::FILTERED_SOLVED_ALL, ledger.dropped_for(DropReason::SolvedAll) as f64),
         (names::FILTERED_SOLVED_NONE, ledger.dropped_for(DropReason::SolvedNone) as f64),
         (names::TOTAL_TOKENS, ledger.tokens as f64),
@@ -117,6 +155,8 @@ pub struct RolloutLine<'a> {
     reward: f32,
     format_score: f32,
     answer_score: f32,
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    parts: Map<String, Value>,
     advantage: f32,
     tokens: usize,
     finish: Finish,
@@ -143,6 +183,7 @@ pub fn rollout_lines<'a>(
                 reward: group.rewards[i],
                 format_score: grade.format_score,
                 answer_score: grade.answer_score,
+                parts: grade.parts.iter().map(|part| (part.name.to_string(), number(part.score))).collect(),
                 advantage: group.advantages[i],
                 tokens: completion.tokens.len(),
                 finish: completion.finish,

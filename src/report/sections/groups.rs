@@ -53,8 +53,13 @@ fn filtered(report: &Report) -> String {
         ("too old", Colour::Part(1)),
         ("failed", Colour::Part(4)),
     ];
-    let metrics =
-        [names::FILTERED_SOLVED_ALL, names::FILTERED_SOLVED_NONE, names::OFF_POLICY_DROPPED, names::GROUPS_FAILED];
+    let metrics = [
+        names::FILTERED_SOLVED_ALL,
+        names::FILTERED_SOLVED_NONE,
+        names::OFF_POLICY_DROPPED,
+        names::GROUPS_FAILED,
+        names::GROUPS_UNGRADED,
+    ];
     let gained = |cohort: &Cohort, metric: &str| {
         cohort.curve_of(|run| {
             gains(run.metrics.get(metric)).into_iter().map(|(step, n)| (step, step as f64, n)).collect()

@@ -167,6 +167,14 @@ impl Graders {
     }
 }
 
+/// Whether `row` names a grader, or its data source has the prefix of one.
+///
+/// # Errors
+/// An unknown grader.
+pub fn is_known(row: &Row) -> Result<bool, String> {
+    of_row(row).map(|it| it.is_some())
+}
+
 /// The grader that `row` names, or else the one whose prefix its data source has.
 fn of_row(row: &Row) -> Result<Option<&'static Registered>, String> {
     let given = match (&row.reward_model.grader, row.extra_info.get("grader")) {

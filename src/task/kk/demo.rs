@@ -10,7 +10,7 @@
 use rand::Rng;
 
 use super::puzzle::Puzzle;
-use super::statement::role;
+use super::words::RoleWords;
 
 /// How a completion is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +59,8 @@ pub fn quoting_exercise(puzzle: &Puzzle, quotes: usize, rng: &mut impl Rng) -> (
 }
 
 fn answer_text(puzzle: &Puzzle, knights: u32) -> String {
-    let line = |(i, name): (usize, &&str)| format!("({}) {name} is a {}", i + 1, role(knights >> i & 1 == 1));
+    let line =
+        |(i, name): (usize, &&str)| format!("({}) {name} is a {}", i + 1, RoleWords::KNIGHTS.of(knights >> i & 1 == 1));
     puzzle.names.iter().enumerate().map(line).collect::<Vec<_>>().join(" ")
 }
 
@@ -221,11 +222,15 @@ impl<'a> Deduction<'a> {
 
     fn said(&self, speaker: usize) -> String {
         let Puzzle { names, statements, .. } = self.puzzle;
-        format!("{} said {}", names[speaker], statements[speaker].text(names).replacen("If ", "if ", 1))
+        format!(
+            "{} said {}",
+            names[speaker],
+            statements[speaker].text(names, RoleWords::KNIGHTS).replacen("If ", "if ", 1)
+        )
     }
 
     fn found(&self, person: usize, knight: bool) -> String {
-        format!("{}: {}", self.puzzle.names[person], role(knight))
+        format!("{}: {}", self.puzzle.names[person], RoleWords::KNIGHTS.of(knight))
     }
 }
 

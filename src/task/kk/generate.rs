@@ -11,6 +11,7 @@ use super::puzzle::Puzzle;
 use super::solve::unique_solution;
 use super::statement::Statement;
 use super::text::SAYINGS;
+use super::words::RoleWords;
 use crate::seed::splitmix64;
 
 /// The first names that people have.
@@ -98,7 +99,7 @@ impl Generator {
         let people = usize::from(self.people);
         let names = NAMES.choose_multiple(&mut self.rng, people).copied().collect();
         let sayings = (0..people).map(|_| self.rng.random_range(0..SAYINGS.len() as u32) as usize).collect();
-        Puzzle { names, statements, sayings, solution }
+        Puzzle { names, statements, sayings, order: (0..people).collect(), words: RoleWords::KNIGHTS, solution }
     }
 }
 

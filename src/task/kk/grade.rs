@@ -6,14 +6,16 @@ use std::sync::LazyLock;
 use regex::Regex;
 use serde_json::Value;
 
+use super::words::{PAIRS, RoleWords};
+
 use crate::task::grade::{Judgement, Verdict};
 use crate::task::graders::Judge;
 use crate::task::graders::answer::{Mode, formatted};
 
-/// A claim about a role, without the name before it.
-static CLAIM: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)\s+is\s+a\s+(?:knight|knave)\b"));
+/// What claims about roles look like, for each of [`PAIRS`].
+static CLAIMS: LazyLock<Vec<Claims>> = LazyLock::new(|| PAIRS.into_iter().map(Claims::new).collect());
 /// One line of a ground truth.
-static LINE: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)^\s*\(\d+\)\s*(\S.*?)\s+is\s+a\s+(knight|knave)\.?\s*$"));
+static LINE: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)^\s*\(\d+\)\s*(\S.*?)\s+is\s+an?\s+([a-z]+)\.?\s*$"));
 /// A word character, as `\b` understands it.
 static WORD: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\w$"));
 
@@ -21,11 +23,50 @@ fn pattern(text: &str) -> Regex {
     Regex::new(text).expect("this is a bug: a fixed pattern compiles")
 }
 
+/// How answers speak of the roles of one pair of words.
+#[derive(Debug)]
+struct Claims {
+    words: RoleWords,
+    /// A claim about a role, without the name before it.
+    claim: Regex,
+    /// A role word, in the singular or plural.
+    role: Regex,
+}
+
+impl Claims {
+    fn new(words: RoleWords) -> Self {
+        let RoleWords { truthful, lying } = words;
+        let article = if words == RoleWords::KNIGHTS { "a" } else { "an?" };
+        Self {
+            words,
+            claim: pattern(&format!(r"(?i)\s+is\s+{article}\s+(?:{truthful}|{lying})\b")),
+            role: pattern(&format!(r"(?i)\b(?:{truthful}|{lying})(?:e?s)?\b")),
+        }
+    }
+
+    /// How often the text says a role word. The published rule, which is about knights and knaves, counts parts of longer
+    /// words too. Other role words count only as whole words, because they are parts of names such as "Angela".
+    fn count_roles(&self, text: &str) -> usize {
+        if self.words == RoleWords::KNIGHTS { knights_and_knaves(text) } else { self.role.find_iter(text).count() }
+    }
+
+    /// The text before each claim, and whether the claim is about the first role.
+    ///
+    /// Matches cannot overlap. So a match after a name is a match of the pattern with that name.
+    fn find<'a>(&self, text: &'a str) -> Vec<(&'a str, bool)> {
+        let first =
+            |claim: &str| claim.split_whitespace().next_back().is_some_and(|it| same_fold(it, self.words.truthful));
+        self.claim.find_iter(text).map(|it| (&text[..it.start()], first(it.as_str()))).collect()
+    }
+}
+
 /// The solution of a puzzle, with which an answer is compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expected {
-    /// Names, and whether each is the name of a knight.
+    /// Names, and whether each has the first role of its pair.
     roles: Vec<(String, bool)>,
+    /// The place of the role words in [`PAIRS`].
+    pair: usize,
 }
 
 impl Expected {
@@ -43,19 +84,35 @@ impl Expected {
             _ => ground_truth.to_owned(),
         };
         let mut roles: Vec<(String, bool)> = Vec::new();
+        let mut pair = None;
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
-            let (name, knight) = role_of(line).ok_or_else(|| {
-                format!("the ground truth says {line:?}; expected a line such as \"(1) Zoey is a knight\"")
+            let (name, its_pair, first) = role_of(line).ok_or_else(|| {
+                let example = "(1) Zoey is a knight";
+                format!(
+                    "the ground truth says {line:?}; expected a line such as {example:?}, with one of {}",
+                    known_words()
+                )
             })?;
-            if roles.iter().any(|(other, _)| same_fold(other, &name)) {
+            if roles.iter().any(|(other, _)| same_fold(other, name)) {
                 return Err(format!("the ground truth names {name:?} twice"));
             }
-            roles.push((name, knight));
+            let RoleWords { truthful, lying } = PAIRS[*pair.get_or_insert(its_pair)];
+            if pair != Some(its_pair) {
+                return Err(format!(
+                    "the ground truth says {line:?}, but the lines before it say {truthful} or {lying}"
+                ));
+            }
+            roles.push((name.to_owned(), first));
         }
-        if roles.is_empty() {
+        let Some(pair) = pair else {
             return Err("the ground truth is empty; expected \"(1) Zoey is a knight\", one person per line".into());
-        }
-        Ok(Self { roles })
+        };
+        Ok(Self { roles, pair })
+    }
+
+    /// What the roles are called.
+    pub fn words(&self) -> RoleWords {
+        PAIRS[self.pair]
     }
 
     /// The names, in the order of the ground truth.
@@ -78,12 +135,11 @@ impl Expected {
     /// Whether the answer calls each person a knight, in the order of the ground truth. `None` if the number of roles
     /// differs from the number of people, or if a person is missing.
     fn claims(&self, answer: &str) -> Option<Vec<bool>> {
-        if roles_in(answer) != self.roles.len() {
+        let forms = &CLAIMS[self.pair];
+        if forms.count_roles(answer) != self.roles.len() {
             return None;
         }
-        // Matches of CLAIM cannot overlap. So a match after a name is a match of the pattern with that name.
-        let claim = |it: regex::Match| (&answer[..it.start()], it.as_str().ends_with(['t', 'T']));
-        let claims: Vec<(&str, bool)> = CLAIM.find_iter(answer).map(claim).collect();
+        let claims = forms.find(answer);
         let first = |name: &str| claims.iter().find(|(before, _)| ends_with_name(before, name)).map(|it| it.1);
         self.names().map(|name| first(name)).collect()
     }
@@ -104,19 +160,22 @@ impl Judge for Expected {
 }
 
 /// How often the text says "knight" or "knave".
-fn roles_in(text: &str) -> usize {
+fn knights_and_knaves(text: &str) -> usize {
     let lower = if text.is_ascii() { text.to_ascii_lowercase() } else { text.to_lowercase() };
     let role = |(at, _): &(usize, &str)| ["knight", "knave"].iter().any(|role| lower[*at..].starts_with(role));
     lower.match_indices('k').filter(role).count()
 }
 
-fn role_of(line: &str) -> Option<(String, bool)> {
-    let found = LINE.captures(line)?;
-    Some((found[1].to_owned(), is_knight(&found[2])))
+/// The name in a line of a ground truth, and the role as a place in [`PAIRS`] and whether it is the first of its pair.
+fn role_of(line: &str) -> Option<(&str, usize, bool)> {
+    let (_, [name, word]) = LINE.captures(line)?.extract();
+    let place = |truthful| PAIRS.iter().position(|pair| same_fold(pair.of(truthful), word));
+    place(true).map(|pair| (name, pair, true)).or_else(|| place(false).map(|pair| (name, pair, false)))
 }
 
-fn is_knight(role: &str) -> bool {
-    same_fold(role, "knight")
+/// All role words, for an error.
+fn known_words() -> String {
+    PAIRS.map(|it| format!("{}/{}", it.truthful, it.lying)).join(", ")
 }
 
 /// Whether `text`, before white space, ends with a match of `\bNAME\b`: with the name, ignoring case, but not as part
@@ -245,6 +304,35 @@ mod tests {
     }
 
     #[test]
+    fn other_role_words_are_graded_like_knights_and_knaves() {
+        let score = |truth: &str, answer: &str| {
+            let expected = Expected::from_ground_truth(truth).unwrap();
+            let scores = [Mode::Lenient, Mode::Published].map(|mode| {
+                let completion = format!("<think>So.</think><answer>{answer}</answer>");
+                Scores::default().grade(expected.judge(&completion, mode)).score()
+            });
+            assert_eq!(scores[0], scores[1]);
+            scores[0]
+        };
+        let saints = "(1) Zoey is a saint\n(2) Oliver is a sinner";
+        assert_eq!(score(saints, "(1) Zoey is a saint (2) Oliver is a sinner"), RIGHT);
+        assert_eq!(score(saints, "Oliver is a Sinner, zoey IS A SAINT"), RIGHT);
+        assert_eq!(score(saints, "(1) Zoey is a sinner (2) Oliver is a sinner"), WRONG);
+        assert_eq!(score(saints, "(1) Zoey is a saint (2) Oliver is a saint"), WRONG);
+        assert_eq!(score(saints, "(1) Zoey is a knight (2) Oliver is a knave"), UNREADABLE);
+        assert_eq!(score(saints, "(1) Zoey is a saint (2) Oliver is a sinner (3) Liam is a saint"), UNREADABLE);
+        assert_eq!(score(saints, "The saints: Zoey is a saint, Oliver is a sinner"), UNREADABLE);
+        let angels = "(1) Angela is an angel\n(2) Oliver is an angel\n(3) Liam is a devil";
+        assert_eq!(score(angels, "(1) Angela is an angel (2) Oliver is an angel (3) Liam is a devil"), RIGHT);
+        assert_eq!(score(angels, "(1) Angela is a angel (2) Oliver is an angel (3) Liam is a devil"), RIGHT);
+        assert_eq!(score(angels, "(1) Angela is an angel (2) Oliver is a devil (3) Liam is a devil"), WRONG);
+        // One word of a pair is enough to know the pair.
+        assert_eq!(score("(1) Zoey is a hero", "Zoey is a hero"), RIGHT);
+        assert_eq!(score("(1) Zoey is a hero", "Zoey is a villain"), WRONG);
+        assert_eq!(score("(1) Zoey is an egoist", "Zoey is an altruist"), WRONG);
+    }
+
+    #[test]
     fn names_may_be_of_any_script() {
         let expected = Expected::from_ground_truth("(1) Élodie is a knight\n(2) Жанна is a knave").unwrap();
         let score = |answer: &str| grade(&expected, &format!("<think>é</think><answer>{answer}</answer>")).score();
@@ -261,7 +349,9 @@ mod tests {
             ("{}", "solution_text_format"),
             (r#"{"solution_text_format": 1}"#, "solution_text_format"),
             ("Zoey is a knight", "expected a line such as"),
-            ("(1) Zoey is a fool", "expected a line such as"),
+            ("(1) Zoey is a thief", "expected a line such as"),
+            ("(1) Zoey is a fool\n(2) Oliver is a knave", "say sage or fool"),
+            ("(1) Zoey is a saint\n(2) Oliver is a villain", "say saint or sinner"),
             ("(1) is a knight", "expected a line such as"),
             ("(1) Zoey is a knight\n(2) zoey is a knave", "twice"),
         ] {
@@ -294,7 +384,7 @@ mod tests {
             let roles = lower.matches("knight").count() + lower.matches("knave").count();
             // As many people as roles, so that only the names decide.
             let people = vec![(name.to_owned(), true); roles];
-            let found = Expected { roles: people }.claims(&answer);
+            let found = Expected { roles: people, pair: 0 }.claims(&answer);
             let wanted = by_the_pattern(name, &answer).map(|it| vec![it; roles]);
             prop_assert_eq!(if roles == 0 { None } else { found }, wanted, "{:?}", answer);
         }

@@ -2,6 +2,8 @@
 
 use std::ops::RangeInclusive;
 
+use super::variants::Variant;
+
 /// The smallest number of people in a generated puzzle.
 pub const MIN_PEOPLE: usize = 3;
 /// The largest number of people in a generated puzzle.
@@ -10,6 +12,11 @@ pub const MAX_PEOPLE: usize = 20;
 /// The data source of puzzles with `people` people.
 pub fn source_name(people: usize) -> String {
     format!("kk_logic_{people}")
+}
+
+/// The data source of variants of puzzles with `people` people, such as `kk_logic_3_role_words`.
+pub fn variant_source_name(people: usize, variant: Variant) -> String {
+    format!("{}_{variant}", source_name(people))
 }
 
 /// Reads a range of numbers of people: `3-14`, or `5` for one size.

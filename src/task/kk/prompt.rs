@@ -2,9 +2,11 @@
 
 use serde_json::json;
 
-use super::people::source_name;
+use super::people::{source_name, variant_source_name};
 use super::puzzle::Puzzle;
 use super::text;
+use super::variants::Variant;
+use super::words::{RoleWords, with_article};
 use crate::task::row::{Message, RewardModel, Row};
 
 /// The system message: it asks for the format that [`super::grade`] expects.
@@ -12,9 +14,21 @@ pub const SYSTEM: &str = "Reason step by step inside <think> </think>. Then give
     <answer> </answer>, naming every character once, for example: \
     <answer> (1) Zoey is a knight (2) Oliver is a knave </answer>. Write nothing after it.";
 
-/// The conversation that asks `quiz`.
+/// The conversation that asks `quiz`, which is about knights and knaves.
 pub fn messages(quiz: impl Into<String>) -> Vec<Message> {
-    vec![Message::new("system", SYSTEM), Message::new("user", quiz)]
+    messages_about(RoleWords::KNIGHTS, quiz)
+}
+
+/// The conversation that asks `quiz`, whose roles are called `words`.
+pub fn messages_about(words: RoleWords, quiz: impl Into<String>) -> Vec<Message> {
+    vec![Message::new("system", system(words)), Message::new("user", quiz)]
+}
+
+/// [`SYSTEM`] with `words` in its example.
+fn system(words: RoleWords) -> String {
+    let parts = SYSTEM.split_once("a knight").and_then(|(start, rest)| Some((start, rest.split_once("a knave")?)));
+    let (start, (middle, end)) = parts.expect("this is a bug: the example names both roles");
+    format!("{start}{}{middle}{}{end}", with_article(words.truthful), with_article(words.lying))
 }
 
 /// What answers to the puzzle are graded against.
@@ -30,11 +44,19 @@ pub fn ground_truth(puzzle: &Puzzle) -> String {
 pub fn row(puzzle: &Puzzle, split: &str, index: usize) -> Row {
     Row {
         data_source: source_name(puzzle.people()),
-        prompt: messages(text::quiz(puzzle)),
+        prompt: messages_about(puzzle.words, text::quiz(puzzle)),
         ability: "logic".into(),
         reward_model: RewardModel::rule(ground_truth(puzzle)),
         extra_info: json!({"split": split, "index": index, "people": puzzle.people()}),
     }
+}
+
+/// The variant of a puzzle as row `index` of its source in `split`; `index` is that of the original.
+pub fn variant_row(puzzle: &Puzzle, variant: Variant, split: &str, index: usize) -> Row {
+    let mut row = row(puzzle, split, index);
+    row.data_source = variant_source_name(puzzle.people(), variant);
+    row.extra_info["variant"] = variant.to_string().into();
+    row
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
-//! A puzzle, apart from its wording.
+//! A puzzle, and the choices that its text depends on.
 
 use super::statement::Statement;
+use super::words::RoleWords;
 
 /// A puzzle: the people, what each of them says, and who is a knight.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +12,10 @@ pub struct Puzzle {
     pub statements: Vec<Statement>,
     /// Which of [`SAYINGS`](super::text::SAYINGS) reports what person i says.
     pub sayings: Vec<usize>,
+    /// The order in which people are quoted.
+    pub order: Vec<usize>,
+    /// What the roles are called.
+    pub words: RoleWords,
     /// The only consistent assignment: bit i is set if person i is a knight.
     pub solution: u32,
 }

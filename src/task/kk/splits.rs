@@ -3,6 +3,8 @@
 use std::ops::RangeInclusive;
 
 use super::people::{MAX_PEOPLE, MIN_PEOPLE};
+use super::puzzle::Puzzle;
+use super::variants::Variant;
 use super::{generate, prompt};
 use crate::task::row::Row;
 
@@ -36,6 +38,21 @@ pub fn splits(
     test: usize,
     seed: u64,
 ) -> Result<(Vec<Row>, Vec<Row>), Error> {
+    splits_of(None, people, train, test, seed)
+}
+
+/// As [`splits`], but with a variant of each puzzle. Every row has the index of its original. A puzzle without a
+/// perturbed variant is left out.
+///
+/// # Errors
+/// As [`splits`].
+pub fn splits_of(
+    variant: Option<Variant>,
+    people: RangeInclusive<usize>,
+    train: usize,
+    test: usize,
+    seed: u64,
+) -> Result<(Vec<Row>, Vec<Row>), Error> {
     if people.is_empty() || *people.start() < MIN_PEOPLE || *people.end() > MAX_PEOPLE {
         return Err(Error::People(people));
     }
@@ -46,16 +63,30 @@ pub fn splits(
         if puzzles.len() < wanted {
             return Err(Error::TooFew { people, wanted, found: puzzles.len() });
         }
-        let (first, rest) = puzzles.split_at(train);
-        train_rows.extend(first.iter().enumerate().map(|(index, it)| prompt::row(it, "train", index)));
-        test_rows.extend(rest.iter().enumerate().map(|(index, it)| prompt::row(it, "test", index)));
+        let told = match variant {
+            None => puzzles.into_iter().map(Some).collect(),
+            Some(variant) => variant.of_all(&puzzles, seed),
+        };
+        let (first, rest) = told.split_at(train);
+        train_rows.extend(rows(first, variant, "train"));
+        test_rows.extend(rows(rest, variant, "test"));
     }
     Ok((train_rows, test_rows))
 }
 
+fn rows(puzzles: &[Option<Puzzle>], variant: Option<Variant>, split: &str) -> impl Iterator<Item = Row> {
+    let row = move |(index, puzzle): (usize, &Option<Puzzle>)| match variant {
+        None => Some(prompt::row(puzzle.as_ref()?, split, index)),
+        Some(variant) => Some(prompt::variant_row(puzzle.as_ref()?, variant, split, index)),
+    };
+    puzzles.iter().enumerate().filter_map(row)
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::variants::VARIANTS;
     use super::*;
+    use crate::task::Grader;
     use std::collections::HashSet;
 
     #[test]
@@ -76,6 +107,42 @@ mod tests {
         let (all, _) = splits(3..=4, 5, 0, 1).unwrap();
         assert_eq!(all[5..], splits(4..=4, 5, 0, 1).unwrap().0);
         assert_ne!(all[5..], splits(4..=4, 5, 0, 2).unwrap().0);
+    }
+
+    #[test]
+    fn rows_of_variants_belong_to_the_originals_and_are_graded() {
+        let (originals, _) = splits(3..=5, 30, 0, 42).unwrap();
+        let key = |row: &Row| (row.extra_info["people"].clone(), row.extra_info["index"].clone());
+        let mut solved: HashSet<String> = HashSet::new();
+        for (variant, name) in VARIANTS {
+            let (rows, _) = splits_of(Some(variant), 3..=5, 30, 0, 42).unwrap();
+            assert!(rows.len() >= 80, "{name}: {}", rows.len());
+            for row in &rows {
+                let original = originals.iter().find(|it| key(it) == key(row)).unwrap();
+                assert_eq!(row.data_source, format!("{}_{name}", original.data_source));
+                assert_eq!(row.extra_info["variant"], name);
+                let answer = |row: &Row| {
+                    let truth: serde_json::Value = serde_json::from_str(&row.reward_model.ground_truth).unwrap();
+                    truth["solution_text_format"].as_str().unwrap().to_owned()
+                };
+                let grader = Grader::for_row(row).unwrap();
+                let score =
+                    |answer: String| grader.grade(&format!("<think>So.</think><answer>{answer}</answer>")).score();
+                assert_eq!(score(answer(row)), 3.0);
+                // What is memorised is right only if the order alone differs.
+                assert_eq!(score(answer(original)) > 0.0, variant == Variant::ReorderedStatements, "{name}");
+                solved.insert(row.prompt[1].content.clone());
+            }
+        }
+        assert!(originals.iter().all(|it| !solved.contains(&it.prompt[1].content)));
+    }
+
+    #[test]
+    fn the_prompt_of_a_variant_names_its_roles() {
+        let (rows, _) = splits_of(Some(Variant::RoleWords), 3..=3, 20, 0, 1).unwrap();
+        for row in rows {
+            assert!(!row.prompt.iter().any(|it| it.content.contains("knight") || it.content.contains("knave")));
+        }
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::fmt;
 
 use rand::Rng;
 
+use super::words::{RoleWords, with_article};
+
 /// "`person` is a knight", or a knave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Leaf {
@@ -40,14 +42,9 @@ impl Leaf {
         if self.knight { truth(self.person) } else { !truth(self.person) }
     }
 
-    fn text(self, names: &[&str]) -> String {
-        format!("{} is a {}", names[usize::from(self.person)], role(self.knight))
+    fn text(self, names: &[&str], words: RoleWords) -> String {
+        format!("{} is {}", names[usize::from(self.person)], with_article(words.of(self.knight)))
     }
-}
-
-/// "knight" or "knave".
-pub fn role(knight: bool) -> &'static str {
-    if knight { "knight" } else { "knave" }
 }
 
 impl Statement {
@@ -97,12 +94,36 @@ impl Statement {
         }
     }
 
+    /// The statement, said by `speaker`, with one leaf replaced by another one of `leaves`, in every way that keeps the
+    /// rules of [`Statement::draw`].
+    pub fn with_other_leaves(&self, speaker: u8, leaves: &[Leaf]) -> Vec<Self> {
+        let fits = |it: Leaf| it.knight || it.person != speaker;
+        let mut all: Vec<Self> = Vec::new();
+        for &new in leaves.iter().filter(|it| fits(**it)) {
+            let pair = |a: Leaf, b: Leaf, make: fn(Leaf, Leaf) -> Self| {
+                let both =
+                    [(new != a && new.person != b.person, (new, b)), (new != b && new.person != a.person, (a, new))];
+                both.into_iter().filter(|(fits, _)| *fits).map(|(_, (a, b))| make(a, b)).collect()
+            };
+            let changed: Vec<Self> = match *self {
+                Self::Is(old) => (new != old).then_some(Self::Is(new)).into_iter().collect(),
+                Self::Not(old) => (new != old && new.person != speaker).then_some(Self::Not(new)).into_iter().collect(),
+                Self::And(a, b) => pair(a, b, Self::And),
+                Self::Or(a, b) => pair(a, b, Self::Or),
+                Self::Imply(a, b) => pair(a, b, Self::Imply),
+                Self::Iff(a, b) => pair(a, b, Self::Iff),
+            };
+            all.extend(changed);
+        }
+        all
+    }
+
     /// The statement in English, without a full stop; `names[i]` is person i.
-    pub fn text(&self, names: &[&str]) -> String {
-        let leaf = |it: Leaf| it.text(names);
+    pub fn text(&self, names: &[&str], words: RoleWords) -> String {
+        let leaf = |it: Leaf| it.text(names, words);
         match *self {
             Self::Is(it) => leaf(it),
-            Self::Not(it) => format!("{} is not a {}", names[usize::from(it.person)], role(it.knight)),
+            Self::Not(it) => format!("{} is not {}", names[usize::from(it.person)], with_article(words.of(it.knight))),
             Self::And(a, b) => format!("{} and {}", leaf(a), leaf(b)),
             Self::Or(a, b) => format!("{} or {}", leaf(a), leaf(b)),
             Self::Imply(a, b) => format!("If {} then {}", leaf(a), leaf(b)),
@@ -144,7 +165,7 @@ mod tests {
     /// `truth` is for the assignments 0b00, 0b01 (Zoey a knight), 0b10 (Liam a knight), 0b11.
     fn check(statement: Statement, truth: [bool; 4], english: &str, tuple: &str) {
         assert_eq!([0, 1, 2, 3].map(|knights| statement.holds(knights)), truth, "{statement}");
-        assert_eq!(statement.text(&["Zoey", "Liam"]), english);
+        assert_eq!(statement.text(&["Zoey", "Liam"], RoleWords::KNIGHTS), english);
         assert_eq!(statement.to_string(), tuple);
     }
 

@@ -1,7 +1,7 @@
 //! A puzzle in words: the quiz, and its solution as a sentence and as a numbered list.
 
 use super::puzzle::Puzzle;
-use super::statement::role;
+use super::words::{plural, with_article};
 
 /// The ways to report what a person says. After "that" the content does not begin with a capital letter.
 pub const SAYINGS: [&str; 18] = [
@@ -27,28 +27,39 @@ pub const SAYINGS: [&str; 18] = [
 
 /// The whole quiz as one paragraph: the island, the people, what each of them says, and the question.
 pub fn quiz(puzzle: &Puzzle) -> String {
+    let [truthful, lying] = [puzzle.words.truthful, puzzle.words.lying];
+    let [truth_tellers, liars] = [truthful, lying].map(plural);
     let mut sentences = vec![
-        "A very special island is inhabited only by knights and knaves.".to_owned(),
-        "Knights always tell the truth, and knaves always lie.".to_owned(),
+        format!("A very special island is inhabited only by {truth_tellers} and {liars}."),
+        format!("{} always tell the truth, and {liars} always lie.", capitalised(&truth_tellers)),
         format!("You meet {} inhabitants: {}.", puzzle.people(), listing(&puzzle.names)),
     ];
-    for ((name, statement), &saying) in puzzle.names.iter().zip(&puzzle.statements).zip(&puzzle.sayings) {
-        sentences.push(say(SAYINGS[saying], name, &statement.text(&puzzle.names)));
+    for &person in &puzzle.order {
+        let content = puzzle.statements[person].text(&puzzle.names, puzzle.words);
+        sentences.push(say(SAYINGS[puzzle.sayings[person]], puzzle.names[person], &content));
     }
-    sentences.push("So who is a knight and who is a knave?".to_owned());
+    sentences.push(format!("So who is {} and who is {}?", with_article(truthful), with_article(lying)));
     sentences.join(" ")
 }
 
 /// `Zoey is a knight, Oliver is a knave, and Liam is a knight.`
 pub fn solution_text(puzzle: &Puzzle) -> String {
-    let roles: Vec<_> = puzzle.roles().map(|(name, knight)| format!("{name} is a {}", role(knight))).collect();
-    format!("{}.", listing(&roles))
+    format!("{}.", listing(&roles(puzzle).collect::<Vec<_>>()))
 }
 
 /// `(1) Zoey is a knight`, one person per line.
 pub fn solution_text_format(puzzle: &Puzzle) -> String {
-    let line = |(i, (name, knight))| format!("({}) {name} is a {}", i + 1, role(knight));
-    puzzle.roles().enumerate().map(line).collect::<Vec<_>>().join("\n")
+    let line = |(i, role)| format!("({}) {role}", i + 1);
+    roles(puzzle).enumerate().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// `Zoey is a knight`, for each person.
+fn roles(puzzle: &Puzzle) -> impl Iterator<Item = String> {
+    puzzle.roles().map(|(name, truthful)| format!("{name} is {}", with_article(puzzle.words.of(truthful))))
+}
+
+fn capitalised(word: &str) -> String {
+    word[..1].to_ascii_uppercase() + &word[1..]
 }
 
 /// The statements in the form of the public data: one tuple with one statement per person.
@@ -74,6 +85,7 @@ fn listing<S: AsRef<str>>(items: &[S]) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::statement::{Leaf, Statement};
+    use super::super::words::RoleWords;
     use super::*;
 
     /// Zoey is a knight, Oliver a knave and Liam a knight.
@@ -87,6 +99,8 @@ pub(super) mod tests {
                 Statement::Not(leaf(1, true)),
             ],
             sayings: vec![0, 11, 15],
+            order: vec![0, 1, 2],
+            words: RoleWords::KNIGHTS,
             solution: 0b101,
         }
     }

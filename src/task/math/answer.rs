@@ -1,10 +1,11 @@
 //! From text to a whole answer: relations, lists, intervals, sets, matrices, quantities with units, or words.
 
 use super::brackets::{split, step, whole_group};
+use super::expr;
 use super::named::{empty_set, matrix, reals, set_name};
 use super::quantity::quantity;
 use super::token::{self, Kind, Token};
-use super::tree::{Answer, Bracket, Joint, Relation};
+use super::tree::{Answer, Bracket, Expr, Joint, Relation};
 
 /// Lists in lists nest at most this deep.
 const MAX_DEPTH: usize = 8;
@@ -23,7 +24,7 @@ pub fn parse(text: &str) -> Parsed {
     if text.len() > token::MAX_BYTES {
         return Parsed { answer: Answer::Opaque(text.into()), key: text.into() };
     }
-    let tokens = token::tokens(text);
+    let tokens = token::tokens(without_remark(text));
     Parsed { answer: read(&tokens, 0), key: key(&tokens) }
 }
 
@@ -40,8 +41,16 @@ pub fn trim(text: &str) -> &str {
     if cut.len() > short.len() && short.ends_with('\\') { &short[..short.len() - 1] } else { short }
 }
 
+/// The text without a remark such as "(not 6)" at its end.
+pub fn without_remark(text: &str) -> &str {
+    match text.rfind("(not ") {
+        Some(at) if at > 0 && text.ends_with(')') && !text[at..text.len() - 1].contains(')') => text[..at].trim_end(),
+        _ => text,
+    }
+}
+
 /// The tokens as text, without white space.
-fn key(tokens: &[Token]) -> String {
+pub(super) fn key(tokens: &[Token]) -> String {
     let mut key = String::new();
     for token in tokens {
         match &token.kind {
@@ -99,6 +108,9 @@ fn understood(tokens: &[Token], depth: usize) -> Option<Answer> {
     if let [Token { kind: Kind::Symbol('…'), .. }] = tokens {
         return Some(Answer::Dots);
     }
+    if let Some(letter) = choice(tokens) {
+        return Some(Answer::value(Expr::Variable(letter.into())));
+    }
     if let Some(inner) = whole_group(tokens, '{', '}') {
         let items = split(inner, |it| it.is(','))?;
         return if items.len() > 1 {
@@ -123,11 +135,96 @@ fn understood(tokens: &[Token], depth: usize) -> Option<Answer> {
     if let [Token { kind: Kind::Letter(_), .. }, Token { kind: Kind::Symbol('∈'), .. }, rest @ ..] = tokens {
         return known(rest, depth + 1);
     }
+    if let Some(residue) = residue(tokens) {
+        return Some(residue);
+    }
     related(tokens, depth)
         .or_else(|| bracketed(tokens, depth))
         .or_else(|| matrix(tokens))
         .or_else(|| set_name(tokens))
+        .or_else(|| ratio(tokens))
         .or_else(|| quantity(tokens))
+}
+
+/// The letter of "B) Paris", "B. Paris", "B: Paris" and "(B) 12".
+fn choice(tokens: &[Token]) -> Option<&str> {
+    let letter = |it: &Token| matches!(it.kind, Kind::Letter('A'..='H'));
+    let letters = ["A", "B", "C", "D", "E", "F", "G", "H"];
+    let named = |it: &Token| match it.kind {
+        Kind::Letter(it) => letters.into_iter().find(|known| known.starts_with(it)),
+        _ => None,
+    };
+    match tokens {
+        [first, close, _, ..] if letter(first) && close.is(')') => named(first),
+        [first, dot, Token { kind: Kind::Text(_), .. }, ..] if letter(first) && (dot.is('.') || dot.is(':')) => {
+            named(first)
+        }
+        [Token { kind: Kind::Text(word), .. }, _, ..] => {
+            letters.into_iter().find(|it| word.strip_prefix('(').and_then(|it| it.strip_suffix(')')) == Some(it))
+        }
+        _ => None,
+    }
+}
+
+/// `4:3` is 4/3. What can be a time of day, such as 3:30, is no ratio.
+fn ratio(tokens: &[Token]) -> Option<Answer> {
+    let parts = split(tokens, |it| it.is(':'))?;
+    let [before, after] = parts.as_slice() else { return None };
+    let digits = |part: &[Token]| match part {
+        [Token { kind: Kind::Number(it), .. }] => it.len(),
+        _ => 0,
+    };
+    if matches!(digits(before), 1 | 2) && digits(after) == 2 {
+        return None;
+    }
+    let (before, after) = (expr::parse(before)?, expr::parse(after)?);
+    let variables = before.has_variables() || after.has_variables();
+    (!variables).then(|| Answer::value(Expr::Product(vec![before, Expr::Inverse(Box::new(after))])))
+}
+
+/// `x \equiv 3 \pmod{5}` and `3 \bmod 5`: equal if residue and modulus are written alike.
+fn residue(tokens: &[Token]) -> Option<Answer> {
+    let name = |it: &Token, wanted: &str| matches!(&it.kind, Kind::Name(it) if it == wanted);
+    let at = tokens.iter().position(|it| name(it, "pmod") || name(it, "bmod"))?;
+    let (value, modulus) = (&tokens[..at], &tokens[at + 1..]);
+    let value = match value {
+        [Token { kind: Kind::Letter(_), .. }, is, rest @ ..] if name(is, "equiv") => rest,
+        all => all,
+    };
+    let modulus = whole_group(modulus, '{', '}').unwrap_or(modulus);
+    let single = |part: &[Token]| matches!(part, [Token { kind: Kind::Number(_), .. }]);
+    let negative = value.first().is_some_and(|it| it.is('-'));
+    let residue = single(&value[usize::from(negative)..]) && single(modulus);
+    residue.then(|| Answer::Opaque(format!("{} mod {}", key(value), key(modulus))))
+}
+
+/// `\{x \in \mathbb{R} : x > 2\}` is x > 2. `inner` stands in the braces.
+fn set_builder(inner: &[Token], depth: usize) -> Option<Answer> {
+    let at = inner.iter().position(|it| it.is('|') || it.is(':'))?;
+    let (head, rule) = (&inner[..at], &inner[at + 1..]);
+    let real = |it: &Token| it.kind == Kind::Name("mathbb:R".into());
+    let name = match head {
+        [name] => name,
+        [name, within, set] if within.is('∈') && real(set) => name,
+        _ => return None,
+    };
+    // The name of a whole number often stands for whole numbers only.
+    let Kind::Letter(letter) = name.kind else { return None };
+    if "ijkmnN".contains(letter) {
+        return None;
+    }
+    let answer = known(rule, depth + 1)?;
+    let about = |it: &Answer| match it {
+        Answer::Related(sides, _) => {
+            sides.iter().any(|it| matches!(it, Answer::Value(Expr::Variable(it), None) if it.starts_with(letter)))
+        }
+        _ => false,
+    };
+    match &answer {
+        Answer::List { joint: Joint::Or, items, .. } if items.iter().all(about) => Some(answer),
+        Answer::Related(..) if about(&answer) => Some(answer),
+        _ => None,
+    }
 }
 
 /// An answer that is understood as mathematics or words.
@@ -209,7 +306,16 @@ fn related(tokens: &[Token], depth: usize) -> Option<Answer> {
     }
     // The name of an angle only says what is measured.
     let angle = |side: &[Token]| side.iter().any(|it| it.kind == Kind::Name("angle".into()));
-    let side = |side: &&[Token]| if angle(side) { Some(Answer::Text(words(side))) } else { known(side, depth + 1) };
+    let derivative = |side: &[Token]| matches!(side, [Token { kind: Kind::Letter(_), .. }, prime, .., close] if (prime.is('\'') || prime.is('′')) && close.is(')'));
+    let side = |side: &&[Token]| {
+        if derivative(side) {
+            Some(Answer::Text(key(side)))
+        } else if angle(side) {
+            Some(Answer::Text(words(side)))
+        } else {
+            known(side, depth + 1)
+        }
+    };
     let sides = sides.iter().map(side).collect::<Option<Vec<_>>>()?;
     Some(Answer::Related(sides, relations))
 }
@@ -239,7 +345,7 @@ fn bracketed(tokens: &[Token], depth: usize) -> Option<Answer> {
         }
         // `{x | x > 0}` is a rule, not a list.
         let rule = inner.iter().any(|it| it.is('|') || it.is(':'));
-        return if rule { None } else { list(&items, open, close, depth) };
+        return if rule { set_builder(inner, depth) } else { list(&items, open, close, depth) };
     }
     if items.len() > 1 {
         return list(&items, open, close, depth);
@@ -248,6 +354,7 @@ fn bracketed(tokens: &[Token], depth: usize) -> Option<Answer> {
     match (open, close, understood(inner, depth + 1)?) {
         (Bracket::Round, Bracket::Round, Answer::Value(..)) => None,
         (Bracket::Round, Bracket::Round, answer) => Some(answer),
+        (Bracket::Square, Bracket::Square, matrix @ Answer::Matrix(_)) => Some(matrix),
         _ => None,
     }
 }

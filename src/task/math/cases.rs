@@ -317,3 +317,16 @@ fn wrong_answers_that_contain_the_truth() {
         wrong(truth, text);
     }
 }
+
+#[test]
+fn remarks_and_choices_are_read_in_sentences() {
+    right("5", "It is 5 (not 6).");
+    wrong("6", "It is 5 (not 6).");
+    right("5", "\\boxed{5 (not 6)}");
+    right("B", "The answer is B) Paris.");
+    right("B", "\\boxed{B) Paris}");
+    wrong("A", "The answer is B) Paris.");
+    right("4/3", "The answer is 4:3.");
+    right("[0,1)", "<answer>x \\in [0,1)</answer>");
+    right("[0,1)", "\\boxed{\\{x : 0 \\le x < 1\\}}");
+}

@@ -37,6 +37,10 @@ impl Comparison {
                 text.len() == 1 && name.eq_ignore_ascii_case(text)
             }
             (Answer::Matrix(a), Answer::Matrix(b)) => self.matrices(a, b),
+            (Answer::Matrix(rows), Answer::List { open: Bracket::Round, close: Bracket::Round, items, .. })
+            | (Answer::List { open: Bracket::Round, close: Bracket::Round, items, .. }, Answer::Matrix(rows)) => {
+                self.column(rows, items)
+            }
             (Answer::Union(a), Answer::Union(b)) => self.unordered(a, b),
             (Answer::List { .. }, Answer::List { .. }) => self.lists(a, b),
             (Answer::Related(sides_a, relations_a), Answer::Related(sides_b, relations_b)) => {
@@ -47,6 +51,12 @@ impl Comparison {
                     (Some((name_a, a)), Some((name_b, b))) => name_a == name_b && self.answers(&a, &b),
                     _ => relations::equal((sides_a, relations_a), (sides_b, relations_b), &mut self.budget),
                 }
+            }
+            (Answer::Related(sides, relations), Answer::List { open: Bracket::Bare, items, joint, .. })
+            | (Answer::List { open: Bracket::Bare, items, joint, .. }, Answer::Related(sides, relations))
+                if *joint != Joint::Or && relations == &[Relation::Equal] && self.by_coordinate(sides, items) =>
+            {
+                true
             }
             (Answer::Related(sides, relations), other) | (other, Answer::Related(sides, relations)) => {
                 self.assignment(sides, relations, other) || self.interval(sides, relations, other)
@@ -59,6 +69,19 @@ impl Comparison {
             }
             _ => false,
         }
+    }
+
+    /// "(x, y) = (1, 2)", whose sides are given, and "x = 1, y = 2".
+    fn by_coordinate(&mut self, sides: &[Answer], items: &[Answer]) -> bool {
+        let [Answer::List { items: names, .. }, Answer::List { items: values, .. }] = sides else { return false };
+        let name = |it: &Answer| matches!(it, Answer::Value(Expr::Variable(_), None));
+        if !names.iter().all(name) || names.len() != values.len() {
+            return false;
+        }
+        let link = |(name, value): (&Answer, &Answer)| {
+            Answer::Related(vec![name.clone(), value.clone()], vec![Relation::Equal])
+        };
+        self.unordered(&names.iter().zip(values).map(link).collect::<Vec<_>>(), items)
     }
 
     /// A chain of inequalities and an interval.
@@ -114,6 +137,15 @@ impl Comparison {
         shape && a.iter().flatten().zip(b.iter().flatten()).all(|(a, b)| same(a, b, &mut self.budget))
     }
 
+    /// A vector as a column and as a tuple.
+    fn column(&mut self, rows: &[Vec<Expr>], items: &[Answer]) -> bool {
+        let entry = |(row, item): (&Vec<Expr>, &Answer)| match (row.as_slice(), item) {
+            ([entry], Answer::Value(item, None)) => same(entry, item, &mut self.budget),
+            _ => false,
+        };
+        rows.len() == items.len() && rows.len() > 1 && rows.iter().zip(items).all(entry)
+    }
+
     fn lists(&mut self, a: &Answer, b: &Answer) -> bool {
         let (
             Answer::List { open: open_a, close: close_a, joint: joint_a, items: items_a },
@@ -133,7 +165,7 @@ impl Comparison {
         // "x < 1 and x > 0" is not "x < 1 or x > 0"; for values the word makes no difference.
         let relation =
             |it: &Answer| matches!(it, Answer::Related(_, all) if all.iter().any(|it| *it != Relation::Equal));
-        if joint_a != joint_b && items_a.iter().any(relation) {
+        if joint_a != joint_b && items_a.iter().chain(items_b).any(relation) {
             return false;
         }
         self.unordered(items_a, items_b)
@@ -183,6 +215,15 @@ fn is_name(side: &Answer, others: &[Answer]) -> bool {
             [Expr::Variable(function), Expr::Variable(_)] => {
                 "fghFGHPpqTy".contains(function.as_str()) && others.iter().all(|it| !mentions(it, function))
             }
+            // f⁻¹(x)
+            [Expr::Power(function, exponent), Expr::Variable(_)] => match &**function {
+                Expr::Variable(function) => {
+                    **exponent == Expr::Negative(Box::new(Expr::integer(1)))
+                        && "fgh".contains(function.as_str())
+                        && others.iter().all(|it| !mentions(it, function))
+                }
+                _ => false,
+            },
             _ => false,
         },
         Answer::List { open: Bracket::Round, items, .. } => {

@@ -132,6 +132,7 @@ fn unmarked(text: &str, wants_text: bool) -> Option<Parsed> {
     let text = text.rfind("</think>").map_or(text, |at| &text[at + "</think>".len()..]).trim();
     let text = tail(text.strip_suffix("<|im_end|>").unwrap_or(text));
     let line = text.lines().rev().find(|it| !it.trim().is_empty())?;
+    let line = answer::without_remark(answer::trim(line));
     let parsed = answer::parse(line);
     if wants_text || understood(&parsed) {
         return Some(parsed);

@@ -36,9 +36,16 @@ pub fn matrix(tokens: &[Token]) -> Option<Answer> {
         _ => None,
     };
     let name = environment(first, "begin:")?;
-    if environment(last, "end:")? != name || !matches!(name.as_str(), "pmatrix" | "bmatrix" | "matrix" | "Bmatrix") {
+    if environment(last, "end:")? != name
+        || !matches!(name.as_str(), "pmatrix" | "bmatrix" | "matrix" | "Bmatrix" | "array")
+    {
         return None;
     }
+    // `\begin{array}{cc}` begins with the alignment of its columns.
+    let inner = match inner.iter().position(|it| it.is('}')) {
+        Some(end) if name == "array" && inner[0].is('{') => &inner[end + 1..],
+        _ => inner,
+    };
     let rows = split(inner, |it| it.is('⏎'))?.into_iter().filter(|it| !it.is_empty());
     let row = |row: &[Token]| split(row, |it| it.is('&'))?.into_iter().map(expr::parse).collect::<Option<Vec<_>>>();
     let rows = rows.map(row).collect::<Option<Vec<_>>>()?;

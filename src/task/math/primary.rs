@@ -5,6 +5,7 @@ use num_rational::BigRational;
 
 use super::expr::Parser;
 use super::numeral::number;
+use super::quantity::number_word;
 use super::token::Kind;
 use super::tree::{Expr, Function};
 use super::words;
@@ -56,12 +57,18 @@ impl Parser<'_> {
     /// A number in another base: `101_2`.
     fn based(&mut self, digits: &str) -> Option<Expr> {
         let braces = self.eat('{');
-        let Kind::Number(base) = self.peek()? else { return None };
+        let base: u32 = match self.peek()? {
+            Kind::Number(base) => base.parse().ok()?,
+            Kind::Text(word) => u32::try_from(number_word(word)?).ok()?,
+            _ => return None,
+        };
         self.at += 1;
         if braces {
             self.expect('}')?;
         }
-        let base: u32 = base.parse().ok().filter(|it| (2..=10).contains(it))?;
+        if !(2..=10).contains(&base) {
+            return None;
+        }
         let value = BigInt::parse_bytes(digits.as_bytes(), base)?;
         Some(Expr::Number(value.into()))
     }

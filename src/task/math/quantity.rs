@@ -49,7 +49,7 @@ fn multiplied(value: Expr, unit: &str) -> (Expr, String) {
     }
 }
 
-fn number_word(word: &str) -> Option<i64> {
+pub(super) fn number_word(word: &str) -> Option<i64> {
     let words = [
         "zero",
         "one",

@@ -170,7 +170,10 @@ impl Scanner<'_> {
                 '(' | ')' | '[' | ']' | '\0' => {}
                 '{' => self.symbol('⦃'),
                 '}' => self.symbol('⦄'),
-                '\\' => self.symbol('⏎'),
+                '\\' => {
+                    self.symbol('⏎');
+                    self.row_space();
+                }
                 '|' => self.push(Kind::Name("Vert".into())),
                 _ => self.symbol(c),
             };
@@ -185,6 +188,9 @@ impl Scanner<'_> {
             }
             "text" | "textbf" | "mathrm" | "mbox" | "textrm" | "textit" | "operatorname" | "hbox" | "texttt"
             | "textnormal" => self.text(),
+            "color" | "textcolor" => {
+                self.group();
+            }
             "begin" | "end" => {
                 let environment = self.group().unwrap_or_default();
                 self.push(Kind::Name(format!("{name}:{environment}")));
@@ -201,6 +207,17 @@ impl Scanner<'_> {
                 Some(None) => self.space = true,
                 None => self.push(Kind::Name(name)),
             },
+        }
+    }
+
+    /// Skips the space between two rows: the `[1mm]` of `\\[1mm]`.
+    fn row_space(&mut self) {
+        let rest = &self.chars[self.at..];
+        let Some(end) = rest.iter().take(12).position(|it| *it == ']') else { return };
+        let (inner, is_length) = (&rest[1.min(end)..end], |c: &char| c.is_ascii_alphanumeric() || *c == '.');
+        let unit = inner.iter().any(char::is_ascii_digit) && inner.last().is_some_and(char::is_ascii_alphabetic);
+        if rest[0] == '[' && unit && inner.iter().all(is_length) {
+            self.at += end + 1;
         }
     }
 
@@ -230,6 +247,7 @@ impl Scanner<'_> {
     /// `\text{…}`: words, or what else stands in it.
     fn text(&mut self) {
         let Some(content) = self.group() else { return };
+        let content = content.replace('~', " ");
         let words = content.trim();
         let simple = !words.contains(['\\', '$', '{']);
         if simple && words.chars().any(char::is_alphabetic) && !words.contains(|c: char| "=+".contains(c)) {

@@ -40,7 +40,7 @@ const TABLE: &[(&[&str], &str, i64, i64)] = &[
     (&["€", "EUR", "euro"], "euro", 1, 1),
     (&["£", "GBP"], "sterling", 1, 1),
     (&["°", "deg", "degree"], DEGREE, 1, 1),
-    (&["%", "percent", "percentage"], PERCENT, 1, 1),
+    (&["%", "percent", "percentage", "pct"], PERCENT, 1, 1),
     (&["N", "newton"], "newton", 1, 1),
     (&["J", "joule"], "joule", 1, 1),
     (&["W", "watt"], "watt", 1, 1),
@@ -132,7 +132,6 @@ const NOT_UNITS: &[&str] = &[
     "thousands",
     "billions",
     "hundreds",
-    "units",
     "without",
     "twice",
     "double",
@@ -175,6 +174,7 @@ pub fn multiplier(word: &str) -> Option<i64> {
 ///
 /// Words that are in no table are a dimension by themselves. `None` if the words are something else than a unit.
 pub fn parse(text: &str) -> Option<Unit> {
+    let text = text.strip_prefix('(').and_then(|it| it.strip_suffix(')')).unwrap_or(text);
     let text = text
         .replace("sq.", "square")
         .replace('.', "")

@@ -37,7 +37,8 @@ pub fn command(name: &str) -> Option<Option<Kind>> {
         "euro" => '€',
         "pounds" => '£',
         "displaystyle" | "textstyle" | "limits" | "rm" | "bf" | "it" | "mathbf" | "mathit" | "boldsymbol" | "quad"
-        | "qquad" | "thinspace" | "enspace" | "space" | "hspace" | "mathstrut" | "bm" | "mathsf" | "nolimits" => {
+        | "qquad" | "thinspace" | "enspace" | "space" | "hspace" | "mathstrut" | "bm" | "mathsf" | "nolimits"
+        | "underline" => {
             return Some(None);
         }
         _ => {

@@ -8,7 +8,7 @@ use crate::task::row::Row;
 /// Makes `train` and `test` rows of every level, the lowest first. No two are the same problem.
 ///
 /// They are the first rows of the level's [`Stream`]s, but those of Knights and Knaves are those of
-/// [`crate::task::kk::splits`].
+/// [`splits`](fn@crate::task::kk::splits).
 ///
 /// # Errors
 /// Levels that the task does not have, and a level with fewer problems than asked for.

@@ -49,7 +49,10 @@ pub fn load(path: &Path) -> Result<Vec<Row>, InputError> {
 }
 
 /// As [`load`], but `check` decides which rows are valid.
-fn read(path: &Path, check: impl Fn(&Row) -> Result<(), String>) -> Result<Vec<Row>, InputError> {
+///
+/// # Errors
+/// As [`load_for`].
+pub fn read(path: &Path, check: impl Fn(&Row) -> Result<(), String>) -> Result<Vec<Row>, InputError> {
     let mut rows = Vec::new();
     for_each(path, &Mapping::default(), |row| {
         check(&row)?;

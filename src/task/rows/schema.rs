@@ -165,7 +165,7 @@ impl PublicKk {
         }
         Ok(Row {
             data_source: kk::source_name(people),
-            prompt: kk::prompt::messages(self.quiz),
+            prompt: kk::prompt::messages_about(expected.words(), self.quiz),
             ability: "logic".into(),
             reward_model: RewardModel::rule(truth.to_string()),
             extra_info: json!({"index": self.index, "people": people}),

@@ -1,0 +1,144 @@
+//! Runs whose grader is a program: a shell script.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use dump_rl::config::eval::EvalConfig;
+use dump_rl::config::grader::GraderConfig;
+use dump_rl::config::grader_spec::{ExternalSpec, GraderSpec, PartSpec, Program};
+use dump_rl::config::run::RunConfig;
+use serde_json::{Value, json};
+
+use crate::fixtures::records::{all_metrics, check_ledger, dropped, metrics, number, rollouts};
+use crate::fixtures::runs::{fail, finish};
+use crate::fixtures::world::{B, G, STEPS, World};
+
+/// Scores a completion by its length. `$first` runs before.
+fn script(first: &str, workers: usize) -> GraderSpec {
+    let text = format!(
+        r#"
+while read -r line; do
+  id=${{line#*\"id\":}}; id=${{id%%,*}}
+  text=${{line#*\"completion\":\"}}; text=${{text%%\",\"ground_truth*}}
+  {first}
+  echo "{{\"id\": $id, \"score\": ${{#text}}, \"parts\": {{\"length\": ${{#text}}}}}}"
+done"#
+    );
+    let words = ["sh", "-c", &text].map(str::to_string).to_vec();
+    GraderSpec::External(ExternalSpec { workers, ..ExternalSpec::new(Program::Command(words)) })
+}
+
+fn graded_by(config: RunConfig, always: GraderSpec) -> RunConfig {
+    RunConfig { grader: GraderConfig { always, ..config.grader.clone() }, ..config }
+}
+
+#[test]
+fn synchronous_runs_with_a_program_are_equal() {
+    let world = World::new();
+    let outs = [1, 3].map(|workers| {
+        let config = graded_by(world.config(), script("", workers));
+        let config = RunConfig { eval: EvalConfig { interval: 2, ..config.eval }, ..config };
+        let out = world.out(&format!("{workers} workers"));
+        finish(&config, &out, world.engine().with_latency(|it| Duration::from_millis(it.seed % 20)));
+        assert_eq!(check_evaluated(&out), 0);
+        out
+    });
+    let [a, b] = &outs;
+    let seen = |out| metrics(out).into_iter().map(|line| Value::Object(line).to_string()).collect::<Vec<_>>();
+    assert_eq!(seen(a), seen(b));
+    for step in 1..=STEPS {
+        assert_eq!(rollouts(a, step), rollouts(b, step));
+    }
+    // Every completion has the score that its length says.
+    for line in rollouts(a, 1).lines() {
+        let line: Value = serde_json::from_str(line).expect("JSON");
+        let text = line["completion"].to_string();
+        let length = (text.chars().count() - 2) as f64;
+        assert_eq!((line["reward"].as_f64(), line["parts"]["length"].as_f64()), (Some(length), Some(length)), "{line}");
+    }
+}
+
+/// The groups dropped at the end of a run that has evaluations.
+fn check_evaluated(out: &std::path::Path) -> u64 {
+    let lines = metrics(out);
+    assert!(lines.iter().any(|line| line.contains_key("eval/mean/reward")));
+    number(lines.last().expect("a line"), "groups/dropped") as u64
+}
+
+#[test]
+fn a_weighted_sum_of_the_same_grader_is_the_same_run() {
+    let world = World::new();
+    let part = |name: &str, grader: &str| PartSpec { name: name.into(), grader: grader.into(), weight: 1.0 };
+    let parts = GraderSpec::Parts(vec![part("format", "format"), part("answer", "kk")]);
+    let (plain, sum) = (world.out("plain"), world.out("sum"));
+    finish(&world.config(), &plain, world.engine());
+    finish(&graded_by(world.config(), parts), &sum, world.engine());
+    for (first, second) in metrics(&plain).iter().zip(&metrics(&sum)) {
+        first.iter().for_each(|(name, value)| assert_eq!(Some(value), second.get(name), "{name}"));
+    }
+    assert_eq!(metrics(&plain).len(), STEPS as usize);
+}
+
+#[test]
+fn a_grader_that_fails_once_and_dies_once_does_not_end_the_run() {
+    let world = World::new();
+    for eta in [0, 1] {
+        let locks = world.out(&format!("locks {eta}"));
+        std::fs::create_dir(&locks).expect("a folder");
+        let locks = locks.display();
+        let first = format!(
+            r#"if mkdir "{locks}/a" 2>/dev/null; then echo "{{\"id\": $id, \"error\": \"no luck\"}}"; continue; fi
+               if mkdir "{locks}/b" 2>/dev/null; then exit 3; fi"#
+        );
+        let (config, out) = (graded_by(world.off_policy(eta), script(&first, 1)), world.out(&format!("{eta}")));
+        finish(&config, &out, world.engine());
+        assert_eq!(check_ledger(&out), 1);
+        assert_eq!(dropped(&out), json!({"ungraded": 1}));
+        let last = all_metrics(&out).pop().expect("a line");
+        assert_eq!((number(&last, "groups/ungraded"), number(&last, "grader/restarts")), (1.0, 1.0));
+        assert_eq!((number(&last, "grader/failures"), number(&last, "grader/timeouts")), (1.0, 0.0));
+        assert!(number(&last, "rewards/length/mean") > 0.0 && number(&last, "time/grade") > 0.0);
+    }
+}
+
+#[test]
+fn three_groups_in_a_row_that_cannot_be_graded_end_the_run() {
+    let world = World::new();
+    for (eta, first, words) in [
+        (0, r#"echo "{\"id\": $id, \"error\": \"no luck\"}"; continue"#, "it says: no luck"),
+        (1, "echo broken >&2; exit 7", "exit status: 7; its last words: broken"),
+    ] {
+        let config = graded_by(world.off_policy(eta), script(first, 2));
+        let error = fail(&config, &world.out(&format!("{eta}")), world.engine());
+        assert!(error.contains("3 groups in a row could not be graded") && error.contains(words), "{error}");
+    }
+}
+
+#[test]
+fn an_evaluation_that_cannot_be_graded_ends_the_run() {
+    let world = World::new();
+    let config = graded_by(world.config(), script("echo nonsense; continue", 1));
+    let config = RunConfig { eval: EvalConfig { interval: 1, ..config.eval }, ..config };
+    let error = fail(&config, &world.out("a"), world.engine());
+    assert!(error.contains("cannot be evaluated") && error.contains("nonsense"), "{error}");
+}
+
+/// Generation of 5 batches takes 5 · 0.2 s, and grading of each group 1 s. If a group held its slot while it is graded, the
+/// last one would be generated after 5 s.
+#[test]
+fn a_slow_grader_does_not_hold_back_the_engine() {
+    let world = World::new();
+    let times = Arc::new(Mutex::new(Vec::new()));
+    let seen = times.clone();
+    let engine = world.engine_that(move |request| {
+        if request.group_size == G {
+            seen.lock().expect("a lock").push(Instant::now());
+        }
+    });
+    let config = graded_by(world.off_policy(STEPS - 1), script("sleep 1", 30));
+    finish(&config, &world.out("a"), engine.with_latency(|_| Duration::from_millis(200)));
+    let times = times.lock().expect("a lock");
+    assert_eq!(times.len(), STEPS as usize * B);
+    let took = times.iter().max().expect("a time").duration_since(*times.iter().min().expect("a time"));
+    assert!(took < Duration::from_secs(3), "{took:?}");
+}
