@@ -15,8 +15,10 @@ A row's values here are made from the Python values that go into the file, never
 import gzip
 import json
 import re
+from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -161,6 +163,75 @@ def types():
         wrong(name, ": row 0", *words)
 
 
+def pages():
+    """Pages so small that rows begin in one and end in the next, also pages without entries."""
+    rows = list(verl_rows(60))
+    for index, row in enumerate(rows):
+        row["ability"] = None if index % 7 == 0 else "math"
+        row["extra_info"]["split"] = None if index % 5 == 0 else "train"
+        row["extra_info"] = None if index % 11 == 0 else row["extra_info"]
+    expected = [without_nulls(row) for row in rows]
+    for name, options in [
+        ("verl-tiny-pages.parquet", {"compression": "gzip"}),
+        ("verl-tiny-pages-v2.parquet", {"compression": "zstd", "data_page_version": "2.0"}),
+        ("verl-plain.parquet", {"compression": "none", "use_dictionary": False}),
+    ]:
+        parquet(name, pa.Table.from_pylist(rows, VERL), expected, data_page_size=50, write_batch_size=3, row_group_size=33,
+                dictionary_pagesize_limit=300, write_statistics=False, store_schema=False, **options)
+
+
+def nested():
+    """Lists of structs, lists of lists and maps of maps, in all combinations of null, empty and filled."""
+    item = pa.struct([("k", pa.string()), ("v", pa.list_(pa.int64()))])
+    kinds = pa.struct([
+        ("items", pa.list_(item)), ("deep", pa.list_(pa.list_(pa.list_(item)))),
+        ("map", pa.map_(pa.string(), pa.map_(pa.int32(), pa.list_(pa.string())))),
+        ("one", pa.struct([("two", pa.struct([("x", pa.float64())]))])),
+    ])
+    full, none = {"k": "ä", "v": [1, None, 2]}, {"k": None, "v": None}
+    # Each with what is read: a null in a struct is a key that is not there, and a null elsewhere is a null.
+    items = [(None, None), ([], []), ([None], [None]), ([full, none, {"k": "", "v": []}], [full, {}, {"k": "", "v": []}])]
+    deep = [(None, None), ([], []), ([None, [], [None, [], [None]]], [None, [], [None, [], [None]]]), ([[[full]], [[none], []]], [[[full]], [[{}], []]])]
+    maps = [
+        (None, None), ([], {}), ([("a", None), ("b", [])], {"a": None, "b": {}}),
+        ([("c", [(1, None), (2, []), (-3, ["x", None])])], {"c": {"1": None, "2": [], "-3": ["x", None]}}),
+    ]
+    one = [(None, None), ({"two": None}, {}), ({"two": {"x": None}}, {"two": {}}), ({"two": {"x": 0.5}}, {"two": {"x": 0.5}})]
+    names = ["items", "deep", "map", "one"]
+    extras = [(None, None)]
+    for index in range(64):
+        values = [items[index % 4], deep[index // 4 % 4], maps[index // 16], one[(index + index // 4 + index // 16) % 4]]
+        given = {name: value for name, (value, _) in zip(names, values)}
+        extras.append((given, {name: value for name, (_, value) in zip(names, values) if value is not None}))
+    schema = pa.schema([("data_source", pa.string()), ("prompt", pa.string()), ("answer", pa.string()), ("extra_info", kinds)])
+    rows = [{"data_source": "nested", "prompt": "?", "answer": "1", "extra_info": given} for given, _ in extras]
+    expected = [plain("nested", "?", "1", extra_info=read) for _, read in extras]
+    table = pa.Table.from_pylist(rows, schema)
+    parquet("nested.parquet", table, expected, data_page_size=10, write_batch_size=2, row_group_size=40, store_schema=False, write_statistics=False)
+    parquet("nested-v2.parquet", table, expected, data_page_version="2.0", use_dictionary=False, store_schema=False, write_statistics=False)
+
+
+def scalars():
+    """Decimals, dates and times are text, and a ground truth may have any type."""
+    kinds = pa.struct([
+        ("short", pa.decimal128(5, 2)), ("long", pa.decimal128(30, 3)), ("when", pa.timestamp("us", "UTC")), ("day", pa.date32()),
+        ("half", pa.float16()), ("byte", pa.uint8()), ("fixed", pa.binary(4)),
+    ])
+    model = pa.struct([("ground_truth", pa.int32()), ("style", pa.string())])
+    schema = pa.schema([*[VERL.field(name) for name in ["data_source", "prompt", "ability"]], ("reward_model", model), ("extra_info", kinds)])
+    extra = {
+        "short": Decimal("-12.05"), "long": Decimal("123456789012345678901234567.001"), "when": pd.Timestamp("2026-02-03T04:05:06Z"),
+        "day": pd.Timestamp("2026-02-03").date(), "half": np.float16(0.25), "byte": 255, "fixed": b"text",
+    }
+    row = {**next(verl_rows(1)), "reward_model": {"ground_truth": -7, "style": "rule"}, "extra_info": extra}
+    read = {
+        "short": "-12.05", "long": "123456789012345678901234567.001", "when": "2026-02-03 04:05:06.000000 +00:00", "day": "2026-02-03",
+        "half": 0.25, "byte": 255, "fixed": "text",
+    }
+    model = {"ground_truth": "-7", "style": "rule"}
+    parquet("scalars.parquet", pa.Table.from_pylist([row], schema), [without_nulls({**row, "reward_model": model, "extra_info": read})])
+
+
 def question(text, answer):
     return {"question": text, "answer": answer}
 
@@ -241,6 +312,9 @@ def main():
     verl()
     nulls()
     types()
+    pages()
+    nested()
+    scalars()
     mathematics()
     rows = [without_nulls(row) for row in verl_rows(11)]
     lines("verl.jsonl.gz", rows, rows)

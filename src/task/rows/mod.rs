@@ -72,16 +72,16 @@ pub fn for_each(
     mut take: impl FnMut(Row) -> Result<(), String>,
 ) -> Result<(), InputError> {
     let (mut schema, mut any) = (None, false);
-    let mut push = |value: Value| {
+    let mut push = |(found, row): (Option<Schema>, Row)| {
         any = true;
-        take(row(value, mapping, &mut schema)?)
+        same_schema(&mut schema, found)?;
+        take(row)
     };
     let expected = match Format::of(path)? {
-        Format::Lines => lines::for_each(path, push).map(|()| "one JSON object per line")?,
-        Format::Parquet if mapping.has_templates() => {
-            parquet_rows(path, Columns::All, push).map(|()| "at least one")?
+        Format::Lines => {
+            lines::for_each(path, |value| push(row(value, mapping)?)).map(|()| "one JSON object per line")?
         }
-        Format::Parquet => parquet_rows(path, Columns::OfSchemas, &mut push).map(|()| "at least one")?,
+        Format::Parquet => parquet_rows(path, mapping, &mut push).map(|()| "at least one")?,
     };
     match any {
         true => Ok(()),
@@ -89,41 +89,42 @@ pub fn for_each(
     }
 }
 
-/// Which columns of a parquet file are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Columns {
-    /// Those that a schema uses. The others are null.
-    OfSchemas,
-    All,
+/// Compares the schema of a row with that of the rows before it. Rows that `Mapping` makes alone have none.
+fn same_schema(first: &mut Option<Schema>, found: Option<Schema>) -> Result<(), String> {
+    let Some(found) = found else { return Ok(()) };
+    match *first.get_or_insert(found) {
+        first if first == found => Ok(()),
+        first => Err(format!(
+            "the row has another schema ({found}) than the rows before it ({first}); put each schema into a file"
+        )),
+    }
 }
 
-/// A JSON object as a row. `schema` is that of the rows before it.
-fn row(mut value: Value, mapping: &Mapping, schema: &mut Option<Schema>) -> Result<Row, String> {
+/// A JSON object as a row, and its schema if it needs one.
+fn row(mut value: Value, mapping: &Mapping) -> Result<(Option<Schema>, Row), String> {
     if mapping.is_complete() {
-        return mapping.row(value);
+        return Ok((None, mapping.row(value)?));
     }
     if let (Some(fields), Some(name)) = (value.as_object_mut(), &mapping.data_source) {
         schema::name_source(fields, name);
     }
     let fields = mapping.has_templates().then(|| value.clone());
-    let (found, mut row) = schema::row(value)?;
-    let first = *schema.get_or_insert(found);
-    if first != found {
-        return Err(format!(
-            "the row has another schema ({found}) than the rows before it ({first}); put each schema into a file"
-        ));
-    }
+    let (schema, mut row) = schema::row(value)?;
     if let Some(fields) = fields {
         row.extra_info = fields;
     }
-    mapping.apply(row)
+    Ok((Some(schema), mapping.apply(row)?))
 }
 
 #[cfg(feature = "train")]
 use parquet::for_each as parquet_rows;
 
 #[cfg(not(feature = "train"))]
-fn parquet_rows(path: &Path, _: Columns, _: impl FnMut(Value) -> Result<(), String>) -> Result<(), InputError> {
+fn parquet_rows(
+    path: &Path,
+    _: &Mapping,
+    _: impl FnMut((Option<Schema>, Row)) -> Result<(), String>,
+) -> Result<(), InputError> {
     Err(InputError::new(path.display(), "parquet files need a build with the feature \"train\""))
 }
 
@@ -157,12 +158,21 @@ fn has_ending(path: &Path, ending: &str) -> bool {
 
 /// Splits rows by `data_source`: sources in the order of first appearance, rows in their order.
 pub fn group_by_source(rows: Vec<Row>) -> Vec<(String, Vec<Row>)> {
-    let mut groups: Vec<(String, Vec<Row>)> = Vec::new();
-    for row in rows {
-        match groups.iter_mut().find(|(source, _)| *source == row.data_source) {
-            Some((_, group)) => group.push(row),
-            None => groups.push((row.data_source.clone(), vec![row])),
+    let mut sources: Vec<(String, usize)> = Vec::new();
+    for row in &rows {
+        match sources.iter_mut().find(|(source, _)| *source == row.data_source) {
+            Some((_, count)) => *count += 1,
+            None => sources.push((row.data_source.clone(), 1)),
         }
+    }
+    if let [_] = sources.as_slice() {
+        return sources.into_iter().map(|(source, _)| source).zip([rows]).collect();
+    }
+    let mut groups: Vec<(String, Vec<Row>)> =
+        sources.into_iter().map(|(source, count)| (source, Vec::with_capacity(count))).collect();
+    for row in rows {
+        let group = groups.iter_mut().find(|(source, _)| *source == row.data_source);
+        group.expect("every source has a group").1.push(row);
     }
     groups
 }
