@@ -10,11 +10,13 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 
 use engine::decoder::DecoderConfig;
+use serde::Serialize;
+use serde_json::json;
 
 use crate::error::InputError;
 use crate::model::tokenizer::ChatTokenizer;
 use crate::task::kk::{self, Variant};
-use crate::task::{Row, rows};
+use crate::task::{Message, Row, rows};
 
 /// The format of a file of rows that is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -23,12 +25,14 @@ pub enum RowFormat {
     Jsonl,
     /// Parquet in verl's schema.
     Parquet,
+    /// Conversations for `sft`, as JSON Lines: the prompt, and a right answer in its tags. Only of tasks whose rows have a solution.
+    Conversations,
 }
 
 impl RowFormat {
     fn ending(self) -> &'static str {
         match self {
-            Self::Jsonl => "jsonl",
+            Self::Jsonl | Self::Conversations => "jsonl",
             Self::Parquet => "parquet",
         }
     }
@@ -58,14 +62,26 @@ fn write_rows(path: &Path, rows: &[Row], format: RowFormat) -> io::Result<()> {
     let mut file = BufWriter::new(File::create_new(path)?);
     match format {
         RowFormat::Parquet => rows::parquet_writer::write(&mut file, rows).map_err(io::Error::other)?,
-        RowFormat::Jsonl => {
-            for row in rows {
-                serde_json::to_writer(&mut file, row)?;
-                file.write_all(b"\n")?;
-            }
-        }
+        RowFormat::Jsonl => write_lines(&mut file, rows.iter())?,
+        RowFormat::Conversations => write_lines(&mut file, rows.iter().filter_map(conversation))?,
     }
     file.flush()
+}
+
+fn write_lines(file: &mut impl io::Write, lines: impl Iterator<Item = impl Serialize>) -> io::Result<()> {
+    for line in lines {
+        serde_json::to_writer(&mut *file, &line)?;
+        file.write_all(b"\n")?;
+    }
+    Ok(())
+}
+
+/// The row's prompt, answered. `None` if the row has no solution.
+fn conversation(row: &Row) -> Option<serde_json::Value> {
+    let solution = row.extra_info.get("solution")?.as_str()?;
+    let answer = Message::new("assistant", format!("<think></think><answer>{solution}</answer>"));
+    let messages: Vec<&Message> = row.prompt.iter().chain([&answer]).collect();
+    Some(json!({ "messages": messages }))
 }
 
 /// A model's tokenizer, and how many tokens its context has.

@@ -55,6 +55,10 @@ pub(super) fn write_splits(
         return Err(InputError::new(command, "--train and --test are both 0; ask for at least one row"));
     }
     let (train, test) = made()?;
+    let unsolved = |row: &Row| row.extra_info.get("solution").is_none();
+    if format == RowFormat::Conversations && train.iter().chain(&test).any(unsolved) {
+        return Err(InputError::new(command, "its rows have no solution to show; take another --format"));
+    }
     let written = train.len() + test.len();
     fs::create_dir_all(out).map_err(|e| InputError::new(out.display(), format!("cannot be created: {e}")))?;
     for (path, rows) in files.iter().zip([train, test]).filter(|(_, rows)| !rows.is_empty()) {
@@ -72,6 +76,25 @@ mod tests {
 
     fn request<'a>(task: &'a str, levels: Option<&'a str>) -> Request<'a> {
         Request { task, levels, train: 6, test: 2, seed: 1 }
+    }
+
+    #[test]
+    fn conversations_show_a_right_answer() {
+        let folder = temp_dir::TempDir::new().unwrap();
+        let out = |name: &str| folder.path().join(name);
+        run(request("addition", Some("2")), &out("rows"), RowFormat::Jsonl).unwrap();
+        run(request("addition", Some("2")), &out("talks"), RowFormat::Conversations).unwrap();
+        let rows = rows::load(&out("rows/train.jsonl")).unwrap();
+        let talks = fs::read_to_string(out("talks/train.jsonl")).unwrap();
+        assert_eq!(talks.lines().count(), rows.len());
+        for (row, talk) in rows.iter().zip(talks.lines()) {
+            let talk: serde_json::Value = serde_json::from_str(talk).unwrap();
+            let answer = talk["messages"][1]["content"].as_str().unwrap();
+            assert_eq!(talk["messages"][0]["content"], row.prompt[0].content);
+            assert_eq!(crate::task::Grader::for_row(row).unwrap().grade(answer).score(), 3.0, "{answer}");
+        }
+        let error = run(request("kk", Some("3")), &out("kk"), RowFormat::Conversations).unwrap_err();
+        assert!(error.problem.contains("no solution") && !out("kk").exists(), "{error}");
     }
 
     #[test]
