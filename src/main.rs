@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     keep_freed_memory_for_a_while();
     let log = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,mistralrs_core=off"));
-    tracing_subscriber::fmt().with_env_filter(log).with_target(false).with_writer(|| Warnings).init();
+    tracing_subscriber::fmt().with_env_filter(log).with_target(false).with_ansi(false).with_writer(|| Warnings).init();
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

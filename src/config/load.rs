@@ -36,14 +36,31 @@ pub fn load<C: Config>(path: &Path, sets: &[String]) -> Result<C, InputError> {
         // The only table of a list is called as if there were no list.
         let list = lists.iter().find(|list| path.starts_with(list.as_str()));
         let key = list.map_or_else(|| path.clone(), |list| path.replacen(list.as_str(), &list.replace("[0]", ""), 1));
-        InputError::new(place(&key), format!("{key}: {}", e.inner().message()))
+        InputError::new(place(&key), format!("{key}: {}", plain(e.inner().message())))
     })?;
     config.check().map_err(|error| InputError::at(place(&error.key), error))?;
     Ok(config)
 }
 
 fn is_set(sets: &[String], key: &str) -> bool {
-    sets.iter().any(|set| set.split('=').next().is_some_and(|name| name.trim() == key))
+    let key = without_indices(key);
+    sets.iter().any(|set| set.split('=').next().is_some_and(|name| without_indices(name.trim()) == key))
+}
+
+/// A message of the TOML reader without the names of Rust's types.
+fn plain(message: &str) -> String {
+    let Some((found, expected)) = message.rsplit_once(", expected ") else { return message.to_string() };
+    let expected = match expected {
+        "usize" | "u64" | "u32" | "u8" => "a whole number from 0",
+        "i64" | "i32" => "a whole number",
+        "f64" | "f32" => "a number",
+        "a string" => "text in quotes",
+        "a sequence" => "a list in brackets",
+        "a map" => "a table",
+        "a boolean" => "true or false",
+        other => other,
+    };
+    format!("{}, expected {expected}", found.replace("invalid type: ", "got ").replace("invalid value: ", "got "))
 }
 
 fn syntax_error(path: &Path, text: &str, error: &toml::de::Error) -> InputError {

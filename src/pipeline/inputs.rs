@@ -84,7 +84,12 @@ impl Inputs {
         let left_out = LeftOut { unfit, over_limit, too_long };
         let untested = train.sources.iter().find(|s| !test.sources.iter().any(|t| t.name == s.name));
         if let (Some(source), true) = (untested, config.eval.interval > 0) {
-            let problem = format!("distribution {} has no test rows; add some, or set eval.interval = 0", source.name);
+            let share = match config.data.iter().any(|entry| entry.test_share > 0.0) {
+                true => " (test_share may choose none of a small one: take a larger share)",
+                false => "",
+            };
+            let problem =
+                format!("distribution {} has no test rows{share}; add some, or set eval.interval = 0", source.name);
             return Err(InputError::new("data", problem).into());
         }
         Ok(Self { config, folder, decoder, tokenizer, train, test, planned, left_out, scorers })

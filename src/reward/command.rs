@@ -120,6 +120,9 @@ impl CommandWorker {
         if line.is_empty() {
             return;
         }
+        if protocol::is_ready(line) {
+            return self.on_ready();
+        }
         let (id, grade) = match protocol::parse_line(line) {
             Ok(reply) => reply,
             Err(problem) => return self.replace(&problem),
@@ -134,6 +137,16 @@ impl CommandWorker {
                 let text = protocol::shorten(&String::from_utf8_lossy(line));
                 self.replace(&format!("it replied to id {id}, which does not wait for a reply: {text:?}"));
             }
+        }
+    }
+
+    /// From now on the time-outs are those of completions alone.
+    fn on_ready(&mut self) {
+        let (now, time_out) = (Instant::now(), self.time_out());
+        self.last_progress = now;
+        self.process.iter_mut().for_each(|process| process.replied = true);
+        for (before, (_, latest)) in (1..).zip(self.in_flight.values_mut()) {
+            *latest = now + time_out * before;
         }
     }
 

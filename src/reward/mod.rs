@@ -1,7 +1,7 @@
 //! Graders of every kind behind one call: those that are built in, programs and servers of the user's, and weighted sums.
 //!
 //! - [`Scorers`] gives each row its [`RowScorer`] · `weighted`: sums
-//! - `pool`: the completions that wait for a program, and the thread that serves them · `command`: one process · `process`: its pipes
+//! - `pool`: the completions that wait for a program, and the thread that serves them · `command`: one process · `process`: its pipes · `probe`: whether it starts
 //! - `http`: a server · [`protocol`]: the JSON of both · `shim.py`: runs functions that were written for verl or TRL
 //! - [`stats`]: what is counted
 //!
@@ -13,6 +13,7 @@
 mod command;
 mod http;
 mod pool;
+mod probe;
 mod process;
 pub mod protocol;
 mod queue;

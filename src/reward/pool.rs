@@ -34,9 +34,9 @@ pub(super) struct Submitted {
 
 impl Pool {
     /// # Errors
-    /// A program or a script that is not there.
+    /// As [`process::check`].
     pub(super) fn new(spec: ExternalSpec, stats: Arc<GraderStats>) -> Result<Self, String> {
-        process::check(&spec.program)?;
+        process::check(&spec)?;
         let (label, queue) = (process::label(&spec.program), Arc::new(Queue::new(spec.workers)));
         Ok(Self { spec, label, queue, stats, thread: Mutex::new(None) })
     }

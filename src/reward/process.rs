@@ -12,6 +12,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::probe;
 use super::protocol::shorten;
 use crate::config::grader_spec::{ExternalSpec, Program, PythonFunction};
 use crate::run_dir::log;
@@ -35,16 +36,22 @@ pub fn label(program: &Program) -> String {
     }
 }
 
+/// A Python function is loaded once for this.
+///
 /// # Errors
-/// A program or a script that is not there.
-pub fn check(program: &Program) -> Result<(), String> {
-    match program {
+/// A program or a script that is not there; a function that cannot be loaded.
+pub fn check(spec: &ExternalSpec) -> Result<(), String> {
+    match &spec.program {
         Program::Http(_) => Ok(()),
         Program::Command(words) => find(&words[0]),
-        Program::Verl(function) | Program::Trl(function) => match Path::new(function.file()).is_file() {
-            true => find(&function.python),
-            false => Err(format!("there is no file {}", function.file())),
-        },
+        Program::Verl(function) | Program::Trl(function) => {
+            if !Path::new(function.file()).is_file() {
+                return Err(format!("there is no file {}", function.file()));
+            }
+            find(&function.python)?;
+            let loaded = probe::run(&words(&spec.program), Duration::from_secs_f64(spec.start_timeout_s));
+            loaded.map_err(|problem| format!("{} cannot be loaded: {problem}", function.place))
+        }
     }
 }
 

@@ -32,8 +32,16 @@ impl<'a> Request<'a> {
     }
 }
 
+/// The keys of a reply.
+const KEYS: [&str; 5] = ["id", "score", "right", "parts", "error"];
+
 /// The id of a reply, and the grade or the reason why there is none.
 pub type Reply = (u64, Result<Grade, String>);
+
+/// Whether a line says that a program has started: `{"ready": true}`.
+pub fn is_ready(line: &[u8]) -> bool {
+    serde_json::from_slice::<Value>(line).is_ok_and(|it| it == serde_json::json!({"ready": true}))
+}
 
 /// Reads a line that a grader wrote.
 ///
@@ -50,7 +58,10 @@ pub fn parse_line(line: &[u8]) -> Result<Reply, String> {
         Ok(value) => {
             parse(&value).map(|(id, grade)| (id, grade.map_err(|problem| format!("{problem} in {}", quote(&text)))))
         }
-        Err(_) => Err(format!("it wrote a line that is not a reply: {}", quote(&text))),
+        Err(_) => Err(format!(
+            "it wrote a line that is not a reply (other output belongs on standard error): {}",
+            quote(&text)
+        )),
     }
 }
 
@@ -65,6 +76,10 @@ pub fn parse(value: &Value) -> Result<Reply, String> {
 }
 
 fn grade(value: &Value) -> Result<Grade, String> {
+    let unknown = value.as_object().into_iter().flatten().map(|(key, _)| key).find(|key| !KEYS.contains(&key.as_str()));
+    if let Some(key) = unknown {
+        return Err(format!("a reply has no key {key:?}; known are {}", KEYS.join(", ")));
+    }
     if let Some(error) = value.get("error").filter(|error| !error.is_null()) {
         return Err(format!("it says: {}", shorten(error.as_str().unwrap_or(&error.to_string()))));
     }
@@ -141,6 +156,7 @@ mod tests {
         }
         check(r#"{"id": 1}"#, "`score`");
         check(r#"{"id": 1, "score": 1, "right": 1}"#, "`right`");
+        check(r#"{"id": 1, "score": 1, "rihgt": false}"#, "\"rihgt\"");
         check(r#"{"id": 1, "score": 1, "parts": {"a/b": 1}}"#, "a/b");
         check(r#"{"id": 1, "score": 1, "parts": {"a": "x"}}"#, "\"a\"");
         check(r#"{"id": 1, "error": "no key"}"#, "it says: no key");

@@ -2,7 +2,9 @@
 import asyncio, importlib.util, inspect, json, math, os, sys, traceback
 
 kind, path, name = sys.argv[1:4]
+requests = os.fdopen(os.dup(0), "rb")
 replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # What the function starts must not read the requests.
 os.dup2(2, 1)  # What the function prints must not end up among the replies.
 try:
     import ctypes
@@ -33,6 +35,8 @@ def call(**arguments):
 def verl(r):
     result = call(data_source=r["data_source"], solution_str=r["completion"], ground_truth=r["ground_truth"],
                   extra_info=r["extra_info"])
+    if result is None:
+        raise TypeError("%s returned None; expected a number or a dict with the key score" % name)
     if not isinstance(result, dict):
         return {"score": float(result)}
     reply = {"score": float(result["score"])}
@@ -55,12 +59,17 @@ def trl(r):
     if isinstance(r["extra_info"], dict):
         row.update(r["extra_info"])
     columns = {key: [value] for key, value in row.items() if key not in ("prompts", "completions")}
-    score = call(prompts=[r["prompt"]], completions=[[{"role": "assistant", "content": r["completion"]}]], **columns)[0]
+    scores = call(prompts=[r["prompt"]], completions=[[{"role": "assistant", "content": r["completion"]}]], **columns)
+    if not hasattr(scores, "__len__") or len(scores) != 1:
+        raise TypeError("%s must return a list with one number per completion; it returned %r" % (name, scores))
+    score = scores[0]
     return {"score": 0.0 if score is None else float(score)}
 
 
 grade = {"verl": verl, "trl": trl}[kind]
-for line in sys.stdin.buffer:
+replies.write('{"ready": true}\n')
+replies.flush()
+for line in requests:
     request = json.loads(line)
     try:
         reply = grade(request)

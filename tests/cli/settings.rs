@@ -25,7 +25,7 @@ fn wrong_settings_are_named_with_file_line_and_key() {
     work.train_refused(
         &format!("{HEAD}{DATA}[optim]\nlr = \"fast\"\n"),
         &[],
-        &["c.toml:12", "optim.lr", "expected f64"],
+        &["c.toml:12", "optim.lr", "expected a number"],
     );
     work.train_refused(&format!("{HEAD}seed = -1\n{DATA}"), &[], &["c.toml:5", "seed", "-1"]);
     work.train_refused(

@@ -120,7 +120,6 @@ impl DataEntry {
             ("quantiles", self.quantiles != 0),
             ("quantiles_of", !self.quantiles_of.is_empty()),
             ("limit", self.limit != 0),
-            ("grader", !self.grader.is_none()),
         ];
         if let Some((key, _)) = for_files.iter().find(|(_, given)| *given) {
             let problem = format!("is for rows from files, and this table has task = {:?}", self.task);

@@ -182,14 +182,14 @@ impl Entry<'_> {
     fn read(&self, files: &[PathBuf], unfit: &mut usize) -> Result<Groups, InputError> {
         let mapping = self.config.mapping().map_err(|error| self.wrong(error))?;
         let template = self.config.distribution().map_err(|error| self.wrong(error))?;
-        let (mut groups, mut by_name) = (Groups::new(), HashMap::new());
+        let (mut groups, mut by_name, mut first_unfit) = (Groups::new(), HashMap::new(), None);
         for path in files {
-            rows::for_each(path, &mapping, |row| {
-                if !condition::all_fit(&self.config.r#where, &row)? {
+            rows::for_each(path, &mapping, |mut row| {
+                if let Some(mismatch) = condition::mismatch(&self.config.r#where, &row)? {
+                    first_unfit.get_or_insert(mismatch);
                     *unfit += 1;
                     return Ok(());
                 }
-                self.scorers.for_row(&row, Some(&self.config.grader)).map(drop)?;
                 let name = match &template {
                     Some(template) => template.render(&row)?,
                     None => row.data_source.clone(),
@@ -197,6 +197,10 @@ impl Entry<'_> {
                 if name.is_empty() {
                     return Err("the row has no data_source; name its distribution with distribution = \"NAME\"".into());
                 }
+                if row.data_source.is_empty() {
+                    row.data_source.clone_from(&name);
+                }
+                self.scorers.for_row(&row, Some(&self.config.grader)).map(drop)?;
                 let index = *by_name.entry(name.clone()).or_insert(groups.len());
                 if index == groups.len() {
                     groups.push((name, Vec::new()));
@@ -206,7 +210,8 @@ impl Entry<'_> {
             })?;
         }
         if groups.is_empty() && !files.is_empty() {
-            let problem = "no row of the files fits these conditions";
+            let first = first_unfit.unwrap_or_default();
+            let problem = format!("no row of the files fits these conditions; in the first row {first}");
             return Err(InputError::new(format!("{}.where", self.key), problem));
         }
         Ok(groups)
@@ -266,8 +271,8 @@ fn distinct<'a>(names: impl Iterator<Item = (&'a str, usize)>) -> Result<(), Inp
     for (name, entry) in names {
         if let Some(first) = seen.insert(name, entry) {
             let problem = format!(
-                "{name:?} is a distribution of data[{first}] and of data[{entry}]; give one of them another name with \
-                 distribution, or put its files into one table"
+                "{name:?} is a distribution of data[{first}] and of data[{entry}], and must come from one table; change the \
+                 levels of a task, or put the files into one table, or name theirs with distribution"
             );
             return Err(InputError::new("data", problem));
         }

@@ -1,12 +1,14 @@
 //! Evaluation on held-out rows. Prompts and seeds are always the same, so two evaluations differ only by their policy.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, anyhow};
 use engine::{Completion, Engine, Request, Sampling};
 use tokio::task::JoinSet;
 
 use crate::pipeline::inputs::Inputs;
+use crate::reward::GradingError;
 use crate::run_dir::score::SourceScore;
 use crate::seed::mix_seed;
 use crate::task::Grade;
@@ -28,10 +30,14 @@ impl EvalSettings {
     }
 }
 
-/// Samples and grades every test prompt. The curriculum never sees the result.
+/// This many prompts in a row that cannot be graded end an evaluation.
+const MAX_FAILURES: usize = 3;
+
+/// Samples and grades every test prompt. The curriculum never sees the result. A prompt that cannot be graded is left out, with a
+/// warning.
 ///
 /// # Errors
-/// The first failure of the engine or of a grader.
+/// The first failure of the engine; the grader's error, if `MAX_FAILURES` prompts in a row or all of a distribution cannot be graded.
 pub async fn evaluate<E: Engine>(engine: &Arc<E>, inputs: &Arc<Inputs>) -> Result<Vec<SourceScore>> {
     let (data, settings) = (&inputs.test, EvalSettings::of(inputs));
     let prompts =
@@ -42,12 +48,20 @@ pub async fn evaluate<E: Engine>(engine: &Arc<E>, inputs: &Arc<Inputs>) -> Resul
     }
     drop(send);
     let mut workers = JoinSet::new();
+    let failures = Arc::new(AtomicUsize::new(0));
     for _ in 0..engine.concurrency(settings.samples).max(1) {
         let (engine, inputs, settings, receive) = (engine.clone(), inputs.clone(), settings.clone(), receive.clone());
+        let failures = failures.clone();
         workers.spawn(async move {
             let mut done = Vec::new();
             while let Ok((source, item)) = receive.recv().await {
-                done.push((source, one_prompt(&*engine, &inputs, &settings, (source, item)).await?));
+                match one_prompt(&*engine, &inputs, &settings, (source, item)).await? {
+                    Ok(graded) => {
+                        failures.store(0, Ordering::Relaxed);
+                        done.push((source, graded));
+                    }
+                    Err(error) => ungraded(error, &failures, &inputs.test.sources[source].name, item)?,
+                }
             }
             Ok::<_, anyhow::Error>(done)
         });
@@ -56,7 +70,20 @@ pub async fn evaluate<E: Engine>(engine: &Arc<E>, inputs: &Arc<Inputs>) -> Resul
     while let Some(done) = workers.join_next().await {
         done??.into_iter().for_each(|(source, graded)| by_source[source].push(graded));
     }
+    if let Some((source, _)) = data.sources.iter().zip(&by_source).find(|(_, prompts)| prompts.is_empty()) {
+        return Err(anyhow!("no test row of {} could be graded; run.log has the grader's errors", source.name));
+    }
     Ok(data.sources.iter().zip(by_source).map(|(source, prompts)| summarise(&source.name, &prompts)).collect())
+}
+
+fn ungraded(error: GradingError, failures: &AtomicUsize, source: &str, item: usize) -> Result<()> {
+    if failures.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_FAILURES {
+        let context =
+            || format!("{MAX_FAILURES} test rows in a row could not be graded; the last was row {item} of {source}");
+        return Err(error).with_context(context);
+    }
+    tracing::warn!(row = item, source, %error, "a test row could not be graded, and is left out of this evaluation");
+    Ok(())
 }
 
 /// A grade and the completion's length in tokens.
@@ -67,7 +94,7 @@ async fn one_prompt<E: Engine>(
     inputs: &Inputs,
     settings: &EvalSettings,
     (source, index): (usize, usize),
-) -> Result<Vec<Sampled>> {
+) -> Result<Result<Vec<Sampled>, GradingError>> {
     let item = inputs.test.item(source, index)?;
     let seed = mix_seed(settings.seed, ((source as u64) << 32) + index as u64);
     let request = Request {
@@ -80,8 +107,8 @@ async fn one_prompt<E: Engine>(
     let decode = |completion: &Completion| inputs.tokenizer.decode_completion(&completion.tokens);
     let texts = completions.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
     let grades = item.grader.grade(&item.row, &texts).await;
-    let grades = grades.with_context(|| format!("row {index} of {} cannot be evaluated", item.row.data_source))?;
-    Ok(grades.into_iter().zip(&completions).map(|(grade, completion)| (grade, completion.tokens.len())).collect())
+    let lengths = completions.iter().map(|completion| completion.tokens.len());
+    Ok(grades.map(|grades| grades.into_iter().zip(lengths).collect()))
 }
 
 fn summarise(source: &str, prompts: &[Vec<Sampled>]) -> SourceScore {

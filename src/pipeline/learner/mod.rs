@@ -98,7 +98,12 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
     /// finite; what training, sampling or writing fails with.
     pub async fn work(mut self, batches: Receiver<Vec<ScoredGroup>>, mut stop: watch::Receiver<bool>) -> Result<End> {
         self.check_engine().await?;
-        let mut last_eval = self.evaluate_first().await?;
+        let first = tokio::select! {
+            biased;
+            () = stopped(&mut stop) => None,
+            scores = self.evaluate_first() => Some(scores?),
+        };
+        let Some(mut last_eval) = first else { return self.stop().await };
         let mut since = Instant::now();
         while self.step() < self.inputs.config.max_steps {
             let waiting = Instant::now();

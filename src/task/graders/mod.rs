@@ -191,8 +191,8 @@ fn of_row(row: &Row) -> Result<Option<&'static Registered>, String> {
 
 fn unknown_source(source: &str) -> String {
     format!(
-        "no grader is known for data_source {source:?}; name one in the row (extra_info.grader) or for the run \
-         (grader.default): {}",
+        "no grader is known for data_source {source:?}; name one in the row (extra_info.grader), for its \
+         [[data]] table (grader) or for the run (grader.default): {}",
         known_names()
     )
 }

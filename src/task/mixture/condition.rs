@@ -54,7 +54,11 @@ impl Condition {
         }
     }
 
+    /// A null fits nothing.
     fn fits(&self, value: &Value) -> Result<bool, String> {
+        if value.is_null() {
+            return Ok(false);
+        }
         match self {
             Self::Is(one) => Ok(one.equals(value)),
             Self::OneOf(values) => Ok(values.iter().any(|it| it.equals(value))),
@@ -88,18 +92,18 @@ pub(super) fn number(value: &Value) -> Option<f64> {
     value.as_f64().or_else(|| value.as_str()?.trim().parse().ok()).filter(|it| it.is_finite())
 }
 
-/// Whether a row fits every condition.
+/// The first field that does not fit its condition, with its value, such as `year is 1990`. `None` if the row fits all.
 ///
 /// # Errors
 /// A field that the row does not have, or that is not a number where one is needed.
-pub fn all_fit(conditions: &BTreeMap<String, Condition>, row: &Row) -> Result<bool, String> {
+pub fn mismatch(conditions: &BTreeMap<String, Condition>, row: &Row) -> Result<Option<String>, String> {
     for (name, condition) in conditions {
-        let value = field::needed(row, name)?;
+        let value = field::needed_or_null(row, name)?;
         if !condition.fits(&value).map_err(|problem| format!("field {name:?}: {problem}"))? {
-            return Ok(false);
+            return Ok(Some(format!("{name} is {value}")));
         }
     }
-    Ok(true)
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -111,7 +115,8 @@ mod tests {
     fn fits(conditions: &str, extra_info: Value) -> Result<bool, String> {
         let conditions: BTreeMap<String, Condition> = toml::from_str(conditions).unwrap();
         let (data_source, reward_model) = ("d".into(), RewardModel::rule(""));
-        all_fit(&conditions, &Row { data_source, prompt: Vec::new(), ability: String::new(), reward_model, extra_info })
+        let row = Row { data_source, prompt: Vec::new(), ability: String::new(), reward_model, extra_info };
+        mismatch(&conditions, &row).map(|mismatch| mismatch.is_none())
     }
 
     #[test]
@@ -125,6 +130,8 @@ mod tests {
             ("level = '3'", json!({"level": 3}), false),
             ("easy = true", json!({"easy": true}), true),
             ("easy = true", json!({"easy": "true"}), false),
+            ("level = 3", json!({"level": null}), false),
+            ("level = { from = 3 }", json!({"level": null}), false),
             ("Year = { from = 1983, to = 1993 }", json!({"Year": 1993}), true),
             ("Year = { from = 1983, to = 1993 }", json!({"Year": 1994}), false),
             ("Year = { to = 1993 }", json!({"Year": "1900"}), true),

@@ -28,6 +28,18 @@ pub fn value<'a>(row: &'a Row, name: &str) -> Option<Cow<'a, Value>> {
     }
 }
 
+/// The same for a name that must be there, perhaps with a null.
+///
+/// # Errors
+/// As [`needed`].
+pub fn needed_or_null<'a>(row: &'a Row, name: &str) -> Result<Cow<'a, Value>, String> {
+    let key = name.strip_prefix("extra_info.").unwrap_or(name);
+    match row.extra_info.get(key).or_else(|| row.extra_info.get(name)) {
+        Some(Value::Null) => Ok(Cow::Owned(Value::Null)),
+        _ => needed(row, name),
+    }
+}
+
 /// The same for a name that must be there.
 ///
 /// # Errors

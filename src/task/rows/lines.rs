@@ -22,6 +22,8 @@ pub fn numbered_lines(
     let lines = BufReader::new(text).lines().enumerate().map(move |(index, line)| {
         let place = format!("{name}:{}", index + 1);
         match line {
+            // Some programs on Windows begin a file with a byte order mark.
+            Ok(line) if index == 0 => Ok((place, line.trim_start_matches('\u{feff}').to_owned())),
             Ok(line) => Ok((place, line)),
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
                 Err(InputError::new(place, format!("cannot be read: the compressed file is cut off here ({e})")))

@@ -87,7 +87,8 @@ impl Schema {
             Err(format!(
                 "the row's schema is unknown: it has {}; expected data_source with prompt and reward_model, with \
                  prompt and answer, or with question and answer; public Knights and Knaves data with quiz and names; \
-                 or exactly the columns of GSM8K (question, answer) or MATH (problem, solution, level, type)",
+                 or exactly the columns of GSM8K (question, answer) or MATH (problem, solution, level, type); for other \
+                 columns give the [[data]] table prompt and answer as templates",
                 found.join(", ")
             ))
         }
