@@ -15,7 +15,7 @@ use dump_rl::config::{self, run::RunConfig, sft::SftConfig};
 use dump_rl::error::InputError;
 use dump_rl::run_dir::log::Warnings;
 use dump_rl::task::kk::parse_people;
-use dump_rl::{commands, curriculum_bench, pipeline, report};
+use dump_rl::{commands, curriculum_bench, pipeline, report, reward};
 use tokio::sync::watch;
 
 /// The memory of an engine that was replaced must go back to the system. glibc's arenas keep it.
@@ -159,6 +159,7 @@ fn stop_signal() -> watch::Receiver<bool> {
         eprintln!("stopping after a checkpoint; press Ctrl-C again to stop at once");
         let _ = stop.send(true);
         interrupted().await;
+        reward::kill_all();
         std::process::exit(130);
     });
     stopped

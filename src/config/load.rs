@@ -22,13 +22,13 @@ pub fn load<C: Config>(path: &Path, sets: &[String]) -> Result<C, InputError> {
     check_keys::<C>(&table, &known, "", &place)?;
     absolute_paths::<C>(&mut table, path.parent().unwrap_or(Path::new(".")));
     let given = table.clone();
-    complete_lists(&mut table, &given, &known).map_err(|error| InputError::at(place(&error.key), error))?;
+    complete_lists::<C>(&mut table, &given, &known).map_err(|error| InputError::at(place(&error.key), error))?;
     for set in sets {
         apply_set::<C>(&mut table, set, &known)?;
     }
     let place = |key: &str| if is_set(sets, key) { format!("--set {key}") } else { place(key) };
     let mut all = Table::try_from(C::defaults(&table)).map_err(|e| InputError::new("defaults", e))?;
-    merge(&mut all, table).map_err(|error| InputError::at(place(&error.key), error))?;
+    merge::<C>(&mut all, table, "").map_err(|error| InputError::at(place(&error.key), error))?;
     let single = |list: &str| all.get(list).and_then(Value::as_array).is_some_and(|list| list.len() == 1);
     let lists: Vec<String> = all.keys().filter(|key| single(key)).map(|key| format!("{key}[0].")).collect();
     let config: C = serde_path_to_error::deserialize(Value::Table(all)).map_err(|e| {
@@ -243,19 +243,19 @@ fn apply_set<C: Config>(table: &mut Table, set: &str, known: &Value) -> Result<(
     C::modernise(wrapped);
     check_keys::<C>(wrapped, known, "", &|_| place.clone())?;
     absolute_paths::<C>(wrapped, Path::new("."));
-    complete_lists(table, wrapped, known).map_err(|error| InputError::new(&place, error.problem))?;
-    merge(table, std::mem::take(wrapped)).map_err(|error| InputError::new(&place, error.problem))
+    complete_lists::<C>(table, wrapped, known).map_err(|error| InputError::new(&place, error.problem))?;
+    merge::<C>(table, std::mem::take(wrapped), "").map_err(|error| InputError::new(&place, error.problem))
 }
 
 /// Turns every list of tables that `touched` names into a list: a single `[data]` changes the usual `[[data]]`.
-fn complete_lists(table: &mut Table, touched: &Table, known: &Value) -> Result<(), KeyError> {
+fn complete_lists<C: Config>(table: &mut Table, touched: &Table, known: &Value) -> Result<(), KeyError> {
     for name in touched.keys() {
         let Some(usual @ [Value::Table(_)]) = known.get(name).and_then(Value::as_array).map(Vec::as_slice) else {
             continue;
         };
         let mut list = usual.to_vec();
         match table.remove(name) {
-            Some(Value::Table(single)) => merge_items(&mut list, single, name)?,
+            Some(Value::Table(single)) => merge_items::<C>(&mut list, single, name)?,
             Some(Value::Array(items)) => list = items,
             Some(other) => drop(table.insert(name.clone(), other)),
             None => {}
@@ -277,23 +277,29 @@ fn known_value<'a>(known: &'a Value, key: &str, old_names: &[(&str, &str)]) -> O
     })
 }
 
-/// Puts `from` into `into`. A single table goes into the only table of a list, and `1` into the second.
-fn merge(into: &mut Table, from: Table) -> Result<(), KeyError> {
+/// Puts `from`, the table of the key `under`, into `into`. A single table goes into the only table of a list, and `1` into the second.
+fn merge<C: Config>(into: &mut Table, from: Table, under: &str) -> Result<(), KeyError> {
     for (name, value) in from {
+        let key = if under.is_empty() { name.clone() } else { format!("{under}.{name}") };
         match (into.get_mut(&name), value) {
-            (Some(Value::Table(old)), Value::Table(new)) => merge(old, new).map_err(|error| error.under(&name))?,
-            (Some(Value::Array(items)), Value::Table(new)) => merge_items(items, new, &name)?,
+            (Some(Value::Table(old)), Value::Table(new)) if !is_whole::<C>(&key) => merge::<C>(old, new, &key)?,
+            (Some(Value::Array(items)), Value::Table(new)) => merge_items::<C>(items, new, &key)?,
             (_, value) => drop(into.insert(name, value)),
         }
     }
     Ok(())
 }
 
-fn merge_items(items: &mut [Value], new: Table, name: &str) -> Result<(), KeyError> {
+/// Whether a table is one value: a grader, or what stands under a name from the data.
+fn is_whole<C: Config>(key: &str) -> bool {
+    C::GRADERS.contains(&key) || C::BY_NAME.iter().any(|it| key.strip_prefix(it).is_some_and(|it| it.starts_with('.')))
+}
+
+fn merge_items<C: Config>(items: &mut [Value], new: Table, name: &str) -> Result<(), KeyError> {
     let count = items.len();
     if !is_indexed(&new) {
         return match items {
-            [Value::Table(only)] => merge(only, new),
+            [Value::Table(only)] => merge::<C>(only, new, name),
             _ => {
                 let key = new.keys().next().map_or("", String::as_str);
                 let problem = format!("there are {count} [[{name}]] tables; say which, from 0: {name}.0.{key}");
@@ -303,7 +309,7 @@ fn merge_items(items: &mut [Value], new: Table, name: &str) -> Result<(), KeyErr
     }
     for (index, value) in new {
         match (index.parse::<usize>().ok().and_then(|it| items.get_mut(it)), value) {
-            (Some(Value::Table(old)), Value::Table(new)) => merge(old, new)?,
+            (Some(Value::Table(old)), Value::Table(new)) => merge::<C>(old, new, name)?,
             (Some(old), value) => *old = value,
             (None, _) => {
                 let problem = format!("there is no table {index}; there are {count}, counted from 0");

@@ -66,6 +66,26 @@ fn names_on_the_hub_are_told_from_paths() {
 }
 
 #[test]
+fn a_grader_and_a_condition_are_replaced_whole() {
+    let text = "[data]\ntrain_files = ['a']\nwhere = { x = { from = 1, to = 2 }, y = 3 }\n[grader]\nalways = { http = 'http://a' }";
+    let sets = ["grader.always={http=\"http://b\",batch=3}", "data.where.x={from=5}"];
+    let resolved = to_toml(&load_text(text, &sets).unwrap()).unwrap();
+    assert!(resolved.contains("http://b") && !resolved.contains("http://a"), "{resolved}");
+    let conditions = &resolved[resolved.find("[data.where").unwrap()..resolved.find("[grader").unwrap()];
+    assert!(
+        conditions.contains("from = 5") && !conditions.contains("to = 2") && conditions.contains("y = 3"),
+        "{resolved}"
+    );
+    let command = load_text(text, &["grader.always={command=[\"cat\"]}"]).unwrap();
+    assert!(to_toml(&command).unwrap().contains("cat"));
+    // The order of overrides does not matter.
+    for sets in [["data.levels=4-5", "data.task=arithmetic"], ["data.task=arithmetic", "data.levels=4-5"]] {
+        let config = load_text("", &sets).unwrap();
+        assert_eq!((config.data[0].task.as_str(), config.data[0].levels.as_str()), ("arithmetic", "4-5"));
+    }
+}
+
+#[test]
 fn a_resolved_configuration_reads_back_as_itself() {
     let config = load_text("model = \"m\"\n[data]\ntrain = 12", &[]).unwrap();
     assert_eq!(load_text(&to_toml(&config).unwrap(), &[]).unwrap(), config);

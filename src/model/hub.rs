@@ -137,7 +137,13 @@ pub fn dataset_files(address: &str, rest: &str, download: Download) -> Result<Op
     // The hub writes a branch such as refs/convert/parquet into an address as one part.
     let repo = Repo::with_revision(id, RepoType::Dataset, revision.replace("%2F", "/"));
     if is_offline() || download == Download::Never {
-        let files = cached_files(&repo, &pattern);
+        let mut files = cached_files(&repo, &pattern);
+        if let Some(missing) = missing_shard(&files) {
+            if is_offline() && download == Download::Allowed {
+                return Err(fail(format!("the Hugging Face cache has only a part of it: {missing} is missing")));
+            }
+            files.clear();
+        }
         return match (files.is_empty(), is_offline()) {
             (false, _) => Ok(Some(files)),
             (true, false) => Ok(None),
@@ -154,6 +160,23 @@ pub fn dataset_files(address: &str, rest: &str, download: Download) -> Result<Op
         Ok(files) => Ok(Some(files)),
         Err(there) => Err(fail(format!("no file fits {path:?}; the data set has {}", there.join(", ")))),
     }
+}
+
+/// The first file that a name such as `train-00001-of-00003.parquet` says should be there, and is not.
+fn missing_shard(files: &[PathBuf]) -> Option<String> {
+    let names: BTreeSet<String> = files.iter().filter_map(|it| Some(it.file_name()?.to_str()?.to_owned())).collect();
+    let missing = |name: &String| {
+        let (start, rest) = name.split_once("-of-")?;
+        let (total, end) = rest.split_once('.').unwrap_or((rest, ""));
+        let (stem, number) = start.rsplit_once('-')?;
+        let total = total.split('-').next()?.parse::<usize>().ok().filter(|it| *it <= 100_000)?;
+        let others =
+            |i: usize| names.iter().any(|it| it.starts_with(&format!("{stem}-{i:0width$}-of-", width = number.len())));
+        (0..total)
+            .find(|i| !others(*i))
+            .map(|i| format!("{stem}-{i:0width$}-of-{total:0width$}.{end}", width = number.len()))
+    };
+    names.iter().find_map(missing)
 }
 
 fn fits(pattern: &Pattern, name: &str) -> bool {
@@ -185,4 +208,22 @@ fn cached_files(repo: &Repo, pattern: &Pattern) -> Vec<PathBuf> {
     files.retain(|path| name(path).is_some_and(|name| fits(pattern, &name)));
     files.sort();
     files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_shard_is_named() {
+        let check = |names: &[&str], expected: Option<&str>| {
+            let files: Vec<PathBuf> = names.iter().map(|name| Path::new("/cache").join(name)).collect();
+            assert_eq!(missing_shard(&files).as_deref(), expected, "{names:?}");
+        };
+        check(&["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"], None);
+        check(&["train-00000-of-00002.parquet"], Some("train-00001-of-00002.parquet"));
+        check(&["train-00000-of-00001-a1b2.parquet", "test-00000-of-00001-c3.parquet"], None);
+        check(&["0000.parquet", "one-of-us.jsonl", "x.jsonl"], None);
+        check(&[], None);
+    }
 }

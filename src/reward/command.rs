@@ -13,6 +13,9 @@ use super::queue::{Job, Queue};
 use super::stats::GraderStats;
 use crate::config::grader_spec::ExternalSpec;
 
+/// More empty lines than this in a row are an error.
+const MOST_EMPTY_LINES: usize = 1000;
+
 /// See the module.
 pub struct CommandWorker {
     spec: ExternalSpec,
@@ -26,6 +29,8 @@ pub struct CommandWorker {
     /// By id. The latest moment of each reply stands beside it.
     in_flight: BTreeMap<u64, (Job, Instant)>,
     last_progress: Instant,
+    /// Since the last line with text.
+    empty_lines: usize,
 }
 
 enum Event {
@@ -38,7 +43,7 @@ enum Event {
 impl CommandWorker {
     pub fn new(spec: ExternalSpec, slot: usize, queue: Arc<Queue>, stats: Arc<GraderStats>) -> Self {
         let (out, in_flight, last_progress) = (VecDeque::new(), BTreeMap::new(), Instant::now());
-        Self { spec, slot, queue, stats, process: None, started: 0, out, in_flight, last_progress }
+        Self { spec, slot, queue, stats, process: None, started: 0, out, in_flight, last_progress, empty_lines: 0 }
     }
 
     /// Serves jobs until it is dropped.
@@ -55,8 +60,11 @@ impl CommandWorker {
                 }
                 continue;
             };
+            if !self.in_flight.is_empty() && Instant::now() >= deadline {
+                self.on_time_out();
+                continue;
+            }
             let event = tokio::select! {
-                biased;
                 line = process.lines.next() => Event::Line(line),
                 written = process.stdin.write_buf(&mut self.out), if !self.out.is_empty() => Event::Written(written),
                 _ = changed.changed() => Event::Changed,
@@ -118,8 +126,13 @@ impl CommandWorker {
     fn on_line(&mut self, line: &[u8]) {
         let line = line.trim_ascii();
         if line.is_empty() {
+            self.empty_lines += 1;
+            if self.empty_lines > MOST_EMPTY_LINES {
+                self.replace("it writes empty lines without end");
+            }
             return;
         }
+        self.empty_lines = 0;
         if protocol::is_ready(line) {
             return self.on_ready();
         }
@@ -172,6 +185,7 @@ impl CommandWorker {
     /// Kills the process. What it was working on is tried again.
     fn replace(&mut self, problem: &str) {
         self.process = None;
+        self.empty_lines = 0;
         self.out.clear();
         let jobs: Vec<Job> = std::mem::take(&mut self.in_flight).into_values().map(|(job, _)| job).collect();
         if !jobs.is_empty() {

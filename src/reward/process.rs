@@ -178,10 +178,25 @@ struct Group {
     id: Option<rustix::process::Pid>,
 }
 
+/// The groups that run now, for an end of the program that drops nothing.
+#[cfg(unix)]
+static RUNNING: Mutex<Vec<rustix::process::Pid>> = Mutex::new(Vec::new());
+
+/// Kills the processes of all graders. For an end of the program that drops nothing.
+pub fn kill_all() {
+    #[cfg(unix)]
+    for id in RUNNING.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        // It fails only if the group has ended.
+        let _ = rustix::process::kill_process_group(id, rustix::process::Signal::KILL);
+    }
+}
+
 impl Group {
     #[cfg(unix)]
     fn of(child: &Child) -> Self {
-        Self { id: child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32)) }
+        let id = child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32));
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).extend(id);
+        Self { id }
     }
 
     #[cfg(not(unix))]
@@ -192,6 +207,7 @@ impl Group {
     fn kill(&mut self) {
         #[cfg(unix)]
         if let Some(id) = self.id.take() {
+            RUNNING.lock().unwrap_or_else(PoisonError::into_inner).retain(|it| *it != id);
             // It fails only if the group has ended.
             let _ = rustix::process::kill_process_group(id, rustix::process::Signal::KILL);
         }

@@ -32,6 +32,9 @@ impl<'a> Request<'a> {
     }
 }
 
+/// The greatest score.
+const MOST: f64 = 1e6;
+
 /// The keys of a reply.
 const KEYS: [&str; 5] = ["id", "score", "right", "parts", "error"];
 
@@ -83,7 +86,7 @@ fn grade(value: &Value) -> Result<Grade, String> {
     if let Some(error) = value.get("error").filter(|error| !error.is_null()) {
         return Err(format!("it says: {}", shorten(error.as_str().unwrap_or(&error.to_string()))));
     }
-    let score = number(value.get("score")).ok_or("`score` must be a finite number")?;
+    let score = number(value.get("score")).ok_or("`score` must be a number from -1000000 to 1000000")?;
     let right = match value.get("right") {
         None | Some(Value::Null) => score > 0.0,
         Some(Value::Bool(right)) => *right,
@@ -94,8 +97,9 @@ fn grade(value: &Value) -> Result<Grade, String> {
         Some(Value::Object(parts)) if parts.len() <= 64 => {
             let part = |(name, score): (&String, &Value)| {
                 let score = number(Some(score)).filter(|_| is_part_name(name));
-                let score =
-                    score.ok_or_else(|| format!("the part {:?} must be a name with a finite number", shorten(name)))?;
+                let score = score.ok_or_else(|| {
+                    format!("the part {:?} must be a name with a number from -1000000 to 1000000", shorten(name))
+                })?;
                 Ok(Part { name: Arc::from(name.as_str()), score })
             };
             parts.iter().map(part).collect::<Result<_, String>>()?
@@ -106,7 +110,7 @@ fn grade(value: &Value) -> Result<Grade, String> {
 }
 
 fn number(value: Option<&Value>) -> Option<f32> {
-    value?.as_f64().map(|x| x as f32).filter(|x| x.is_finite())
+    value?.as_f64().filter(|x| x.abs() <= MOST).map(|x| x as f32)
 }
 
 /// The start of a text, for an error message.
@@ -152,7 +156,7 @@ mod tests {
         for score in ["NaN", "Infinity", "-Infinity", "null", "\"1\"", "true", "1e300"] {
             let line = format!(r#"{{"id": 1, "score": {score}}}"#);
             assert_eq!(parse_line(line.as_bytes()).unwrap().0, 1, "the id of {line} is known");
-            check(&line, "`score` must be a finite number");
+            check(&line, "`score` must be a number from");
         }
         check(r#"{"id": 1}"#, "`score`");
         check(r#"{"id": 1, "score": 1, "right": 1}"#, "`right`");

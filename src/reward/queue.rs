@@ -86,7 +86,7 @@ impl Queue {
         let load = &mut loads[slot];
         let job = if !suspects.is_empty() {
             let job = if load.jobs == 0 { suspects.pop_front() } else { None };
-            load.alone = job.is_some();
+            load.alone |= job.is_some();
             job
         } else if load.alone || load.jobs >= WINDOW || load.jobs > least {
             None

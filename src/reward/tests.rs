@@ -121,11 +121,10 @@ fn a_completion_that_takes_too_long_fails_alone() {
 
 #[test]
 fn nonsense_is_quoted() {
-    check(script("echo hello"), &["1"], &[None], "not a reply: \"hello\"");
+    check(script("echo hello"), &["1"], &[None], "not a reply (other output belongs on standard error): \"hello\"");
     check(script(r#"echo "{\"id\": 99, \"score\": 1}""#), &["1"], &[None], "id 99");
     let nan = format!(r#"if [ $n = 1 ]; then echo "{{\"id\": $id, \"score\": NaN}}"; else {ECHO}; fi"#);
-    let scorers =
-        check(script(&nan), &["0", "1", "2"], &[Some(0.0), None, Some(2.0)], "`score` must be a finite number");
+    let scorers = check(script(&nan), &["0", "1", "2"], &[Some(0.0), None, Some(2.0)], "`score` must be a number from");
     assert_eq!(scorers.stats().restarts.load(Relaxed), 0, "only the completion fails");
     // The second reply to one id cannot be another completion's.
     check(script(&format!("{ECHO}; {ECHO}")), &["1"], &[Some(1.0)], "");
@@ -135,6 +134,7 @@ fn nonsense_is_quoted() {
 fn output_without_end_is_bounded() {
     check(script("yes | tr -d '\\n'"), &["1"], &[None], "a line of more than 1048576 bytes");
     check(script("yes"), &["1"], &[None], "\"y\"");
+    check(script("yes ''"), &["1"], &[None], "empty lines without end");
     check(script(&format!("yes >&2 & sleep 0.1; kill $!; {ECHO}")), &["1"], &[Some(1.0)], "");
 }
 
@@ -338,8 +338,8 @@ fn functions_for_verl_and_trl_run_unchanged() {
     assert_eq!(scores(&grades), [Some(1.0), Some(0.0), Some(-2.0)], "{grades:?}");
     assert_eq!(scores(&grade_each(&scorers, &spec(Program::Trl, ":later"), &["3"])), [Some(3.0)]);
     assert_eq!(scorers.stats().restarts.load(Relaxed), 0);
-    let error = grade_each(&scorers, &spec(Program::Verl, ":nothing"), &["1"])[0].clone().unwrap_err();
-    assert!(error.contains("has no function nothing"), "{error}");
+    let error = scorers.check(&spec(Program::Verl, ":nothing")).unwrap_err();
+    assert!(error.contains("cannot be loaded") && error.contains("has no function nothing"), "{error}");
 }
 
 /// Prints completions per second: `cargo test --release speed -- --ignored --nocapture`.

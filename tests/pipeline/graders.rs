@@ -120,7 +120,7 @@ fn an_evaluation_that_cannot_be_graded_ends_the_run() {
     let config = graded_by(world.config(), script("echo nonsense; continue", 1));
     let config = RunConfig { eval: EvalConfig { interval: 1, ..config.eval }, ..config };
     let error = fail(&config, &world.out("a"), world.engine());
-    assert!(error.contains("cannot be evaluated") && error.contains("nonsense"), "{error}");
+    assert!(error.contains("3 test rows in a row could not be graded") && error.contains("nonsense"), "{error}");
 }
 
 /// Generation of 5 batches takes 5 · 0.2 s, and grading of each group 1 s. If a group held its slot while it is graded, the
@@ -141,4 +141,21 @@ fn a_slow_grader_does_not_hold_back_the_engine() {
     assert_eq!(times.len(), STEPS as usize * B);
     let took = times.iter().max().expect("a time").duration_since(*times.iter().min().expect("a time"));
     assert!(took < Duration::from_secs(3), "{took:?}");
+}
+
+/// One test row that cannot be graded is left out, and the run goes on.
+#[test]
+fn an_evaluation_survives_a_row_that_cannot_be_graded() {
+    let world = World::new();
+    // The first grading of all fails: that of a test row, because the first evaluation comes before the first batch.
+    let once = world.out("once").display().to_string();
+    let fails_once = format!(
+        "if mkdir {once} 2>/dev/null; then echo \"{{\\\"id\\\": $id, \\\"error\\\": \\\"no luck\\\"}}\"; continue; fi"
+    );
+    let config = graded_by(world.config(), script(&fails_once, 1));
+    let config = RunConfig { eval: EvalConfig { interval: 1, ..config.eval }, ..config };
+    let out = world.out("a");
+    finish(&config, &out, world.engine());
+    let metrics = std::fs::read_to_string(out.join("metrics.jsonl")).expect("metrics");
+    assert!(metrics.lines().count() > 1 && !metrics.contains("null"), "{metrics}");
 }

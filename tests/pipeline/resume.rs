@@ -44,7 +44,7 @@ fn many_stops_change_nothing() {
     assert_same(&straight, &out);
 }
 
-/// The stop comes during the first evaluation, which ends only when the curriculum has seen a whole batch.
+/// The stop comes during the first evaluation, when the curriculum has seen a whole batch.
 #[test]
 fn a_stop_with_a_batch_ready_loses_nothing() {
     let world = World::new();
@@ -54,9 +54,13 @@ fn a_stop_with_a_batch_ready_loses_nothing() {
     finish(&config, &straight, world.engine());
     let run = prepare(&config, &out).expect("a run");
     let scheduler = run.scheduler();
-    let until = Box::new(move || scheduler.lock().ledger().observed >= B as u64);
+    let (stop, stopped) = watch::channel(false);
+    let until = Box::new(move || {
+        let is_ready = scheduler.lock().ledger().observed >= B as u64;
+        stop.send_if_modified(|stop| std::mem::replace(stop, is_ready) != is_ready);
+        is_ready
+    });
     let engine = SteeredEngine::new(world.engine(), Behaviour::HoldsEvaluations { until });
-    let (_stop, stopped) = watch::channel(true);
     assert_eq!(block_on(start(run, Arc::new(engine), stopped)).expect("a good end"), End::Stopped);
     let seen: Value =
         serde_json::to_value(&Checkpoint::load_latest(&out).expect("a checkpoint").scheduler).expect("JSON");

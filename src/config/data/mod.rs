@@ -91,7 +91,7 @@ impl Default for DataEntry {
 impl DataEntry {
     /// Knights and Knaves with 3 to 14 people.
     pub fn usual() -> Self {
-        Self { task: "kk".into(), levels: "3-14".into(), ..Self::default() }
+        Self { task: "kk".into(), ..Self::default() }
     }
 
     /// # Errors

@@ -25,18 +25,25 @@ pub fn is_indexed(table: &Table) -> bool {
 }
 
 fn modernise_entry(entry: &mut Table) {
+    let kind = entry.remove("kind");
+    match kind.as_ref().and_then(Value::as_str) {
+        // Keys of the other kind had no meaning, and older runs wrote them out.
+        Some("files") => drop(entry.remove("people")),
+        Some("kk") => ["train_files", "test_files"].iter().for_each(|key| drop(entry.remove(*key))),
+        _ => {}
+    }
     if let Some(people) = entry.remove("people") {
         entry.insert("levels".into(), people);
     }
-    if let Some(kind) = entry.remove("kind") {
-        let task = if kind.as_str() == Some("files") { Value::from("") } else { kind };
+    if let Some(kind) = kind {
+        let task = if kind.as_str() == Some("files") { "".into() } else { kind };
         entry.entry("task").or_insert(task);
     }
+    // Files take the place of the task in the table that they are set in.
     if entry.contains_key("train_files") {
         entry.entry("task").or_insert("".into());
     }
-    // The usual levels are those of the usual task.
-    if entry.get("task").is_some_and(|task| task.as_str() != Some("kk")) {
+    if entry.get("task").and_then(Value::as_str) == Some("") {
         entry.entry("levels").or_insert("".into());
     }
 }
@@ -51,6 +58,11 @@ mod tests {
             ("[data]\nkind = 'kk'\npeople = '3-4'", "[data]\nlevels = '3-4'\ntask = 'kk'"),
             ("[data]\nkind = 'files'\ntrain_files = ['a']", "[data]\ntask = ''\nlevels = ''\ntrain_files = ['a']"),
             ("[data]\ntrain_files = ['a']", "[data]\ntask = ''\nlevels = ''\ntrain_files = ['a']"),
+            (
+                "[data]\nkind = 'files'\npeople = '3-14'\ntrain_files = ['a']",
+                "[data]\ntask = ''\nlevels = ''\ntrain_files = ['a']",
+            ),
+            ("[data]\nkind = 'kk'\npeople = '3'\ntrain_files = ['a']", "[data]\nlevels = '3'\ntask = 'kk'"),
             ("[data]\ntrain = 3", "[data]\ntrain = 3"),
             ("[[data]]\nkind = 'kk'\n[[data]]\ntask = 'kk'", "[[data]]\ntask = 'kk'\n[[data]]\ntask = 'kk'"),
             ("[data.1]\npeople = 3", "[data.1]\nlevels = 3"),

@@ -225,6 +225,8 @@ impl Entry<'_> {
         }
         let wrong = |problem: String| InputError::new(format!("{}.quantiles_of", self.key), problem);
         let (mut cut_train, mut cut_test) = (Groups::new(), Groups::new());
+        // Without training rows there is nothing to cut by.
+        cut_test.extend(test.iter().filter(|(it, _)| !train.iter().any(|(name, _)| name == it)).cloned());
         for (name, rows) in train {
             let quantiles = Quantiles::new(field, *parts, &rows).map_err(wrong)?;
             let held_out = test.iter().find(|(it, _)| *it == name).map(|(_, rows)| rows.clone()).unwrap_or_default();

@@ -17,7 +17,11 @@ pub fn value<'a>(row: &'a Row, name: &str) -> Option<Cow<'a, Value>> {
     let text = |it: &str| Some(Cow::Owned(Value::from(it)));
     match name {
         "data_source" => text(&row.data_source).filter(|_| !row.data_source.is_empty()),
-        "ground_truth" | "reward_model.ground_truth" => text(&row.reward_model.ground_truth),
+        "ground_truth" | "reward_model.ground_truth" if !row.reward_model.ground_truth.is_empty() => {
+            text(&row.reward_model.ground_truth)
+        }
+        // A row that a mapping is about to give one.
+        "ground_truth" if row.extra_info.get("ground_truth").is_none() => value(row, "reward_model.ground_truth"),
         PROMPT_CHARS => Some(Cow::Owned(Value::from(prompt_chars(row)))),
         "ability" if !row.ability.is_empty() => text(&row.ability),
         _ => {

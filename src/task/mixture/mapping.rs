@@ -84,6 +84,21 @@ mod tests {
     }
 
     #[test]
+    fn templates_see_the_ground_truth_of_every_schema() {
+        let template = |text: &str| Some(Template::parse(text).unwrap());
+        let truth = |template, fields| {
+            let mapping =
+                Mapping { prompt: Some(Template::parse("?").unwrap()), answer: template, ..Mapping::default() };
+            mapping.row(fields).map(|row| row.reward_model.ground_truth)
+        };
+        let verl = || json!({"reward_model": {"ground_truth": "7"}});
+        assert_eq!(truth(template("{ground_truth}"), verl()), Ok("7".into()));
+        assert_eq!(truth(template("{reward_model.ground_truth}"), verl()), Ok("7".into()));
+        assert_eq!(truth(template("<{ground_truth}>"), json!({"ground_truth": 8})), Ok("<8>".into()));
+        assert!(truth(template("{ground_truth}"), json!({"x": 1})).is_err());
+    }
+
+    #[test]
     fn a_system_message_replaces_the_one_that_is_there() {
         let mapping = Mapping { system: Some("new".into()), ..Mapping::default() };
         let prompt = vec![Message::new("system", "old"), Message::new("user", "?")];
