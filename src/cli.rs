@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use dump_rl::commands::data::RowFormat;
+use dump_rl::commands::data::SplitFiles;
 use dump_rl::config;
 use dump_rl::config::run::RunConfig;
 use dump_rl::error::InputError;
@@ -171,20 +171,8 @@ pub enum DataCommand {
         /// Numbers of people, such as 3-14 or 5.
         #[arg(long, default_value = "3-14")]
         people: String,
-        /// Training puzzles of each size.
-        #[arg(long, default_value_t = 900)]
-        train: usize,
-        /// Test puzzles of each size.
-        #[arg(long, default_value_t = 100)]
-        test: usize,
-        /// Seed of the puzzles.
-        #[arg(long, default_value_t = 42)]
-        seed: u64,
-        /// Folder for train.jsonl and test.jsonl, or with parquet train.parquet and test.parquet.
-        #[arg(long)]
-        out: PathBuf,
-        #[arg(long, value_enum, default_value = "jsonl")]
-        format: RowFormat,
+        #[command(flatten)]
+        files: SplitFiles,
         /// Write this variant of each puzzle that the other arguments give, to test memorisation.
         #[arg(long, value_enum)]
         variant: Option<Variant>,
@@ -197,20 +185,8 @@ pub enum DataCommand {
         /// Levels, such as 3-7 or 5 (default: the task's usual ones).
         #[arg(long)]
         levels: Option<String>,
-        /// Training rows of each level.
-        #[arg(long, default_value_t = 900)]
-        train: usize,
-        /// Test rows of each level.
-        #[arg(long, default_value_t = 100)]
-        test: usize,
-        /// Seed of the rows.
-        #[arg(long, default_value_t = 42)]
-        seed: u64,
-        /// Folder for train.jsonl and test.jsonl, or with parquet train.parquet and test.parquet.
-        #[arg(long)]
-        out: PathBuf,
-        #[arg(long, value_enum, default_value = "jsonl")]
-        format: RowFormat,
+        #[command(flatten)]
+        files: SplitFiles,
     },
     /// Show what a file of rows contains.
     Inspect {

@@ -10,7 +10,6 @@ use anyhow::{Result, anyhow};
 use clap::Parser;
 use cli::{BenchCommand, Cli, Command, CurriculumCommand, DataCommand};
 use dump_rl::commands::data::PromptCounter;
-use dump_rl::commands::data::make::Request;
 use dump_rl::config::{self, run::RunConfig, sft::SftConfig};
 use dump_rl::error::InputError;
 use dump_rl::run_dir::log::Warnings;
@@ -99,18 +98,15 @@ fn run_bench(bench: BenchCommand) -> Result<()> {
 
 fn run_data(data: DataCommand) -> Result<()> {
     match data {
-        DataCommand::Kk { people, train, test, seed, out, format, variant } => {
+        DataCommand::Kk { people, files, variant } => {
             let people = parse_people(&people).map_err(|e| InputError::new("--people", e))?;
-            let left_out = commands::data::kk(people, train, test, seed, &out, format, variant)?;
+            let left_out = commands::data::kk(people, variant, &files)?;
             if left_out > 0 {
                 eprintln!("{left_out} puzzles have no such variant and are left out; index names the original");
             }
             Ok(())
         }
-        DataCommand::Make { task, levels, train, test, seed, out, format } => {
-            let request = Request { task: &task, levels: levels.as_deref(), train, test, seed };
-            Ok(commands::data::make::run(request, &out, format)?)
-        }
+        DataCommand::Make { task, levels, files } => Ok(commands::data::make::run(&task, levels.as_deref(), &files)?),
         DataCommand::Inspect { file, model } => {
             let counter = model.map(|folder| PromptCounter::load(&folder)).transpose()?;
             print!("{}", commands::data::inspect(&file, counter.as_ref())?);

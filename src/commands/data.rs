@@ -4,10 +4,10 @@
 pub mod make;
 
 use std::fmt::Write as _;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Write as _};
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use engine::decoder::DecoderConfig;
 use serde::Serialize;
@@ -38,24 +38,74 @@ impl RowFormat {
     }
 }
 
-/// Writes `train` and `test` rows of every size, in order, to `out/train` and `out/test` with the format's ending. A split
-/// without rows is not written. The same arguments give the same bytes. With `variant` the rows are that variant of each
-/// puzzle; returns how many puzzles have none and are left out.
+/// The rows that are made, and the files that they are written to.
+#[derive(Clone, Debug, clap::Args)]
+pub struct SplitFiles {
+    /// Training rows of each size or level.
+    #[arg(long, default_value_t = 900)]
+    pub train: usize,
+    /// Test rows of each size or level.
+    #[arg(long, default_value_t = 100)]
+    pub test: usize,
+    /// Seed of the rows.
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+    /// Folder for train.jsonl and test.jsonl, or with parquet train.parquet and test.parquet.
+    #[arg(long)]
+    pub out: PathBuf,
+    #[arg(long, value_enum, default_value = "jsonl")]
+    pub format: RowFormat,
+}
+
+impl SplitFiles {
+    /// How many rows are asked for, of so many sizes or levels.
+    fn wanted(&self, levels: usize) -> usize {
+        levels.saturating_mul(self.train.saturating_add(self.test))
+    }
+
+    /// Writes training and test rows, and says how many. A split without rows is not written. The rows are made after it is known
+    /// that no file is in the way and that some are `wanted`. `command` is named in errors.
+    fn write(
+        &self,
+        command: &str,
+        wanted: usize,
+        made: impl FnOnce() -> Result<(Vec<Row>, Vec<Row>), InputError>,
+    ) -> Result<usize, InputError> {
+        let Self { out, format, .. } = self;
+        let files = ["train", "test"].map(|name| out.join(name).with_extension(format.ending()));
+        if let Some(path) = files.iter().find(|path| path.exists()) {
+            return Err(InputError::new(path.display(), "exists already; remove it or choose another --out"));
+        }
+        if wanted == 0 {
+            return Err(InputError::new(command, "--train and --test are both 0; ask for at least one row"));
+        }
+        let (train, test) = made()?;
+        let unsolved = |row: &Row| row.extra_info.get("solution").is_none();
+        if *format == RowFormat::Conversations && train.iter().chain(&test).any(unsolved) {
+            return Err(InputError::new(command, "its rows have no solution to show; take another --format"));
+        }
+        let written = train.len() + test.len();
+        fs::create_dir_all(out).map_err(|e| InputError::new(out.display(), format!("cannot be created: {e}")))?;
+        for (path, rows) in files.iter().zip([train, test]).filter(|(_, rows)| !rows.is_empty()) {
+            write_rows(path, &rows, *format)
+                .map_err(|e| InputError::new(path.display(), format!("cannot be written: {e}")))?;
+        }
+        Ok(written)
+    }
+}
+
+/// Writes rows of every size, in order. The same arguments give the same bytes. With `variant` the rows are that variant of each
+/// puzzle. Returns how many puzzles have none and are left out.
 ///
 /// # Errors
 /// Sizes or counts that are not possible, a file that exists already, and a path that cannot be written.
-pub fn kk(
-    people: RangeInclusive<usize>,
-    train: usize,
-    test: usize,
-    seed: u64,
-    out: &Path,
-    format: RowFormat,
-    variant: Option<Variant>,
-) -> Result<usize, InputError> {
-    let wanted = people.clone().count().saturating_mul(train.saturating_add(test));
-    let made = || kk::splits_of(variant, people, train, test, seed).map_err(|e| InputError::new("data kk", e));
-    Ok(wanted - make::write_splits("data kk", out, format, wanted, made)?)
+pub fn kk(people: RangeInclusive<usize>, variant: Option<Variant>, files: &SplitFiles) -> Result<usize, InputError> {
+    let wanted = files.wanted(people.clone().count());
+    let made = || {
+        let splits = kk::splits_of(variant, people, files.train, files.test, files.seed);
+        splits.map_err(|e| InputError::new("data kk", e))
+    };
+    Ok(wanted - files.write("data kk", wanted, made)?)
 }
 
 fn write_rows(path: &Path, rows: &[Row], format: RowFormat) -> io::Result<()> {
@@ -148,14 +198,17 @@ fn example(row: &Row) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
+
+    fn files(train: usize, test: usize, seed: u64, out: &Path) -> SplitFiles {
+        SplitFiles { train, test, seed, out: out.to_owned(), format: RowFormat::Jsonl }
+    }
 
     #[test]
     fn the_same_seed_writes_the_same_bytes_and_they_load_again() {
         let folder = temp_dir::TempDir::new().unwrap();
         let made = |name: &str, seed| {
             let out = folder.path().join(name).join("deep");
-            kk(3..=4, 6, 2, seed, &out, RowFormat::Jsonl, None).unwrap();
+            kk(3..=4, None, &files(6, 2, seed, &out)).unwrap();
             (fs::read(out.join("train.jsonl")).unwrap(), fs::read(out.join("test.jsonl")).unwrap())
         };
         let first = made("a", 1);
@@ -169,7 +222,7 @@ mod tests {
     fn both_formats_hold_the_same_rows() {
         let folder = temp_dir::TempDir::new().unwrap();
         for format in [RowFormat::Jsonl, RowFormat::Parquet] {
-            kk(3..=4, 6, 2, 1, folder.path(), format, None).unwrap();
+            kk(3..=4, None, &SplitFiles { format, ..files(6, 2, 1, folder.path()) }).unwrap();
         }
         let loaded = |name: &str| rows::load(&folder.path().join(name)).unwrap();
         assert_eq!(loaded("train.parquet"), loaded("train.jsonl"));
@@ -181,7 +234,7 @@ mod tests {
         let folder = temp_dir::TempDir::new().unwrap();
         let made = |name: &str, variant| {
             let out = folder.path().join(name);
-            assert_eq!(kk(4..=4, 6, 2, 1, &out, RowFormat::Jsonl, variant).unwrap(), 0);
+            assert_eq!(kk(4..=4, variant, &files(6, 2, 1, &out)).unwrap(), 0);
             rows::load(&out.join("test.jsonl")).unwrap()
         };
         let (originals, variants) = (made("a", None), made("b", Some(Variant::RoleWords)));
@@ -196,7 +249,7 @@ mod tests {
     fn existing_files_are_kept() {
         let folder = temp_dir::TempDir::new().unwrap();
         fs::write(folder.path().join("test.jsonl"), "mine").unwrap();
-        let error = kk(3..=3, 1, 1, 0, folder.path(), RowFormat::Jsonl, None).unwrap_err();
+        let error = kk(3..=3, None, &files(1, 1, 0, folder.path())).unwrap_err();
         assert!(error.place.ends_with("test.jsonl") && error.problem.contains("already"), "{error}");
         assert_eq!(fs::read_to_string(folder.path().join("test.jsonl")).unwrap(), "mine");
         assert!(!folder.path().join("train.jsonl").exists());
@@ -205,20 +258,19 @@ mod tests {
     #[test]
     fn impossible_requests_are_refused() {
         let folder = temp_dir::TempDir::new().unwrap();
-        let problem =
-            |people, train| kk(people, train, 0, 0, folder.path(), RowFormat::Jsonl, None).unwrap_err().problem;
+        let problem = |people, train| kk(people, None, &files(train, 0, 0, folder.path())).unwrap_err().problem;
         assert!(problem(3..=3, 0).contains("both 0"));
         assert!(problem(2..=3, 1).contains("3-20"));
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
-        assert_eq!(kk(3..=3, 1, 0, 0, &file, RowFormat::Jsonl, None).unwrap_err().place, file.display().to_string());
+        assert_eq!(kk(3..=3, None, &files(1, 0, 0, &file)).unwrap_err().place, file.display().to_string());
     }
 
     #[test]
     #[cfg_attr(debug_assertions, ignore = "takes 15 s without optimisation")]
     fn more_puzzles_than_exist_are_refused() {
         // With three people each can say 73 things, so there are at most 73³ puzzles.
-        let error = kk(3..=3, 73 * 73 * 73, 0, 0, Path::new("unused"), RowFormat::Jsonl, None).unwrap_err();
+        let error = kk(3..=3, None, &files(73 * 73 * 73, 0, 0, Path::new("unused"))).unwrap_err();
         assert!(error.problem.contains("distinct puzzles with 3 people"), "{error}");
     }
 

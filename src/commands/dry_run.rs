@@ -70,7 +70,7 @@ fn with_tokenizer(config: &RunConfig, folder: &Path) -> Result<()> {
 
 /// For a model of which only the sizes are known.
 fn without_tokenizer(config: &RunConfig, model: &DecoderConfig) -> Result<()> {
-    let Loaded { train, planned, .. } = Loaded::new(config, &dataset::scorers(config)?, Download::Never)?;
+    let Loaded { train, planned, .. } = Loaded::new(config, &dataset::loaded_scorers(config)?, Download::Never)?;
     let sizes = sizes(train.iter().map(|it| it.rows.size()).collect(), &planned);
     let characters = train.into_iter().map(|it| it.rows.longest_prompt());
     let longest = characters.max().unwrap_or(0).div_ceil(CHARACTERS_A_TOKEN);

@@ -36,7 +36,7 @@ const CHUNK: usize = 1024;
 /// The graders that `--grader` and `--published` ask for. `grader` is a name or an inline TOML table.
 ///
 /// # Errors
-/// An unknown grader, or one whose program is not there.
+/// An unknown grader, or one whose program is not there or cannot be loaded.
 pub fn graders(grader: Option<&str>, published: bool) -> Result<Scorers, InputError> {
     let wrong = |problem: String| InputError::new("--grader", problem);
     let always = grader.map(GraderSpec::parse).transpose().map_err(wrong)?.unwrap_or_default();
@@ -45,7 +45,9 @@ pub fn graders(grader: Option<&str>, published: bool) -> Result<Scorers, InputEr
         false => wrong(format!("{key}: {problem}")),
     })?;
     let config = GraderConfig { always, published, ..GraderConfig::default() };
-    Scorers::new(&config).map_err(|error| wrong(error.problem))
+    let scorers = Scorers::new(&config).map_err(|error| wrong(error.problem))?;
+    scorers.load_functions().map_err(wrong)?;
+    Ok(scorers)
 }
 
 /// Grades every line `{"index", "completion"}` of `completions` against row `index` of `data`, and writes for each, in

@@ -11,7 +11,7 @@ use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::Value;
 
-use super::load::absolute;
+use super::paths::absolute;
 use crate::error::KeyError;
 use crate::task::graders;
 

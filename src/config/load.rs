@@ -1,10 +1,11 @@
 //! From a configuration file and `--set` overrides to a checked value.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use toml::{Table, Value};
 
 use super::data::old_names::is_indexed;
+use super::paths::absolute;
 use super::{Config, grader_spec, is_hub_id};
 use crate::error::{InputError, KeyError};
 
@@ -21,8 +22,8 @@ pub fn load<C: Config>(path: &Path, sets: &[String]) -> Result<C, InputError> {
     C::modernise(&mut table);
     check_keys::<C>(&table, &known, "", &place)?;
     absolute_paths::<C>(&mut table, path.parent().unwrap_or(Path::new(".")));
-    let given = table.clone();
-    complete_lists::<C>(&mut table, &given, &known).map_err(|error| InputError::at(place(&error.key), error))?;
+    let names: Vec<String> = table.keys().cloned().collect();
+    complete_lists::<C>(&mut table, &names, &known).map_err(|error| InputError::at(place(&error.key), error))?;
     for set in sets {
         apply_set::<C>(&mut table, set, &known)?;
     }
@@ -212,23 +213,6 @@ fn change_values(table: &mut Table, key: &str, change: &dyn Fn(&mut Value)) {
     }
 }
 
-/// `path` relative to `base`, as an absolute path without `.` and `..`. An empty path and a URL stay as they are.
-pub(super) fn absolute(base: &Path, path: &str) -> String {
-    if path.is_empty() || path.contains("://") {
-        return path.to_string();
-    }
-    let joined = base.join(path);
-    let full = std::path::absolute(&joined).unwrap_or(joined);
-    let mut clean = PathBuf::new();
-    for part in full.components() {
-        match part {
-            std::path::Component::ParentDir => drop(clean.pop()),
-            part => clean.push(part),
-        }
-    }
-    clean.to_string_lossy().into_owned()
-}
-
 /// Applies one `--set key.path=value`. The value is read as TOML, and as plain text if it is not TOML.
 fn apply_set<C: Config>(table: &mut Table, set: &str, known: &Value) -> Result<(), InputError> {
     let place = format!("--set {set}");
@@ -243,13 +227,14 @@ fn apply_set<C: Config>(table: &mut Table, set: &str, known: &Value) -> Result<(
     C::modernise(wrapped);
     check_keys::<C>(wrapped, known, "", &|_| place.clone())?;
     absolute_paths::<C>(wrapped, Path::new("."));
-    complete_lists::<C>(table, wrapped, known).map_err(|error| InputError::new(&place, error.problem))?;
+    let names: Vec<String> = wrapped.keys().cloned().collect();
+    complete_lists::<C>(table, &names, known).map_err(|error| InputError::new(&place, error.problem))?;
     merge::<C>(table, std::mem::take(wrapped), "").map_err(|error| InputError::new(&place, error.problem))
 }
 
-/// Turns every list of tables that `touched` names into a list: a single `[data]` changes the usual `[[data]]`.
-fn complete_lists<C: Config>(table: &mut Table, touched: &Table, known: &Value) -> Result<(), KeyError> {
-    for name in touched.keys() {
+/// Makes a list of each of the `names` that should be a list of tables: a single `[data]` changes the usual `[[data]]`.
+fn complete_lists<C: Config>(table: &mut Table, names: &[String], known: &Value) -> Result<(), KeyError> {
+    for name in names {
         let Some(usual @ [Value::Table(_)]) = known.get(name).and_then(Value::as_array).map(Vec::as_slice) else {
             continue;
         };

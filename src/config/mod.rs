@@ -17,6 +17,7 @@ mod load;
 pub mod lora;
 pub mod loss;
 pub mod optim;
+mod paths;
 pub mod pipeline;
 pub mod resolve;
 pub mod reward;

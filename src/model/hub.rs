@@ -137,18 +137,14 @@ pub fn dataset_files(address: &str, rest: &str, download: Download) -> Result<Op
     // The hub writes a branch such as refs/convert/parquet into an address as one part.
     let repo = Repo::with_revision(id, RepoType::Dataset, revision.replace("%2F", "/"));
     if is_offline() || download == Download::Never {
-        let mut files = cached_files(&repo, &pattern);
-        if let Some(missing) = missing_shard(&files) {
-            if is_offline() && download == Download::Allowed {
-                return Err(fail(format!("the Hugging Face cache has only a part of it: {missing} is missing")));
+        let files = cached_files(&repo, &pattern);
+        return match (files.is_empty(), missing_shard(&files), download) {
+            (false, None, _) => Ok(Some(files)),
+            (_, _, Download::Never) => Ok(None),
+            (_, Some(shard), _) => {
+                Err(fail(format!("the Hugging Face cache has only a part of it: {shard} is missing")))
             }
-            files.clear();
-        }
-        return match (files.is_empty(), is_offline()) {
-            (false, _) => Ok(Some(files)),
-            (true, false) => Ok(None),
-            (true, true) if download == Download::Never => Ok(None),
-            (true, true) => Err(fail("is not in the Hugging Face cache, and HF_HUB_OFFLINE forbids downloads".into())),
+            (true, ..) => Err(fail("is not in the Hugging Face cache, and HF_HUB_OFFLINE forbids downloads".into())),
         };
     }
     let files = download_files(&repo, &pattern).map_err(|e| {
@@ -170,11 +166,9 @@ fn missing_shard(files: &[PathBuf]) -> Option<String> {
         let (total, end) = rest.split_once('.').unwrap_or((rest, ""));
         let (stem, number) = start.rsplit_once('-')?;
         let total = total.split('-').next()?.parse::<usize>().ok().filter(|it| *it <= 100_000)?;
-        let others =
-            |i: usize| names.iter().any(|it| it.starts_with(&format!("{stem}-{i:0width$}-of-", width = number.len())));
-        (0..total)
-            .find(|i| !others(*i))
-            .map(|i| format!("{stem}-{i:0width$}-of-{total:0width$}.{end}", width = number.len()))
+        let start = |i: usize| format!("{stem}-{i:0width$}-of-", width = number.len());
+        let is_missing = |i: &usize| !names.iter().any(|it| it.starts_with(&start(*i)));
+        (0..total).find(is_missing).map(|i| format!("{}{total:0width$}.{end}", start(i), width = number.len()))
     };
     names.iter().find_map(missing)
 }

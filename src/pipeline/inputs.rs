@@ -30,6 +30,8 @@ pub struct Inputs {
     pub left_out: LeftOut,
     /// The graders of all rows.
     pub scorers: Arc<Scorers>,
+    /// Whether each training row is graded by one grader that is built in.
+    pub only_rules: bool,
 }
 
 /// Rows of the files that are not used, by reason.
@@ -74,7 +76,7 @@ impl Inputs {
         let folder = hub::folder(&config.model)?;
         let decoder = DecoderConfig::load(&folder)?;
         let tokenizer = Arc::new(ChatTokenizer::load(&folder, &decoder)?);
-        let scorers = Arc::new(dataset::scorers(&config)?);
+        let scorers = Arc::new(dataset::loaded_scorers(&config)?);
         let Loaded { train, test, planned, unfit } = Loaded::new(&config, &scorers, download)?;
         let over_limit = train.iter().map(|it| it.over_limit).sum();
         let context = decoder.max_position_embeddings;
@@ -92,7 +94,8 @@ impl Inputs {
                 format!("distribution {} has no test rows{share}; add some, or set eval.interval = 0", source.name);
             return Err(InputError::new("data", problem).into());
         }
-        Ok(Self { config, folder, decoder, tokenizer, train, test, planned, left_out, scorers })
+        let only_rules = train.sources.iter().flat_map(|it| it.known()).all(|item| item.grader.is_rule());
+        Ok(Self { config, folder, decoder, tokenizer, train, test, planned, left_out, scorers, only_rules })
     }
 
     /// Tokens of the longest prompt that is answered, in training or in an evaluation.

@@ -33,7 +33,7 @@ use crate::task::{Grade, Grader, Row};
 use pool::Pool;
 pub use process::kill_all;
 use stats::GraderStats;
-use weighted::Term;
+use weighted::{Running, Term};
 
 /// Gives each row its grader. Equal specifications share their processes.
 #[derive(Default)]
@@ -110,6 +110,15 @@ impl Scorers {
         }
     }
 
+    /// Loads the Python functions of all graders that were found so far, each once.
+    ///
+    /// # Errors
+    /// The first that cannot be loaded.
+    pub fn load_functions(&self) -> Result<(), String> {
+        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.iter().try_for_each(|pool| process::load(&pool.spec))
+    }
+
     /// What was counted since the start.
     pub fn stats(&self) -> &GraderStats {
         &self.stats
@@ -175,25 +184,23 @@ impl RowScorer {
         completions: &[String],
     ) -> impl Future<Output = Result<Vec<Grade>, GradingError>> + Send + use<> {
         let started = match self {
-            Self::Rule(grader) => Started::Done(completions.iter().map(|text| grader.grade(text)).collect()),
-            Self::External(pool) => Started::External(pool.clone(), pool.submit(row, completions)),
+            Self::Rule(grader) => Started::One(Running::rule(grader, completions)),
+            Self::External(pool) => Started::One(Running::external(pool, row, completions)),
             Self::Weighted(terms) => {
                 let running = terms.iter().map(|term| term.start(row, completions)).collect();
-                Started::Weighted(terms.clone(), running, completions.len())
+                Started::Sum(terms.clone(), running, completions.len())
             }
         };
         async {
             match started {
-                Started::Done(grades) => Ok(grades),
-                Started::External(pool, submitted) => pool.collect(submitted).await,
-                Started::Weighted(terms, running, count) => weighted::sum(&terms, running, count).await,
+                Started::One(running) => running.grades().await,
+                Started::Sum(terms, running, count) => weighted::sum(&terms, running, count).await,
             }
         }
     }
 }
 
 enum Started {
-    Done(Vec<Grade>),
-    External(Arc<Pool>, pool::Submitted),
-    Weighted(Arc<[Term]>, Vec<weighted::Running>, usize),
+    One(Running),
+    Sum(Arc<[Term]>, Vec<Running>, usize),
 }

@@ -36,7 +36,7 @@ impl Pool {
     /// # Errors
     /// As [`process::check`].
     pub(super) fn new(spec: ExternalSpec, stats: Arc<GraderStats>) -> Result<Self, String> {
-        process::check(&spec)?;
+        process::check(&spec.program)?;
         let (label, queue) = (process::label(&spec.program), Arc::new(Queue::new(spec.workers)));
         Ok(Self { spec, label, queue, stats, thread: Mutex::new(None) })
     }

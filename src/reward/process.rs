@@ -36,19 +36,27 @@ pub fn label(program: &Program) -> String {
     }
 }
 
-/// A Python function is loaded once for this.
-///
 /// # Errors
-/// A program or a script that is not there; a function that cannot be loaded.
-pub fn check(spec: &ExternalSpec) -> Result<(), String> {
-    match &spec.program {
+/// A program or a script that is not there.
+pub fn check(program: &Program) -> Result<(), String> {
+    match program {
         Program::Http(_) => Ok(()),
         Program::Command(words) => find(&words[0]),
+        Program::Verl(function) | Program::Trl(function) => match Path::new(function.file()).is_file() {
+            true => find(&function.python),
+            false => Err(format!("there is no file {}", function.file())),
+        },
+    }
+}
+
+/// Loads a Python function once. Other programs are not started.
+///
+/// # Errors
+/// A function that cannot be loaded.
+pub fn load(spec: &ExternalSpec) -> Result<(), String> {
+    match &spec.program {
+        Program::Http(_) | Program::Command(_) => Ok(()),
         Program::Verl(function) | Program::Trl(function) => {
-            if !Path::new(function.file()).is_file() {
-                return Err(format!("there is no file {}", function.file()));
-            }
-            find(&function.python)?;
             let loaded = probe::run(&words(&spec.program), Duration::from_secs_f64(spec.start_timeout_s));
             loaded.map_err(|problem| format!("{} cannot be loaded: {problem}", function.place))
         }
@@ -79,14 +87,14 @@ fn is_program(path: &Path) -> bool {
 }
 
 fn words(program: &Program) -> Vec<String> {
-    let shim = |kind: &str, PythonFunction { python, .. }: &PythonFunction, function: &PythonFunction| {
+    let shim = |kind: &str, function: &PythonFunction| {
         let name = function.name().unwrap_or("compute_score");
-        [python, "-c", SHIM, kind, function.file(), name].map(str::to_string).to_vec()
+        [&function.python, "-c", SHIM, kind, function.file(), name].map(str::to_string).to_vec()
     };
     match program {
         Program::Command(words) => words.clone(),
-        Program::Verl(function) => shim("verl", function, function),
-        Program::Trl(function) => shim("trl", function, function),
+        Program::Verl(function) => shim("verl", function),
+        Program::Trl(function) => shim("trl", function),
         Program::Http(_) => Vec::new(),
     }
 }

@@ -39,8 +39,8 @@ impl Term {
     /// Begins to grade.
     pub(super) fn start(&self, row: &Row, completions: &[String]) -> Running {
         match &self.source {
-            Source::External(pool) => Running::External(pool.clone(), pool.submit(row, completions)),
-            Source::Rule(grader) => Running::Done(completions.iter().map(|text| grader.grade(text)).collect()),
+            Source::External(pool) => Running::external(pool, row, completions),
+            Source::Rule(grader) => Running::rule(grader, completions),
             Source::Format(scores) => {
                 Running::Done(completions.iter().map(|text| format_grade(scores, text)).collect())
             }
@@ -48,10 +48,27 @@ impl Term {
     }
 }
 
-/// The grades of a term, or those that are awaited.
+/// Grades that are there, or that are awaited.
 pub(super) enum Running {
     Done(Vec<Grade>),
     External(Arc<Pool>, Submitted),
+}
+
+impl Running {
+    pub(super) fn rule(grader: &Grader, completions: &[String]) -> Self {
+        Self::Done(completions.iter().map(|text| grader.grade(text)).collect())
+    }
+
+    pub(super) fn external(pool: &Arc<Pool>, row: &Row, completions: &[String]) -> Self {
+        Self::External(pool.clone(), pool.submit(row, completions))
+    }
+
+    pub(super) async fn grades(self) -> Result<Vec<Grade>, GradingError> {
+        match self {
+            Self::Done(grades) => Ok(grades),
+            Self::External(pool, submitted) => pool.collect(submitted).await,
+        }
+    }
 }
 
 fn format_grade(scores: &Scores, text: &str) -> Grade {
@@ -66,24 +83,17 @@ pub(super) async fn sum(terms: &[Term], running: Vec<Running>, count: usize) -> 
     let mut sums = vec![zero; count];
     let main = terms.iter().position(|term| !matches!(term.source, Source::Format(_))).unwrap_or(0);
     for (index, (term, running)) in terms.iter().zip(running).enumerate() {
-        let grades = match running {
-            Running::Done(grades) => grades,
-            Running::External(pool, submitted) => pool.collect(submitted).await?,
-        };
-        sums.iter_mut().zip(grades).for_each(|(sum, grade)| add(sum, term, grade, index == main));
+        sums.iter_mut().zip(running.grades().await?).for_each(|(sum, grade)| add(sum, term, grade, index == main));
     }
     Ok(sums)
 }
 
 fn add(sum: &mut Grade, term: &Term, grade: Grade, is_main: bool) {
-    let score = match term.source {
-        Source::Format(_) => grade.format_score,
-        Source::Rule(_) | Source::External(_) => grade.answer_score,
+    let (total, score) = match term.source {
+        Source::Format(_) => (&mut sum.format_score, grade.format_score),
+        Source::Rule(_) | Source::External(_) => (&mut sum.answer_score, grade.answer_score),
     };
-    match term.source {
-        Source::Format(_) => sum.format_score += term.weight * score,
-        Source::Rule(_) | Source::External(_) => sum.answer_score += term.weight * score,
-    }
+    *total += term.weight * score;
     sum.right |= is_main && grade.right;
     sum.parts.push(Part { name: term.name.clone(), score });
     let inner =

@@ -4,6 +4,7 @@
 //! - [`rows`] reads files of every accepted format and schema into [`Row`]s.
 //! - [`kk`] is Knights and Knaves: a generator of puzzles, their prompt and their grader.
 //! - [`procedural`] makes problems of other kinds, at levels.
+//! - [`levels`]: ranges of levels as people write them.
 //! - [`math`] compares mathematical answers.
 //! - [`mixture`]: from rows to the distributions of a run.
 //!
@@ -12,6 +13,7 @@
 pub mod grade;
 pub mod graders;
 pub mod kk;
+pub mod levels;
 pub mod math;
 pub mod mixture;
 pub mod procedural;

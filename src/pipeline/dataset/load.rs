@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use super::files;
-use super::source::SAMPLE;
 use crate::config::data::{self, DataEntry};
 use crate::config::run::RunConfig;
 use crate::error::{InputError, KeyError};
@@ -15,6 +14,9 @@ use crate::task::mixture::quantiles::Quantiles;
 use crate::task::mixture::{condition, holdout};
 use crate::task::procedural::{self, Split, Stream};
 use crate::task::{Row, kk, rows};
+
+/// As many rows of a stream are made beforehand, to measure their prompts.
+pub(super) const SAMPLE: usize = 128;
 
 /// One distribution.
 pub struct Distribution {
@@ -182,7 +184,7 @@ impl Entry<'_> {
     fn read(&self, files: &[PathBuf], unfit: &mut usize) -> Result<Groups, InputError> {
         let mapping = self.config.mapping().map_err(|error| self.wrong(error))?;
         let template = self.config.distribution().map_err(|error| self.wrong(error))?;
-        let (mut groups, mut by_name, mut first_unfit) = (Groups::new(), HashMap::new(), None);
+        let (mut groups, mut first_unfit) = (rows::RowsByName::default(), None);
         for path in files {
             rows::for_each(path, &mapping, |mut row| {
                 if let Some(mismatch) = condition::mismatch(&self.config.r#where, &row)? {
@@ -201,14 +203,11 @@ impl Entry<'_> {
                     row.data_source.clone_from(&name);
                 }
                 self.scorers.for_row(&row, Some(&self.config.grader)).map(drop)?;
-                let index = *by_name.entry(name.clone()).or_insert(groups.len());
-                if index == groups.len() {
-                    groups.push((name, Vec::new()));
-                }
-                groups[index].1.push(row);
+                groups.push(&name, row);
                 Ok(())
             })?;
         }
+        let groups = groups.into_vec();
         if groups.is_empty() && !files.is_empty() {
             let first = first_unfit.unwrap_or_default();
             let problem = format!("no row of the files fits these conditions; in the first row {first}");

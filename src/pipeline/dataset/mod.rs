@@ -69,11 +69,22 @@ impl Dataset {
     }
 }
 
+/// The graders of a configuration that is about to run. Their Python functions are loaded once, so that a mistake in them is found
+/// now.
+///
+/// # Errors
+/// As [`scorers`]; a function that cannot be loaded.
+pub fn loaded_scorers(config: &RunConfig) -> Result<Scorers, InputError> {
+    let scorers = scorers(config)?;
+    scorers.load_functions().map_err(|problem| InputError::new("configuration", problem))?;
+    Ok(scorers)
+}
+
 /// The graders of a configuration. Nothing is started.
 ///
 /// # Errors
 /// An unknown grader, or one whose program is not there.
-pub fn scorers(config: &RunConfig) -> Result<Scorers, InputError> {
+fn scorers(config: &RunConfig) -> Result<Scorers, InputError> {
     let wrong = |error: KeyError| InputError::at("configuration", error);
     let scorers = Scorers::new(&config.grader).map_err(|error| wrong(error.under("grader")))?;
     for (index, entry) in config.data.iter().enumerate() {

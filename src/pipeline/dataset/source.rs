@@ -3,12 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::item::{Item, ItemMaker};
-use super::load::{Distribution, Rows};
+use super::load::{Distribution, Rows, SAMPLE};
 use crate::error::InputError;
 use crate::task::procedural::Stream;
-
-/// As many rows of a stream are made beforehand, to measure their prompts.
-pub(super) const SAMPLE: usize = 128;
 
 /// See the module. Never empty.
 pub struct Source {

@@ -100,8 +100,7 @@ pub fn parts(batch: &[ScoredGroup]) -> Vec<(String, f64)> {
 
 /// How graders that are not built in did; nothing if there is none. `busy`: how long they worked during the step.
 pub fn graders(inputs: &Inputs, busy: Duration) -> Vec<(&'static str, f64)> {
-    let items = inputs.train.sources.iter().flat_map(|source| source.known());
-    if items.clone().all(|item| item.grader.is_rule()) {
+    if inputs.only_rules {
         return Vec::new();
     }
     let stats = inputs.scorers.stats();

@@ -38,7 +38,7 @@ pub enum Answer<'a> {
     Free(&'a str),
 }
 
-pub(super) fn pattern(text: &str) -> Regex {
+pub(in crate::task) fn pattern(text: &str) -> Regex {
     Regex::new(text).expect("this is a bug: a fixed pattern compiles")
 }
 

@@ -113,17 +113,15 @@ fn row(line: &str) -> Option<Vec<i64>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::assert_verdicts;
     use super::*;
     use crate::task::grade::Verdict::{Missing, Right, Wrong};
 
     fn check(answer: &str, lenient: Verdict, published: Verdict) {
         let expected = Expected::new("[[1,2],[3,4]]").unwrap();
         let completion = format!("<think>[[5, 6]]\n7 8</think><answer>{answer}</answer>");
-        assert_eq!(expected.verdict(&completion, Mode::Lenient), lenient, "lenient: {answer:?}");
-        assert_eq!(expected.verdict(&completion, Mode::Published), published, "published: {answer:?}");
-        let bare = expected.verdict(answer, Mode::Lenient);
-        assert_eq!(bare, lenient, "without tags: {answer:?}");
-        assert_eq!(expected.verdict(answer, Mode::Published), Missing, "without tags: {answer:?}");
+        assert_verdicts(&expected, &completion, lenient, published);
+        assert_verdicts(&expected, answer, lenient, Missing);
     }
 
     #[test]

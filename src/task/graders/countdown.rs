@@ -104,6 +104,7 @@ fn ratio(number: i64) -> num_rational::Ratio<i128> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::assert_verdicts;
     use super::*;
     use crate::task::grade::Verdict::{Missing, Right, Wrong};
     use proptest::prelude::*;
@@ -113,8 +114,7 @@ mod tests {
     fn check(answer: &str, lenient: Verdict, published: Verdict) {
         let expected = Expected::new(TRUTH).unwrap();
         let completion = format!("<think>3 * 8 = 24</think><answer>{answer}</answer>");
-        assert_eq!(expected.verdict(&completion, Mode::Lenient), lenient, "lenient: {answer:?}");
-        assert_eq!(expected.verdict(&completion, Mode::Published), published, "published: {answer:?}");
+        assert_verdicts(&expected, &completion, lenient, published);
     }
 
     #[test]

@@ -67,6 +67,7 @@ fn normal(text: &str, ignore_case: bool) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::assert_verdicts;
     use super::*;
     use crate::task::grade::Verdict::{Missing, Right, Wrong};
 
@@ -74,8 +75,7 @@ mod tests {
 
     fn check(truth: &str, completion: &str, lenient: Verdict, published: Verdict) {
         let expected = Expected::new(truth).unwrap();
-        assert_eq!(expected.verdict(completion, Mode::Lenient), lenient, "lenient: {completion:?} for {truth}");
-        assert_eq!(expected.verdict(completion, Mode::Published), published, "published: {completion:?} for {truth}");
+        assert_verdicts(&expected, completion, lenient, published);
     }
 
     #[test]

@@ -135,13 +135,13 @@ fn result(text: &str) -> Option<Numeral> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::assert_verdicts;
     use super::*;
     use crate::task::grade::Verdict::{Missing, Right, Wrong};
 
     fn check(truth: &str, completion: &str, lenient: Verdict, published: Verdict) {
         let expected = Expected::new(truth).unwrap();
-        assert_eq!(expected.verdict(completion, Mode::Lenient), lenient, "lenient: {completion:?} for {truth}");
-        assert_eq!(expected.verdict(completion, Mode::Published), published, "published: {completion:?} for {truth}");
+        assert_verdicts(&expected, completion, lenient, published);
     }
 
     #[test]

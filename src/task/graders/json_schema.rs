@@ -181,6 +181,7 @@ impl Type {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::assert_verdicts;
     use super::*;
     use crate::task::grade::Verdict::{Missing, Right, Wrong};
 
@@ -191,10 +192,8 @@ mod tests {
     fn check(schema: &str, answer: &str, lenient: Verdict, published: Verdict) {
         let expected = Expected::new(schema).unwrap();
         let completion = format!("<think>{{}}</think><answer>{answer}</answer>");
-        assert_eq!(expected.verdict(&completion, Mode::Lenient), lenient, "lenient: {answer:?} for {schema}");
-        assert_eq!(expected.verdict(&completion, Mode::Published), published, "published: {answer:?} for {schema}");
-        assert_eq!(expected.verdict(answer, Mode::Lenient), lenient, "without tags: {answer:?} for {schema}");
-        assert_eq!(expected.verdict(answer, Mode::Published), Missing, "without tags: {answer:?} for {schema}");
+        assert_verdicts(&expected, &completion, lenient, published);
+        assert_verdicts(&expected, answer, lenient, Missing);
     }
 
     #[test]

@@ -157,20 +157,19 @@ fn value(number: &Numeral) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::assert_verdicts;
     use super::*;
     use crate::task::grade::Verdict::{Missing, Right, Wrong};
 
     fn check(truth: &str, answer: &str, lenient: Verdict, published: Verdict) {
         let expected = Expected::new(truth).unwrap();
         let completion = format!("<think>1, 2, 3</think><answer>{answer}</answer>");
-        assert_eq!(expected.verdict(&completion, Mode::Lenient), lenient, "lenient: {answer:?} for {truth}");
-        assert_eq!(expected.verdict(&completion, Mode::Published), published, "published: {answer:?} for {truth}");
+        assert_verdicts(&expected, &completion, lenient, published);
     }
 
     fn check_untagged(truth: &str, completion: &str, lenient: Verdict) {
         let expected = Expected::new(truth).unwrap();
-        assert_eq!(expected.verdict(completion, Mode::Lenient), lenient, "lenient: {completion:?} for {truth}");
-        assert_eq!(expected.verdict(completion, Mode::Published), Missing, "published: {completion:?} for {truth}");
+        assert_verdicts(&expected, completion, lenient, Missing);
     }
 
     #[test]

@@ -44,13 +44,13 @@ impl Judge for Expected {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::assert_verdicts;
     use super::*;
     use crate::task::grade::Verdict::{Missing, Right, Wrong};
 
     fn check(pattern: &str, completion: &str, lenient: Verdict, published: Verdict) {
         let expected = Expected::new(pattern).unwrap();
-        assert_eq!(expected.verdict(completion, Mode::Lenient), lenient, "lenient: {completion:?} for {pattern}");
-        assert_eq!(expected.verdict(completion, Mode::Published), published, "published: {completion:?} for {pattern}");
+        assert_verdicts(&expected, completion, lenient, published);
     }
 
     #[test]

@@ -169,6 +169,7 @@ impl Graph {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::assert_verdicts;
     use super::*;
     use crate::task::grade::Verdict::{Missing, Right, Wrong};
     use proptest::prelude::*;
@@ -180,8 +181,7 @@ mod tests {
     fn check(answer: &str, lenient: Verdict, published: Verdict) {
         let expected = Expected::new(TRUTH).unwrap();
         let completion = format!("<think>A-D</think><answer>{answer}</answer>");
-        assert_eq!(expected.verdict(&completion, Mode::Lenient), lenient, "lenient: {answer:?}");
-        assert_eq!(expected.verdict(&completion, Mode::Published), published, "published: {answer:?}");
+        assert_verdicts(&expected, &completion, lenient, published);
     }
 
     #[test]

@@ -18,6 +18,13 @@ fn row(source: &str, truth: &str) -> Row {
     }
 }
 
+/// Checks what both modes say of a completion.
+pub(super) fn assert_verdicts(judge: &dyn Judge, completion: &str, lenient: Verdict, published: Verdict) {
+    for (mode, expected) in [(Mode::Lenient, lenient), (Mode::Published, published)] {
+        assert_eq!(judge.verdict(completion, mode), expected, "{mode:?}: {completion:?} for {judge:?}");
+    }
+}
+
 fn check_source(source: &str, truth: &str, expected: &str) {
     assert_eq!(Grader::for_row(&row(source, truth)).unwrap().name(), expected, "{source}");
 }

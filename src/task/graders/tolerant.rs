@@ -94,14 +94,14 @@ fn plain(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::assert_verdicts;
     use super::*;
     use crate::task::grade::Verdict::{Missing, Right, Wrong};
 
     fn check(truth: &str, answer: &str, lenient: Verdict, published: Verdict) {
         let expected = Expected::new(truth).unwrap();
         let completion = format!("<think>{truth}?</think><answer>{answer}</answer>");
-        assert_eq!(expected.verdict(&completion, Mode::Lenient), lenient, "lenient: {answer:?} for {truth}");
-        assert_eq!(expected.verdict(&completion, Mode::Published), published, "published: {answer:?} for {truth}");
+        assert_verdicts(&expected, &completion, lenient, published);
     }
 
     #[test]

@@ -7,10 +7,9 @@ use regex::Regex;
 use serde_json::Value;
 
 use super::words::{PAIRS, RoleWords};
-
 use crate::task::grade::{Judgement, Verdict};
 use crate::task::graders::Judge;
-use crate::task::graders::answer::{Mode, formatted};
+use crate::task::graders::answer::{Mode, formatted, pattern};
 
 /// What claims about roles look like, for each of [`PAIRS`].
 static CLAIMS: LazyLock<Vec<Claims>> = LazyLock::new(|| PAIRS.into_iter().map(Claims::new).collect());
@@ -18,10 +17,6 @@ static CLAIMS: LazyLock<Vec<Claims>> = LazyLock::new(|| PAIRS.into_iter().map(Cl
 static LINE: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)^\s*\(\d+\)\s*(\S.*?)\s+is\s+an?\s+([a-z]+)\.?\s*$"));
 /// A word character, as `\b` understands it.
 static WORD: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\w$"));
-
-fn pattern(text: &str) -> Regex {
-    Regex::new(text).expect("this is a bug: a fixed pattern compiles")
-}
 
 /// How answers speak of the roles of one pair of words.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::variants::Variant;
+use crate::task::levels;
 
 /// The smallest number of people in a generated puzzle.
 pub const MIN_PEOPLE: usize = 3;
@@ -14,22 +14,16 @@ pub fn source_name(people: usize) -> String {
     format!("kk_logic_{people}")
 }
 
-/// The data source of variants of puzzles with `people` people, such as `kk_logic_3_role_words`.
-pub fn variant_source_name(people: usize, variant: Variant) -> String {
-    format!("{}_{variant}", source_name(people))
-}
-
 /// Reads a range of numbers of people: `3-14`, or `5` for one size.
 ///
 /// # Errors
 /// Text of another form, and numbers outside [`MIN_PEOPLE`]..=[`MAX_PEOPLE`].
 pub fn parse_people(text: &str) -> Result<RangeInclusive<usize>, String> {
-    let (least, most) = (MIN_PEOPLE, MAX_PEOPLE);
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    match (first.trim().parse(), last.trim().parse()) {
-        (Ok(first), Ok(last)) if least <= first && first <= last && last <= most => Ok(first..=last),
-        _ => Err(format!("expected a number of people or a range such as 3-14, within {least}-{most}, got {text:?}")),
-    }
+    let allowed = MIN_PEOPLE..=MAX_PEOPLE;
+    levels::parse(text).filter(|it| levels::are_within(it, &allowed)).ok_or_else(|| {
+        let allowed = levels::shown(&allowed);
+        format!("expected a number of people or a range such as 3-14, within {allowed}, got {text:?}")
+    })
 }
 
 #[cfg(test)]

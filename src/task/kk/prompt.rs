@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::people::{source_name, variant_source_name};
+use super::people::source_name;
 use super::puzzle::Puzzle;
 use super::text;
 use super::variants::Variant;
@@ -54,7 +54,7 @@ pub fn row(puzzle: &Puzzle, split: &str, index: usize) -> Row {
 /// The variant of a puzzle as row `index` of its source in `split`; `index` is that of the original.
 pub fn variant_row(puzzle: &Puzzle, variant: Variant, split: &str, index: usize) -> Row {
     let mut row = row(puzzle, split, index);
-    row.data_source = variant_source_name(puzzle.people(), variant);
+    row.data_source = variant.source_name(puzzle.people());
     row.extra_info["variant"] = variant.to_string().into();
     row
 }

@@ -6,6 +6,7 @@ use super::people::{MAX_PEOPLE, MIN_PEOPLE};
 use super::puzzle::Puzzle;
 use super::variants::Variant;
 use super::{generate, prompt};
+use crate::task::levels;
 use crate::task::row::Row;
 
 /// Why puzzles cannot be made.
@@ -53,7 +54,7 @@ pub fn splits_of(
     test: usize,
     seed: u64,
 ) -> Result<(Vec<Row>, Vec<Row>), Error> {
-    if people.is_empty() || *people.start() < MIN_PEOPLE || *people.end() > MAX_PEOPLE {
+    if !levels::are_within(&people, &(MIN_PEOPLE..=MAX_PEOPLE)) {
         return Err(Error::People(people));
     }
     let (mut train_rows, mut test_rows) = (Vec::new(), Vec::new());

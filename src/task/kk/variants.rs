@@ -13,6 +13,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use super::people::source_name;
 use super::puzzle::Puzzle;
 use super::solve::unique_solution;
 use super::statement::{Leaf, Statement};
@@ -77,6 +78,11 @@ impl FromStr for Variant {
 }
 
 impl Variant {
+    /// The data source of variants of puzzles with `people` people, such as `kk_logic_3_role_words`.
+    pub fn source_name(self, people: usize) -> String {
+        format!("{}_{self}", source_name(people))
+    }
+
     /// The variants of `originals`, the puzzles of one size from `seed`, one by one. `None` where no change gives a
     /// puzzle with exactly one solution that is another one. No perturbed puzzle is among the originals, or twice among
     /// the variants.

@@ -31,8 +31,8 @@ use std::ops::RangeInclusive;
 
 use rand_chacha::ChaCha8Rng;
 
-use super::kk;
 use super::row::Row;
+use super::{kk, levels};
 use problem::Problem;
 
 pub use rows::rows;
@@ -185,17 +185,11 @@ impl Procedural {
     /// # Errors
     /// Text of another form, and levels that the task does not have.
     pub fn parse_levels(&self, text: &str) -> Result<RangeInclusive<usize>, String> {
-        let (first, last) = text.split_once('-').unwrap_or((text, text));
-        match (first.trim().parse(), last.trim().parse()) {
-            (Ok(first), Ok(last)) if first <= last => self.check_levels(first..=last),
-            _ => {
-                let (usual, allowed) = (shown(&self.usual), shown(&self.levels));
-                Err(format!(
-                    "expected a level or a range such as {usual}, within {allowed} for {:?}, got {text:?}",
-                    self.name
-                ))
-            }
-        }
+        let levels = levels::parse(text).ok_or_else(|| {
+            let (usual, allowed) = (levels::shown(&self.usual), levels::shown(&self.levels));
+            format!("expected a level or a range such as {usual}, within {allowed} for {:?}, got {text:?}", self.name)
+        })?;
+        self.check_levels(levels)
     }
 
     /// The name of the distribution of `level`.
@@ -204,20 +198,12 @@ impl Procedural {
     }
 
     fn check_levels(&self, levels: RangeInclusive<usize>) -> Result<RangeInclusive<usize>, String> {
-        match !levels.is_empty() && self.levels.contains(levels.start()) && self.levels.contains(levels.end()) {
+        match levels::are_within(&levels, &self.levels) {
             true => Ok(levels),
             false => {
-                let (allowed, given) = (shown(&self.levels), shown(&levels));
+                let (allowed, given) = (levels::shown(&self.levels), levels::shown(&levels));
                 Err(format!("the levels of {:?} are {allowed}, got {given}", self.name))
             }
         }
-    }
-}
-
-/// `3-7`, or `5` for one level.
-fn shown(levels: &RangeInclusive<usize>) -> String {
-    match levels.start() == levels.end() {
-        true => levels.start().to_string(),
-        false => format!("{}-{}", levels.start(), levels.end()),
     }
 }

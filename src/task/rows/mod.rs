@@ -18,6 +18,7 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use serde_json::Value;
@@ -156,23 +157,34 @@ fn has_ending(path: &Path, ending: &str) -> bool {
     path.extension().is_some_and(|it| it.eq_ignore_ascii_case(ending))
 }
 
+/// Rows by a name, in the order of first appearance.
+#[derive(Default)]
+pub struct RowsByName {
+    groups: Vec<(String, Vec<Row>)>,
+    by_name: HashMap<String, usize>,
+}
+
+impl RowsByName {
+    pub fn push(&mut self, name: &str, row: Row) {
+        let index = self.by_name.get(name).copied().unwrap_or_else(|| {
+            self.by_name.insert(name.to_owned(), self.groups.len());
+            self.groups.push((name.to_owned(), Vec::new()));
+            self.groups.len() - 1
+        });
+        self.groups[index].1.push(row);
+    }
+
+    pub fn into_vec(self) -> Vec<(String, Vec<Row>)> {
+        self.groups
+    }
+}
+
 /// Splits rows by `data_source`: sources in the order of first appearance, rows in their order.
 pub fn group_by_source(rows: Vec<Row>) -> Vec<(String, Vec<Row>)> {
-    let mut sources: Vec<(String, usize)> = Vec::new();
-    for row in &rows {
-        match sources.iter_mut().find(|(source, _)| *source == row.data_source) {
-            Some((_, count)) => *count += 1,
-            None => sources.push((row.data_source.clone(), 1)),
-        }
-    }
-    if let [_] = sources.as_slice() {
-        return sources.into_iter().map(|(source, _)| source).zip([rows]).collect();
-    }
-    let mut groups: Vec<(String, Vec<Row>)> =
-        sources.into_iter().map(|(source, count)| (source, Vec::with_capacity(count))).collect();
+    let mut groups = RowsByName::default();
     for row in rows {
-        let group = groups.iter_mut().find(|(source, _)| *source == row.data_source);
-        group.expect("every source has a group").1.push(row);
+        let source = row.data_source.clone();
+        groups.push(&source, row);
     }
-    groups
+    groups.into_vec()
 }

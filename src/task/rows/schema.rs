@@ -74,7 +74,7 @@ impl Schema {
         if !has("data_source") && has("question") && source_dataset(fields.get("metadata")).is_some() {
             return Ok(Self::ReasoningGym);
         }
-        if fields.get("data_source").is_none_or(|it| it.is_null() || it == "") {
+        if lacks_source(fields) {
             let example = r#""data_source": "kk_logic_3""#;
             return Err(format!("the row has no data_source; name the distribution it belongs to, such as {example}"));
         }
@@ -108,10 +108,13 @@ impl fmt::Display for Schema {
     }
 }
 
+fn lacks_source(fields: &Map<String, Value>) -> bool {
+    fields.get("data_source").is_none_or(|it| it.is_null() || it == "")
+}
+
 /// Gives an object without a `data_source` this one, unless its schema needs none.
 pub(super) fn name_source(fields: &mut Map<String, Value>, name: &str) {
-    let is_missing = fields.get("data_source").is_none_or(|it| it.is_null() || it == "");
-    if is_missing && Schema::of(fields).is_err() {
+    if lacks_source(fields) && Schema::of(fields).is_err() {
         fields.insert("data_source".into(), name.into());
     }
 }

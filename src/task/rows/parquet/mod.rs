@@ -63,7 +63,8 @@ fn guarded<T>(read: impl FnOnce() -> ParquetResult<T>) -> ParquetResult<T> {
 
 /// A row of any schema. `unused` are the columns that are not read.
 fn row(cell: Cell<'_>, mapping: &Mapping, unused: &[String]) -> Result<(Option<Schema>, Row), String> {
-    match verl(cell).filter(|_| !mapping.has_templates()) {
+    let direct = if mapping.has_templates() { None } else { verl(cell) };
+    match direct {
         Some(row) => Ok((Some(Schema::Verl), mapping.apply(row)?)),
         None => super::row(object(cell, unused)?, mapping),
     }
