@@ -12,7 +12,7 @@ pub struct TrainerConfig {
     pub micro_batch_tokens: usize,
     /// Passes over each batch.
     pub ppo_epochs: usize,
-    /// Prompts in each optimiser update; 0: the whole batch.
+    /// Groups in each optimiser update; 0: the whole batch.
     pub ppo_mini_batch_size: usize,
     pub recompute: Recompute,
 }

@@ -5,6 +5,9 @@ use std::sync::Arc;
 /// One completion with its advantage.
 #[derive(Debug, Clone)]
 pub struct Sample {
+    /// Which group the completion belongs to. The samples of a group are adjacent and have one prompt; another group may have the
+    /// same prompt.
+    pub group: u64,
     pub prompt: Arc<[u32]>,
     /// Sampled token ids.
     pub completion: Vec<u32>,

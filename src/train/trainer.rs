@@ -163,22 +163,22 @@ impl Trainer {
     fn mini_batches(&self, samples: &[Sample]) -> Result<Vec<Vec<MicroBatch>>> {
         let masks_truncated = self.settings.loss.mask_truncated;
         let counted: Vec<&Sample> = samples.iter().filter(|s| !(masks_truncated && s.truncated)).collect();
-        let prompts: Vec<&[&Sample]> = counted.chunk_by(|a, b| a.prompt == b.prompt).collect();
+        let groups: Vec<&[&Sample]> = counted.chunk_by(|a, b| a.group == b.group).collect();
         let size = match self.settings.trainer.ppo_mini_batch_size {
-            0 => prompts.len(),
+            0 => groups.len(),
             size => size,
         };
-        prompts.chunks(size.max(1)).map(|prompts| self.micro_batches(prompts)).collect()
+        groups.chunks(size.max(1)).map(|groups| self.micro_batches(&groups.concat())).collect()
     }
 
-    /// The micro-batches of one optimiser update, for the samples of each prompt.
-    fn micro_batches(&self, prompts: &[&[&Sample]]) -> Result<Vec<MicroBatch>> {
+    /// The micro-batches of one optimiser update. Neighbours with equal prompts share their rows, whatever their groups.
+    fn micro_batches(&self, samples: &[&Sample]) -> Result<Vec<MicroBatch>> {
         let loss = &self.settings.loss;
         let needs_all = loss.kl_loss_coef > 0.0 || loss.entropy_coef != 0.0;
-        let lengths: Vec<usize> = prompts.concat().iter().map(|sample| sample.completion.len()).collect();
+        let lengths: Vec<usize> = samples.iter().map(|sample| sample.completion.len()).collect();
         let mut weights = token_weights(loss.loss_agg_mode, &lengths, self.settings.max_new_tokens).into_iter();
         let (mut members, mut items) = (Vec::new(), Vec::new());
-        for (group, samples) in prompts.iter().enumerate() {
+        for (group, samples) in samples.chunk_by(|a, b| a.prompt == b.prompt).enumerate() {
             for (sample, weight) in samples.iter().zip(&mut weights) {
                 if needs_all || sample.advantage != 0.0 {
                     members.push((*sample, weight));

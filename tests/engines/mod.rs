@@ -65,6 +65,7 @@ async fn generate_together<E: Engine>(
 
 fn samples(request: &Request, completions: &[Completion]) -> Vec<Sample> {
     let sample = |(i, c): (usize, &Completion)| Sample {
+        group: request.seed,
         prompt: request.prompt.clone(),
         completion: c.tokens.clone(),
         rollout_log_probs: c.full_log_probs.clone(),

@@ -50,7 +50,7 @@ fn an_infinite_importance_weight_is_truncated() {
 }
 
 /// The schedule follows the planned updates: through steps without a gradient, with one that is not finite, and with fewer
-/// prompts than planned.
+/// groups than planned.
 #[test]
 fn the_learning_rate_follows_the_plan() {
     let mut settings = settings_of(|trainer| trainer.ppo_mini_batch_size = 1);
@@ -62,11 +62,11 @@ fn the_learning_rate_follows_the_plan() {
         samples.iter_mut().for_each(change);
         samples
     };
-    let mut same_prompt = batch();
-    same_prompt.iter_mut().for_each(|sample| sample.prompt = good[0].prompt.clone());
-    let steps = [with(|s| s.advantage = 0.0), with(|s| s.advantage = f32::NAN), same_prompt, good];
+    let mut one_group = batch();
+    one_group.retain(|sample| sample.group == 0);
+    let steps = [with(|s| s.advantage = 0.0), with(|s| s.advantage = f32::NAN), one_group, good];
     let mut trainer = trainer(settings);
-    // The planned number of the last update that each step makes. A step has five prompts, but the third has only one.
+    // The planned number of the last update that each step makes. A step has five groups, but the third has only one.
     for (step, (samples, update)) in steps.iter().zip([4, 9, 10, 19]).enumerate() {
         let stats = trainer.step(step as u64, samples).unwrap().stats;
         check("lr", metric(&stats, "actor/lr"), learning_rate(&optim, update, 100), 1e-12);

@@ -64,13 +64,30 @@ fn sharing_a_prompt_does_not_change_the_gradients() {
 /// Two updates on halves of the batch: both halves are compared with the first policy, and the second sees the first update.
 #[test]
 fn mini_batches_update_one_after_the_other() {
-    let prompts = |samples: &[Sample]| samples.chunk_by(|a, b| a.prompt == b.prompt).count();
-    let halves = settings_of(|trainer| trainer.ppo_mini_batch_size = prompts(&batch()).div_ceil(2));
+    let halves = settings_of(|trainer| trainer.ppo_mini_batch_size = groups(&batch()).div_ceil(2));
     let mut trainer_of_halves = trainer(halves);
     let output = trainer_of_halves.step(0, &batch()).unwrap();
     assert_eq!(trainer_of_halves.state().unwrap().updates, 2);
     check_mismatch(&output.stats, &expected());
     assert!(metric(&output.stats, "actor/ppo_kl") != 0.0, "the second half did not see the first update");
+}
+
+fn groups(samples: &[Sample]) -> usize {
+    samples.chunk_by(|a, b| a.group == b.group).count()
+}
+
+/// A batch may draw a prompt several times. Neighbours that share it are still two groups, with an update each.
+#[test]
+fn groups_with_equal_prompts_are_counted_apart() {
+    let mut samples = batch();
+    let groups = groups(&samples);
+    let prompt = samples[0].prompt.clone();
+    samples.iter_mut().for_each(|sample| sample.prompt = prompt.clone());
+    for (size, updates) in [(1, groups), (2, groups.div_ceil(2)), (0, 1)] {
+        let mut trainer = trainer(settings_of(|trainer| trainer.ppo_mini_batch_size = size));
+        trainer.step(0, &samples).unwrap();
+        assert_eq!(trainer.state().unwrap().updates, updates as u64, "{size} groups of {groups}");
+    }
 }
 
 #[test]

@@ -73,15 +73,18 @@ fn expected() -> Expected {
 }
 
 fn batch() -> Vec<Sample> {
-    let sample = |line: Line| Sample {
-        prompt: line.prompt.into(),
-        completion: line.completion,
-        rollout_log_probs: line.rollout_log_probs,
+    let sample = |group: u64, line: &Line| Sample {
+        group,
+        prompt: line.prompt.clone().into(),
+        completion: line.completion.clone(),
+        rollout_log_probs: line.rollout_log_probs.clone(),
         advantage: line.advantage,
         policy_step: 0,
         truncated: false,
     };
-    json::<Vec<Line>>("batch.json").into_iter().map(sample).collect()
+    let lines = json::<Vec<Line>>("batch.json");
+    let groups = lines.chunk_by(|a, b| a.prompt == b.prompt);
+    (0..).zip(groups).flat_map(|(group, lines)| lines.iter().map(move |line| sample(group, line))).collect()
 }
 
 pub fn adapter() -> Adapter {

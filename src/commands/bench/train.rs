@@ -145,7 +145,7 @@ fn measure(base: &Base, trainer: &mut Trainer, case: Case, memory: &MemoryWatch)
 fn batch(case: Case, vocabulary: u32) -> Vec<Sample> {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let mut samples = Vec::new();
-    for _ in 0..case.prompts {
+    for group in 0..case.prompts as u64 {
         let prompt: Vec<u32> = (0..case.prompt_tokens).map(|_| rng.random_range(0..vocabulary)).collect();
         let length = match case.lengths {
             Lengths::Fixed => case.new_tokens,
@@ -153,6 +153,7 @@ fn batch(case: Case, vocabulary: u32) -> Vec<Sample> {
         };
         for index in 0..case.group_size {
             samples.push(Sample {
+                group,
                 prompt: prompt.clone().into(),
                 completion: (0..length).map(|_| rng.random_range(0..vocabulary)).collect(),
                 rollout_log_probs: vec![-(vocabulary as f32).ln(); length],

@@ -122,6 +122,7 @@ pub async fn sample_together<E: Engine>(engine: &Arc<E>, requests: Vec<Request>)
 /// A completion as a sample to be scored, without an advantage.
 pub fn sample(prompt: Arc<[u32]>, completion: Completion) -> Sample {
     Sample {
+        group: 0,
         prompt,
         completion: completion.tokens,
         rollout_log_probs: completion.full_log_probs,
@@ -137,6 +138,7 @@ mod tests {
 
     fn check(engine: &[&[f32]], forward: &[&[f32]], [max, mean, relative]: [f64; 3]) {
         let sample = |log_probs: &&[f32]| Sample {
+            group: 0,
             prompt: [1].into(),
             completion: vec![0; log_probs.len()],
             rollout_log_probs: log_probs.to_vec(),

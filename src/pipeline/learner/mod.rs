@@ -234,6 +234,7 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
                     );
                 }
                 samples.push(Sample {
+                    group: group.job.id,
                     prompt: item.prompt.clone(),
                     completion: completion.tokens.clone(),
                     rollout_log_probs: completion.full_log_probs.clone(),
