@@ -28,6 +28,11 @@ done"#
     GraderSpec::External(ExternalSpec { workers, ..ExternalSpec::new(Program::Command(words)) })
 }
 
+/// Runs `command` for test rows alone. Training rows are graded at the same time as those of an evaluation.
+fn for_test_rows(command: &str) -> String {
+    format!(r#"case $line in *'"split":"test"'*) {command};; esac"#)
+}
+
 fn graded_by(config: RunConfig, always: GraderSpec) -> RunConfig {
     RunConfig { grader: GraderConfig { always, ..config.grader.clone() }, ..config }
 }
@@ -117,9 +122,7 @@ fn three_groups_in_a_row_that_cannot_be_graded_end_the_run() {
 #[test]
 fn an_evaluation_that_cannot_be_graded_ends_the_run() {
     let world = World::new();
-    // Training rows are graded meanwhile, so only test rows fail.
-    let first = r#"case $line in *'"split":"test"'*) echo nonsense; continue;; esac"#;
-    let config = graded_by(world.config(), script(first, 1));
+    let config = graded_by(world.config(), script(&for_test_rows("echo nonsense; continue"), 1));
     let config = RunConfig { eval: EvalConfig { interval: 1, ..config.eval }, ..config };
     let error = fail(&config, &world.out("a"), world.engine());
     assert!(error.contains("3 test rows in a row could not be graded") && error.contains("nonsense"), "{error}");
@@ -149,15 +152,16 @@ fn a_slow_grader_does_not_hold_back_the_engine() {
 #[test]
 fn an_evaluation_survives_a_row_that_cannot_be_graded() {
     let world = World::new();
-    // The first grading of all fails: that of a test row, because the first evaluation comes before the first batch.
-    let once = world.out("once").display().to_string();
+    let once = world.out("once");
     let fails_once = format!(
-        "if mkdir {once} 2>/dev/null; then echo \"{{\\\"id\\\": $id, \\\"error\\\": \\\"no luck\\\"}}\"; continue; fi"
+        r#"if mkdir "{}" 2>/dev/null; then echo "{{\"id\": $id, \"error\": \"no luck\"}}"; continue; fi"#,
+        once.display()
     );
-    let config = graded_by(world.config(), script(&fails_once, 1));
+    let config = graded_by(world.config(), script(&for_test_rows(&fails_once), 1));
     let config = RunConfig { eval: EvalConfig { interval: 1, ..config.eval }, ..config };
     let out = world.out("a");
     finish(&config, &out, world.engine());
+    assert!(once.exists(), "no test row failed");
     let metrics = std::fs::read_to_string(out.join("metrics.jsonl")).expect("metrics");
     assert!(metrics.lines().count() > 1 && !metrics.contains("null"), "{metrics}");
 }
