@@ -1,5 +1,6 @@
-//! Writing files so that a crash leaves the old one or the new one, never a part.
+//! Writing files so that a crash leaves the old one or the new one, never a part. Reading the text files that people give.
 
+use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -52,7 +53,86 @@ pub fn temporary_name(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
+/// The text of a UTF-8 file, without its byte order mark.
+///
+/// # Errors
+/// A file that cannot be read; text that is not UTF-8, with its line.
+pub fn read_text(path: &Path) -> Result<String, InputError> {
+    let bytes = fs::read(path).map_err(|e| InputError::new(path.display(), format!("cannot be read: {e}")))?;
+    decode(bytes).map_err(|error| InputError::new(format!("{}:{}", path.display(), error.line), error))
+}
+
+/// Why bytes are not the text that is expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotUtf8 {
+    /// The line of the first wrong byte, from 1.
+    pub line: usize,
+    is_utf16: bool,
+}
+
+impl fmt::Display for NotUtf8 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.is_utf16 {
+            true => "the text is UTF-16; save the file as UTF-8",
+            false => "the text is not UTF-8; save the file as UTF-8",
+        })
+    }
+}
+
+/// UTF-8 text without the byte order mark that some programs on Windows begin a file with.
+///
+/// # Errors
+/// Bytes that are not UTF-8.
+pub fn decode(bytes: Vec<u8>) -> Result<String, NotUtf8> {
+    if is_utf16(&bytes) {
+        return Err(NotUtf8 { line: 1, is_utf16: true });
+    }
+    let lines = |bytes: &[u8]| bytes.iter().filter(|byte| **byte == b'\n').count();
+    let mut text = String::from_utf8(bytes).map_err(|error| {
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        NotUtf8 { line: 1 + lines(before), is_utf16: false }
+    })?;
+    if text.starts_with('\u{feff}') {
+        text.drain(..'\u{feff}'.len_utf8());
+    }
+    Ok(text)
+}
+
+/// Whether text begins with a byte order mark of UTF-16, or without one with an ASCII character in two bytes.
+fn is_utf16(bytes: &[u8]) -> bool {
+    matches!(bytes, [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] | [0, 1..=0x7F, ..] | [1..=0x7F, 0, ..])
+}
+
 /// The error with the path it is about.
 pub fn at(path: &Path, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn utf16(text: &str, to_bytes: fn(u16) -> [u8; 2]) -> Vec<u8> {
+        text.encode_utf16().flat_map(to_bytes).collect()
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_left_out_and_other_encodings_are_named() {
+        let text = |bytes: &[u8]| decode(bytes.to_vec()).map_err(|error| (error.line, error.to_string()));
+        assert_eq!(text(b"\xEF\xBB\xBFa = 1\n"), Ok("a = 1\n".into()));
+        assert_eq!(text("é\u{feff}".as_bytes()), Ok("é\u{feff}".into()));
+        assert_eq!(text(b""), Ok(String::new()));
+        assert_eq!(text(b"\xEF\xBB\xBF"), Ok(String::new()));
+        for bytes in [
+            utf16("\u{feff}{}", u16::to_le_bytes),
+            utf16("\u{feff}{}", u16::to_be_bytes),
+            utf16("{}", u16::to_le_bytes),
+            utf16("{}", u16::to_be_bytes),
+        ] {
+            let (line, problem) = text(&bytes).unwrap_err();
+            assert!(line == 1 && problem.contains("UTF-16") && problem.contains("save"), "{problem}");
+        }
+        let (line, problem) = text(b"a\nb\ncaf\xE9\n").unwrap_err();
+        assert!(line == 3 && problem.contains("not UTF-8"), "{line}: {problem}");
+    }
 }

@@ -16,6 +16,10 @@ use serde_json::json;
 use crate::error::InputError;
 use crate::model::tokenizer::ChatTokenizer;
 use crate::task::kk::{self, Variant};
+use crate::task::graders::Graders;
+use crate::task::mixture::Mapping;
+use crate::task::mixture::field::prompt_chars;
+use crate::task::rows::{Place, RowsByName};
 use crate::task::{Message, Row, rows};
 
 /// The format of a file of rows that is written.
@@ -149,18 +153,30 @@ impl PromptCounter {
         Ok(Self { tokenizer, context: decoder.max_position_embeddings })
     }
 
-    /// Minimum, mean and maximum of the prompts' tokens, and how many prompts leave no room for a completion.
-    fn describe(&self, rows: &[Row]) -> Result<String, InputError> {
-        let lengths = rows.iter().map(|row| Ok(self.tokenizer.encode_prompt(&row.prompt)?.len()));
-        let lengths = lengths.collect::<Result<Vec<usize>, InputError>>()?;
-        let (min, max) = (lengths.iter().min().unwrap_or(&0), lengths.iter().max().unwrap_or(&0));
-        let mean = lengths.iter().sum::<usize>() as f64 / lengths.len().max(1) as f64;
-        let too_long = lengths.iter().filter(|length| **length >= self.context).count();
-        let context = self.context;
-        Ok(format!(
-            "prompt tokens: min {min}, mean {mean:.1}, max {max}; {too_long} too long for the context of {context}"
-        ))
+    fn tokens(&self, row: &Row) -> Result<usize, String> {
+        self.tokenizer.encode_prompt(&row.prompt).map(|prompt| prompt.len()).map_err(|error| error.to_string())
     }
+
+    /// Minimum, mean and maximum of the prompts' tokens, and how many prompts leave no room for a completion.
+    fn describe(&self, rows: &[Inspected]) -> String {
+        let lengths = || rows.iter().map(|it| it.tokens);
+        let (min, max) = (lengths().min().unwrap_or(0), lengths().max().unwrap_or(0));
+        let mean = lengths().sum::<usize>() as f64 / rows.len().max(1) as f64;
+        let context = self.context;
+        let mut too_long = rows.iter().filter(|it| it.tokens >= context);
+        let first = too_long.next().map(|it| format!(", the first at {}", it.place));
+        let count = usize::from(first.is_some()) + too_long.count();
+        let first = first.unwrap_or_default();
+        format!("prompt tokens: min {min}, mean {mean:.1}, max {max}; {count} too long for the context of {context}{first}")
+    }
+}
+
+/// A row of a file that is inspected.
+struct Inspected {
+    row: Row,
+    place: Place,
+    /// Of the prompt. 0 without a model.
+    tokens: usize,
 }
 
 /// What a file of rows contains: the number of rows and the mean prompt length (in characters) of every source, with a
@@ -169,22 +185,26 @@ impl PromptCounter {
 /// # Errors
 /// As [`rows::load`]; a prompt that the model's chat template refuses.
 pub fn inspect(path: &Path, counter: Option<&PromptCounter>) -> Result<String, InputError> {
-    let rows = rows::load(path)?;
-    let mut text = format!("{}: {} rows\n", path.display(), rows.len());
+    let (graders, mut by_source) = (Graders::default(), RowsByName::default());
+    let mut count = 0;
+    rows::for_each(path, &Mapping::default(), |row, place| {
+        graders.for_row(&row)?;
+        let tokens = counter.map_or(Ok(0), |counter| counter.tokens(&row))?;
+        count += 1;
+        by_source.push(&row.data_source.clone(), Inspected { row, place: place.clone(), tokens });
+        Ok(())
+    })?;
+    let mut text = format!("{}: {count} rows\n", path.display());
     let mut examples = String::new();
-    for (source, rows) in rows::group_by_source(rows) {
-        let mean = rows.iter().map(prompt_chars).sum::<usize>() as f64 / rows.len() as f64;
+    for (source, rows) in by_source.into_vec() {
+        let mean = rows.iter().map(|it| prompt_chars(&it.row)).sum::<usize>() as f64 / rows.len() as f64;
         let _ = writeln!(text, "  {source}: {} rows, prompts of {mean:.0} characters on average", rows.len());
         if let Some(counter) = counter {
-            let _ = writeln!(text, "    {}", counter.describe(&rows)?);
+            let _ = writeln!(text, "    {}", counter.describe(&rows));
         }
-        examples.extend(rows.first().map(example));
+        examples.extend(rows.first().map(|it| example(&it.row)));
     }
     Ok(text + &examples)
-}
-
-fn prompt_chars(row: &Row) -> usize {
-    row.prompt.iter().map(|message| message.content.chars().count()).sum()
 }
 
 fn example(row: &Row) -> String {

@@ -10,6 +10,7 @@ use crate::config::grader::GraderConfig;
 use crate::config::grader_spec::GraderSpec;
 use crate::error::{InputError, KeyError};
 use crate::reward::Scorers;
+use crate::task::rows::Place;
 use crate::task::{Row, rows};
 
 /// One line of the file of completions.
@@ -62,7 +63,7 @@ pub fn run(graders: &Scorers, data: &Path, completions: &Path, out: &mut impl Wr
     let runtime = runtime.map_err(|e| InputError::new("grade", format!("no async runtime: {e}")))?;
     let mut lines = rows::numbered_lines(completions)?;
     loop {
-        let chunk: Vec<(String, String)> = lines.by_ref().take(CHUNK).collect::<Result<_, _>>()?;
+        let chunk: Vec<(Place, String)> = lines.by_ref().take(CHUNK).collect::<Result<_, _>>()?;
         if chunk.is_empty() {
             break;
         }
@@ -74,7 +75,7 @@ pub fn run(graders: &Scorers, data: &Path, completions: &Path, out: &mut impl Wr
 async fn grade_chunk(
     graders: &Scorers,
     rows: &[Row],
-    chunk: &[(String, String)],
+    chunk: &[(Place, String)],
     out: &mut impl Write,
 ) -> Result<(), InputError> {
     let mut waiting = VecDeque::new();

@@ -8,14 +8,14 @@ use super::data::old_names::is_indexed;
 use super::paths::absolute;
 use super::{Config, grader_spec, is_hub_id};
 use crate::error::{InputError, KeyError};
+use crate::files;
 
 /// Reads `path`, applies `sets` (`key.path=value`; later ones win) and checks the result.
 ///
 /// # Errors
 /// An unreadable file, broken TOML, an unknown key, or a value of the wrong type or out of range. Names file, line and key.
 pub fn load<C: Config>(path: &Path, sets: &[String]) -> Result<C, InputError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| InputError::new(path.display(), format!("cannot read the configuration: {e}")))?;
+    let text = files::read_text(path)?;
     let mut table: Table = text.parse().map_err(|e: toml::de::Error| syntax_error(path, &text, &e))?;
     let known = Value::try_from(C::default()).map_err(|e| InputError::new("defaults", e))?;
     let place = |key: &str| Place { path, text: &text, old_names: C::OLD_NAMES }.of(key);

@@ -8,7 +8,7 @@ use engine::Sampling;
 use engine::decoder::DecoderConfig;
 
 use super::dataset::load::{Loaded, Planned};
-use super::dataset::{self, Dataset};
+use super::dataset::{self, Dataset, LongRows};
 use crate::config::run::RunConfig;
 use crate::curriculum::Mixture;
 use crate::error::InputError;
@@ -35,24 +35,26 @@ pub struct Inputs {
 }
 
 /// Rows of the files that are not used, by reason.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeftOut {
     /// They do not fit `where`.
     pub unfit: usize,
     /// There are more than `limit`.
     pub over_limit: usize,
-    /// Their prompts are longer than `max_prompt_tokens`.
-    pub too_long: usize,
+    /// Their prompts are too long.
+    pub too_long: LongRows,
 }
 
 impl LeftOut {
     /// What is said about them. `None` if all rows are used.
     pub fn describe(&self) -> Option<String> {
-        let &Self { unfit, over_limit, too_long } = self;
-        let reasons =
-            [(unfit, "do not fit where"), (over_limit, "are over the limit"), (too_long, "have long prompts")];
-        let reasons = reasons.iter().filter(|(rows, _)| *rows > 0).map(|(rows, why)| format!("{rows} {why}"));
-        let reasons = reasons.collect::<Vec<_>>();
+        let Self { unfit, over_limit, too_long } = self;
+        let reasons = [
+            (*unfit, format!("{unfit} do not fit where")),
+            (*over_limit, format!("{over_limit} are over the limit")),
+            (too_long.count, too_long.to_string()),
+        ];
+        let reasons = reasons.into_iter().filter(|(rows, _)| *rows > 0).map(|(_, why)| why).collect::<Vec<_>>();
         (!reasons.is_empty()).then(|| format!("left out rows of files that are not used: {}", reasons.join(", ")))
     }
 }
@@ -82,7 +84,7 @@ impl Inputs {
         let context = decoder.max_position_embeddings;
         let train = Dataset::new(train, &config, &scorers, &tokenizer, context)?;
         let test = Dataset::new(test, &config, &scorers, &tokenizer, context)?;
-        let too_long = train.sources.iter().chain(&test.sources).map(|it| it.too_long).sum();
+        let too_long = LongRows::of(train.sources.iter().chain(&test.sources));
         let left_out = LeftOut { unfit, over_limit, too_long };
         let untested = train.sources.iter().find(|s| !test.sources.iter().any(|t| t.name == s.name));
         if let (Some(source), true) = (untested, config.eval.interval > 0) {

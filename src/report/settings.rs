@@ -6,6 +6,7 @@ use std::path::Path;
 use toml::{Table, Value};
 
 use crate::error::InputError;
+use crate::files;
 
 /// Every setting by its dotted key, as written in the file.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -20,8 +21,7 @@ impl RunSettings {
         if !path.is_file() {
             return Ok(Self::default());
         }
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| InputError::new(path.display(), format!("cannot be read: {e}")))?;
+        let text = files::read_text(path)?;
         let table: Table = text.parse().map_err(|e| InputError::new(path.display(), format!("is not TOML: {e}")))?;
         let mut settings = Self::default();
         settings.flatten("", table);

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use crate::curriculum::Observation;
 use crate::error::InputError;
+use crate::task::rows::{Place, numbered_lines};
 
 /// One line: the groups that were observed during a step.
 #[derive(Deserialize)]
@@ -58,15 +59,14 @@ impl RecordedGroup {
 /// # Errors
 /// A file that cannot be read; the first wrong line, as `file:line` or `file:line:column`.
 pub fn read(path: &Path) -> Result<Vec<RecordedStep>, InputError> {
-    let text = std::fs::read_to_string(path).map_err(|error| InputError::new(path.display(), error))?;
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let mut before = 0;
-    let one = |(at, line)| {
-        let step = parse(line, before).map_err(|error| error.at(path, at + 1))?;
+    let one = |line: Result<(Place, String), InputError>| {
+        let (place, line) = line?;
+        let step = parse(&line, before).map_err(|error| error.at(&place))?;
         before += step.observations.len() as u64;
         Ok(step)
     };
-    lines.map(one).collect()
+    numbered_lines(path)?.map(one).collect()
 }
 
 /// What is wrong with a line, and in which column, if known.
@@ -76,9 +76,9 @@ struct LineError {
 }
 
 impl LineError {
-    fn at(self, path: &Path, line: usize) -> InputError {
+    fn at(self, line: &Place) -> InputError {
         let column = self.column.map(|column| format!(":{column}")).unwrap_or_default();
-        InputError::new(format_args!("{}:{line}{column}", path.display()), self.problem)
+        InputError::new(format_args!("{line}{column}"), self.problem)
     }
 }
 

@@ -55,10 +55,24 @@ pub struct DataEntry {
     pub quantiles_of: String,
     /// Most training rows of a distribution. 0: all.
     pub limit: usize,
-    /// Rows with longer prompts are left out. 0: a prompt that does not fit the model is an error.
+    /// Longer prompts are too long. 0: those that leave no room for a completion in the model's context.
     pub max_prompt_tokens: usize,
+    /// What happens to rows whose prompts are too long.
+    pub overlong: Overlong,
     /// The grader of all these rows. Empty: each row's own.
     pub grader: GraderSpec,
+}
+
+/// What happens to rows whose prompts are too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overlong {
+    /// `drop` where `max_prompt_tokens` is given, otherwise `error`.
+    Auto,
+    /// The first one ends the command.
+    Error,
+    /// They are left out and counted.
+    Drop,
 }
 
 impl Default for DataEntry {
@@ -83,6 +97,7 @@ impl Default for DataEntry {
             quantiles_of: String::new(),
             limit: 0,
             max_prompt_tokens: 0,
+            overlong: Overlong::Auto,
             grader: GraderSpec::default(),
         }
     }
@@ -92,6 +107,15 @@ impl DataEntry {
     /// Knights and Knaves with 3 to 14 people.
     pub fn usual() -> Self {
         Self { task: "kk".into(), ..Self::default() }
+    }
+
+    /// What happens to rows whose prompts are too long: never `auto`.
+    pub fn overlong(&self) -> Overlong {
+        match self.overlong {
+            Overlong::Auto if self.max_prompt_tokens > 0 => Overlong::Drop,
+            Overlong::Auto => Overlong::Error,
+            given => given,
+        }
     }
 
     /// # Errors
@@ -132,6 +156,12 @@ impl DataEntry {
                 Err(KeyError::new("variant", "cannot go with fresh: it belongs to a given puzzle"))
             }
             (Some(_), ..) => Err(KeyError::new("variant", "is for task = \"kk\"")),
+        }?;
+        match (self.overlong, self.fresh) {
+            (Overlong::Drop, true) => {
+                Err(KeyError::new("overlong", "cannot be \"drop\" with fresh: each draw makes the row that it trains on"))
+            }
+            _ => Ok(()),
         }
     }
 

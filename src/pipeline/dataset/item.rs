@@ -1,5 +1,6 @@
 //! One row, ready to be sampled and graded.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::config::grader_spec::GraderSpec;
@@ -23,29 +24,59 @@ pub struct ItemMaker {
     pub tokenizer: Arc<ChatTokenizer>,
     /// Longest sequence of the model, in tokens.
     pub context: usize,
-    /// `max_prompt_tokens`. 0: no limit.
+    /// `max_prompt_tokens`. 0: no limit but the context.
     pub longest: usize,
 }
 
+/// A prompt that is too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLong {
+    pub tokens: usize,
+    limit: Limit,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Limit {
+    MaxPromptTokens(usize),
+    Context(usize),
+}
+
+impl fmt::Display for TooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tokens, limit } = self;
+        match limit {
+            Limit::MaxPromptTokens(most) => {
+                write!(f, "its prompt has {tokens} tokens, more than data.max_prompt_tokens = {most}")
+            }
+            Limit::Context(context) => {
+                write!(f, "its prompt has {tokens} tokens, which leaves no room in the model's context of {context}")
+            }
+        }
+    }
+}
+
 impl ItemMaker {
-    /// `None` if the prompt is longer than `max_prompt_tokens`. `place` is the row's place for error messages.
+    /// The row as an item, or why its prompt is too long. `place` is the row's place for error messages.
     ///
     /// # Errors
-    /// A row without a usable grader or ground truth, or a prompt that leaves no room for a completion.
-    pub fn item(&self, row: Row, place: impl Fn() -> String) -> Result<Option<Item>, InputError> {
+    /// A row without a usable grader or ground truth, or whose prompt the chat template refuses or makes empty.
+    pub fn item(&self, row: Row, place: impl Fn() -> String) -> Result<Result<Item, TooLong>, InputError> {
         let wrong = |problem: String| InputError::new(place(), problem);
-        let (prompt, context) = (self.tokenizer.encode_prompt(&row.prompt)?, self.context);
-        if self.longest > 0 && prompt.len() > self.longest {
-            return Ok(None);
+        let prompt = self.tokenizer.encode_prompt(&row.prompt).map_err(|error| wrong(error.to_string()))?;
+        if prompt.is_empty() {
+            return Err(wrong("its prompt has no tokens".into()));
         }
-        if prompt.is_empty() || prompt.len() >= context {
-            let problem = format!(
-                "its prompt has {} tokens, the model's context is {context}; data.max_prompt_tokens leaves long rows out",
-                prompt.len()
-            );
-            return Err(wrong(problem));
+        if let Some(limit) = self.exceeded(prompt.len()) {
+            return Ok(Err(TooLong { tokens: prompt.len(), limit }));
         }
         let grader = self.scorers.for_row(&row, Some(&self.spec)).map_err(wrong)?;
-        Ok(Some(Item { row, grader, prompt: prompt.into() }))
+        Ok(Ok(Item { row, grader, prompt: prompt.into() }))
+    }
+
+    fn exceeded(&self, tokens: usize) -> Option<Limit> {
+        if self.longest > 0 && tokens > self.longest {
+            return Some(Limit::MaxPromptTokens(self.longest));
+        }
+        (tokens >= self.context).then_some(Limit::Context(self.context))
     }
 }

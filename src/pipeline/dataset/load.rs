@@ -13,6 +13,7 @@ use crate::task::mixture::field::prompt_chars;
 use crate::task::mixture::quantiles::Quantiles;
 use crate::task::mixture::{condition, holdout};
 use crate::task::procedural::{self, Split, Stream};
+use crate::task::rows::Place;
 use crate::task::{Row, kk, rows};
 
 /// As many rows of a stream are made beforehand, to measure their prompts.
@@ -28,9 +29,16 @@ pub struct Distribution {
     pub over_limit: usize,
 }
 
+/// A row, and where it stands. A row that was generated has no place.
+#[derive(Clone)]
+pub struct KeptRow {
+    pub row: Row,
+    pub place: Option<Place>,
+}
+
 /// The rows of a distribution. Never empty.
 pub enum Rows {
-    Kept(Vec<Row>),
+    Kept(Vec<KeptRow>),
     /// Made when they are drawn. Where distributions are compared by their rows, it counts as `size` rows.
     Fresh {
         stream: Stream,
@@ -49,7 +57,7 @@ impl Rows {
     /// Characters of the longest prompt; of rows that are made on the fly, among the first ones.
     pub fn longest_prompt(self) -> usize {
         let longest = match self {
-            Self::Kept(rows) => rows.iter().map(prompt_chars).max(),
+            Self::Kept(rows) => rows.iter().map(|kept| prompt_chars(&kept.row)).max(),
             Self::Fresh { mut stream, .. } => (0..SAMPLE as u64).map(|index| prompt_chars(&stream.row(index))).max(),
         };
         longest.unwrap_or(0)
@@ -113,8 +121,8 @@ impl Loaded {
                 variant => kk::splits_of(variant, levels, train, test, seed).map_err(|e| e.to_string()),
             };
             let (train, test) = splits.map_err(|problem| InputError::new(&entry.key, problem))?;
-            self.train.extend(entry.distributions(rows::group_by_source(train)));
-            self.test.extend(entry.distributions(rows::group_by_source(test)));
+            self.train.extend(entry.distributions(generated(train)));
+            self.test.extend(entry.distributions(generated(test)));
             return Ok(());
         }
         for level in levels {
@@ -123,7 +131,7 @@ impl Loaded {
             self.train.push(entry.distribution(name.clone(), Rows::Fresh { stream, size: train }));
             let test = if test == 0 { 0 } else { held_out.distinct(test as u64) };
             if test > 0 {
-                let rows = (0..test).map(|index| held_out.row(index)).collect();
+                let rows = (0..test).map(|index| KeptRow { row: held_out.row(index), place: None }).collect();
                 self.test.push(entry.distribution(name, Rows::Kept(rows)));
             }
         }
@@ -178,7 +186,7 @@ struct Entry<'a> {
 }
 
 /// Rows by distribution, in the order of first appearance.
-type Groups = Vec<(String, Vec<Row>)>;
+type Groups = Vec<(String, Vec<KeptRow>)>;
 
 impl Entry<'_> {
     fn read(&self, files: &[PathBuf], unfit: &mut usize) -> Result<Groups, InputError> {
@@ -186,7 +194,7 @@ impl Entry<'_> {
         let template = self.config.distribution().map_err(|error| self.wrong(error))?;
         let (mut groups, mut first_unfit) = (rows::RowsByName::default(), None);
         for path in files {
-            rows::for_each(path, &mapping, |mut row| {
+            rows::for_each(path, &mapping, |mut row, place| {
                 if let Some(mismatch) = condition::mismatch(&self.config.r#where, &row)? {
                     first_unfit.get_or_insert(mismatch);
                     *unfit += 1;
@@ -203,7 +211,7 @@ impl Entry<'_> {
                     row.data_source.clone_from(&name);
                 }
                 self.scorers.for_row(&row, Some(&self.config.grader)).map(drop)?;
-                groups.push(&name, row);
+                groups.push(&name, KeptRow { row, place: Some(place.clone()) });
                 Ok(())
             })?;
         }
@@ -227,12 +235,12 @@ impl Entry<'_> {
         // Without training rows there is nothing to cut by.
         cut_test.extend(test.iter().filter(|(it, _)| !train.iter().any(|(name, _)| name == it)).cloned());
         for (name, rows) in train {
-            let quantiles = Quantiles::new(field, *parts, &rows).map_err(wrong)?;
+            let quantiles = Quantiles::new(field, *parts, rows.iter().map(|kept| &kept.row)).map_err(wrong)?;
             let held_out = test.iter().find(|(it, _)| *it == name).map(|(_, rows)| rows.clone()).unwrap_or_default();
             for (all, rows) in [(&mut cut_train, rows), (&mut cut_test, held_out)] {
                 let mut parts: Groups = (1..=quantiles.parts()).map(|i| (format!("{name}_q{i}"), Vec::new())).collect();
-                for row in rows {
-                    parts[quantiles.part(&row).map_err(wrong)?].1.push(row);
+                for kept in rows {
+                    parts[quantiles.part(&kept.row).map_err(wrong)?].1.push(kept);
                 }
                 all.extend(parts.into_iter().filter(|(_, rows)| !rows.is_empty()));
             }
@@ -253,11 +261,17 @@ impl Entry<'_> {
     }
 }
 
+fn generated(rows: Vec<Row>) -> Groups {
+    let kept = |row| KeptRow { row, place: None };
+    let groups = rows::group_by_source(rows).into_iter();
+    groups.map(|(name, rows)| (name, rows.into_iter().map(kept).collect())).collect()
+}
+
 /// Moves a share of every distribution's rows out of it.
 fn hold_out(train: &mut Groups, share: f64, seed: u64) -> Groups {
     let mut test = Groups::new();
     for (name, rows) in train.iter_mut() {
-        let (held_out, kept) = std::mem::take(rows).into_iter().partition(|row| holdout::is_held_out(row, share, seed));
+        let (held_out, kept) = std::mem::take(rows).into_iter().partition(|kept: &KeptRow| holdout::is_held_out(&kept.row, share, seed));
         *rows = kept;
         test.push((name.clone(), held_out));
     }

@@ -20,7 +20,7 @@ use crate::reward::Scorers;
 pub use item::Item;
 use item::ItemMaker;
 use load::{Distribution, Loaded};
-pub use source::Source;
+pub use source::{LongRows, Source};
 
 /// The rows of one split, by distribution.
 pub struct Dataset {
@@ -42,7 +42,8 @@ impl Dataset {
         let source = |it: Distribution| {
             let entry = &config.data[it.entry];
             let (scorers, spec, longest) = (scorers.clone(), entry.grader.clone(), entry.max_prompt_tokens);
-            Source::new(it, ItemMaker { scorers, spec, tokenizer: tokenizer.clone(), context, longest })
+            let maker = ItemMaker { scorers, spec, tokenizer: tokenizer.clone(), context, longest };
+            Source::new(it, maker, entry.overlong())
         };
         Ok(Self { sources: distributions.into_iter().map(source).collect::<Result<_, _>>()? })
     }

@@ -1,18 +1,58 @@
 //! One distribution of a split: rows that are kept, or rows that are made when they are drawn.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::item::{Item, ItemMaker};
-use super::load::{Distribution, Rows, SAMPLE};
+use super::load::{Distribution, KeptRow, Rows, SAMPLE};
+use crate::config::data::Overlong;
 use crate::error::InputError;
 use crate::task::procedural::Stream;
 
 /// See the module. Never empty.
 pub struct Source {
     pub name: String,
-    /// Rows that were left out because their prompts are longer than `max_prompt_tokens`.
-    pub too_long: usize,
+    /// Rows that were left out because their prompts are too long.
+    pub too_long: LongRows,
     items: Items,
+}
+
+/// Rows whose prompts are too long.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LongRows {
+    pub count: usize,
+    /// The first few: their places and lengths.
+    pub named: Vec<String>,
+}
+
+/// This many rows that are left out are named.
+const NAMED: usize = 3;
+
+impl LongRows {
+    fn push(&mut self, place: &str, tokens: usize) {
+        self.count += 1;
+        if self.named.len() < NAMED {
+            self.named.push(format!("{place} ({tokens} tokens)"));
+        }
+    }
+
+    /// The rows of all sources.
+    pub fn of<'a>(sources: impl Iterator<Item = &'a Source>) -> Self {
+        sources.fold(Self::default(), |mut all, Source { too_long, .. }| {
+            all.count += too_long.count;
+            let room = NAMED - all.named.len();
+            all.named.extend(too_long.named.iter().take(room).cloned());
+            all
+        })
+    }
+}
+
+/// "2 have prompts that are too long: rows.jsonl:7 (300 tokens), rows.jsonl:9 (280 tokens)".
+impl fmt::Display for LongRows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let more = if self.count > self.named.len() { ", …" } else { "" };
+        write!(f, "{} have prompts that are too long: {}{more}", self.count, self.named.join(", "))
+    }
 }
 
 enum Items {
@@ -31,30 +71,42 @@ struct Fresh {
 }
 
 impl Source {
-    /// Tokenises the rows and gives each its grader.
+    /// Tokenises the rows and gives each its grader. `overlong` says what happens to prompts that are too long.
     ///
     /// # Errors
-    /// As [`ItemMaker::item`], or if all prompts are longer than `max_prompt_tokens`.
-    pub fn new(distribution: Distribution, maker: ItemMaker) -> Result<Self, InputError> {
+    /// As [`ItemMaker::item`]; a prompt that is too long, or all of them where they are left out.
+    pub fn new(distribution: Distribution, maker: ItemMaker, overlong: Overlong) -> Result<Self, InputError> {
         let Distribution { name, rows, .. } = distribution;
         match rows {
-            Rows::Kept(rows) => {
-                let all = rows.len();
-                let made = rows.into_iter().enumerate().map(|(i, row)| maker.item(row, || format!("{name} row {i}")));
-                let items: Vec<_> =
-                    made.filter_map(|it| it.transpose().map(|it| it.map(Arc::new))).collect::<Result<_, _>>()?;
-                if items.is_empty() {
-                    let problem =
-                        format!("all {all} prompts are longer than data.max_prompt_tokens = {}", maker.longest);
-                    return Err(InputError::new(name, problem));
-                }
-                Ok(Self { name, too_long: all - items.len(), items: Items::Kept(items) })
-            }
+            Rows::Kept(rows) => Self::kept(name, rows, &maker, overlong),
             Rows::Fresh { stream, size } => {
                 let mut fresh = Fresh { stream: Mutex::new(stream), maker, size, sample: Vec::new() };
                 fresh.sample = (0..SAMPLE).map(|row| fresh.make(&name, row)).collect::<Result<_, _>>()?;
-                Ok(Self { name, too_long: 0, items: Items::Fresh(Box::new(fresh)) })
+                Ok(Self { name, too_long: LongRows::default(), items: Items::Fresh(Box::new(fresh)) })
             }
+        }
+    }
+
+    fn kept(name: String, rows: Vec<KeptRow>, maker: &ItemMaker, overlong: Overlong) -> Result<Self, InputError> {
+        let (mut items, mut too_long) = (Vec::with_capacity(rows.len()), LongRows::default());
+        for (index, KeptRow { row, place }) in rows.into_iter().enumerate() {
+            let place = || place.as_ref().map_or_else(|| format!("{name} row {index}"), ToString::to_string);
+            match maker.item(row, place)? {
+                Ok(item) => items.push(Arc::new(item)),
+                Err(long) if overlong == Overlong::Drop => too_long.push(&place(), long.tokens),
+                Err(long) => {
+                    let advice = "data.overlong = \"drop\" leaves such rows out";
+                    return Err(InputError::new(place(), format!("{long}; {advice}")));
+                }
+            }
+        }
+        match items.is_empty() {
+            true => {
+                let ItemMaker { longest, context, .. } = maker;
+                let limits = format!("data.max_prompt_tokens = {longest}, the model's context is {context}");
+                Err(InputError::new(name, format!("no row is left: {too_long}; {limits}")))
+            }
+            false => Ok(Self { name, too_long, items: Items::Kept(items) }),
         }
     }
 
@@ -97,10 +149,8 @@ impl Fresh {
     fn make(&self, name: &str, row: usize) -> Result<Arc<Item>, InputError> {
         let made = self.stream.lock().unwrap_or_else(PoisonError::into_inner).row(row as u64);
         let place = || format!("{name} row {row}");
-        let item = self.maker.item(made, place)?.ok_or_else(|| {
-            let problem = format!("its prompt is longer than data.max_prompt_tokens = {}", self.maker.longest);
-            InputError::new(place(), problem)
-        })?;
-        Ok(Arc::new(item))
+        let item = self.maker.item(made, place)?;
+        let item = item.map_err(|long| InputError::new(place(), format!("{long}; make easier rows with data.levels")));
+        Ok(Arc::new(item?))
     }
 }

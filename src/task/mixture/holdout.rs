@@ -22,7 +22,7 @@ pub fn is_held_out(row: &Row, share: f64, seed: u64) -> bool {
 }
 
 /// At most `limit` rows, chosen by `seed`, in their order.
-pub fn at_most(rows: Vec<Row>, limit: usize, seed: u64) -> Vec<Row> {
+pub fn at_most<T>(rows: Vec<T>, limit: usize, seed: u64) -> Vec<T> {
     if rows.len() <= limit {
         return rows;
     }

@@ -18,8 +18,8 @@ impl Quantiles {
     ///
     /// # Errors
     /// A row without the field, or with one that is not a number.
-    pub fn new(field: &str, parts: usize, rows: &[Row]) -> Result<Self, String> {
-        let mut values = rows.iter().map(|row| value(row, field)).collect::<Result<Vec<_>, _>>()?;
+    pub fn new<'a>(field: &str, parts: usize, rows: impl IntoIterator<Item = &'a Row>) -> Result<Self, String> {
+        let mut values = rows.into_iter().map(|row| value(row, field)).collect::<Result<Vec<_>, _>>()?;
         values.sort_by(f64::total_cmp);
         let rank = |part: usize| (part * values.len()).div_ceil(parts).max(1) - 1;
         let mut bounds: Vec<f64> = (1..parts).filter_map(|part| values.get(rank(part)).copied()).collect();

@@ -3,32 +3,29 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::has_ending;
+use super::{Place, has_ending};
 use crate::error::InputError;
+use crate::files;
 
-/// The lines of a text file that are not blank, each with its place as `path:line`.
+/// The lines of a text file that are not blank, each with its place.
 ///
 /// # Errors
 /// A file that cannot be opened; a line that cannot be read or is not UTF-8.
 pub fn numbered_lines(
     path: &Path,
-) -> Result<impl Iterator<Item = Result<(String, String), InputError>> + use<>, InputError> {
+) -> Result<impl Iterator<Item = Result<(Place, String), InputError>> + use<>, InputError> {
     let fail = |e: io::Error| InputError::new(path.display(), format!("cannot be opened: {e}"));
     let text = decompressed(path, File::open(path).map_err(fail)?).map_err(fail)?;
-    let name = path.display().to_string();
-    let lines = BufReader::new(text).lines().enumerate().map(move |(index, line)| {
-        let place = format!("{name}:{}", index + 1);
-        match line {
-            // Some programs on Windows begin a file with a byte order mark.
-            Ok(line) if index == 0 => Ok((place, line.trim_start_matches('\u{feff}').to_owned())),
+    let file: Arc<Path> = path.into();
+    let lines = BufReader::new(text).split(b'\n').enumerate().map(move |(index, line)| {
+        let place = Place::line(&file, index + 1);
+        match line.map_err(unreadable).and_then(|bytes| files::decode(bytes).map_err(|e| e.to_string())) {
             Ok(line) => Ok((place, line)),
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
-                Err(InputError::new(place, format!("cannot be read: the compressed file is cut off here ({e})")))
-            }
-            Err(e) => Err(InputError::new(place, format!("cannot be read: {e}"))),
+            Err(problem) => Err(InputError::new(place, problem)),
         }
     });
     // An error repeats for ever where a reader stays in its failed state.
@@ -37,16 +34,33 @@ pub fn numbered_lines(
     Ok(until_error.filter(|it| !it.as_ref().is_ok_and(|(_, line)| line.trim().is_empty())))
 }
 
-/// Gives every JSON value of a JSON Lines file to `take`.
+fn unreadable(error: io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => format!("cannot be read: the compressed file is cut off here ({error})"),
+        _ => format!("cannot be read: {error}"),
+    }
+}
+
+/// Gives every JSON value of a JSON Lines file to `take`, with its place.
 ///
 /// # Errors
 /// As [`numbered_lines`]; the first line that is not JSON or that `take` refuses.
-pub(super) fn for_each(path: &Path, mut take: impl FnMut(Value) -> Result<(), String>) -> Result<(), InputError> {
+pub(super) fn for_each(
+    path: &Path,
+    mut take: impl FnMut(Value, &Place) -> Result<(), String>,
+) -> Result<(), InputError> {
     numbered_lines(path)?.try_for_each(|line| {
         let (place, line) = line?;
-        let value = serde_json::from_str(&line).map_err(|e| format!("this is not JSON: {e}"));
-        value.and_then(&mut take).map_err(|problem| InputError::new(place, problem))
+        let value = serde_json::from_str(&line).map_err(|e| not_json(&line, &e));
+        value.and_then(|value| take(value, &place)).map_err(|problem| InputError::new(place, problem))
     })
+}
+
+fn not_json(line: &str, error: &serde_json::Error) -> String {
+    match line.trim() {
+        "[" | "{" => "this is one JSON value on several lines; expected one JSON object per line (jq -c '.[]' makes them)".into(),
+        _ => format!("this is not JSON: {error}"),
+    }
 }
 
 #[cfg(feature = "train")]

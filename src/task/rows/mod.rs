@@ -4,7 +4,7 @@
 //! rows of a file have one schema.
 //!
 //! - `lines`: JSON Lines, plain or compressed · `parquet`, with the feature `train`.
-//! - `schema`: which fields make a row.
+//! - `schema`: which fields make a row · `place`: where a row stands.
 //! - `parquet_writer`: writes rows as a parquet file.
 
 #[cfg(all(test, feature = "train"))]
@@ -14,6 +14,7 @@ mod lines;
 mod parquet;
 #[cfg(feature = "train")]
 pub mod parquet_writer;
+mod place;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -21,7 +22,7 @@ mod tests;
 use std::collections::HashMap;
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use self::schema::Schema;
 use super::graders::Graders;
@@ -30,9 +31,11 @@ use super::row::Row;
 use crate::error::InputError;
 
 pub use lines::numbered_lines;
+pub use place::Place;
 
-/// Reads every row of a file, each of which `graders` must be able to grade; blank lines of JSON Lines are skipped. The ending says what the file is: `.jsonl`,
-/// `.ndjson` or `.json` for JSON Lines, these with `.gz` or `.zst` for compressed ones, or `.parquet`.
+/// Reads every row of a file, each of which `graders` must be able to grade; blank lines of JSON Lines are skipped. The
+/// ending says what the file is: `.jsonl`, `.ndjson` or `.json` for JSON Lines, these with `.gz` or `.zst` for
+/// compressed ones, or `.parquet`.
 ///
 /// # Errors
 /// A file that cannot be read or has no rows; the first row that is not valid, as `path:line` (JSON Lines) or
@@ -55,7 +58,7 @@ pub fn load(path: &Path) -> Result<Vec<Row>, InputError> {
 /// As [`load_for`].
 pub fn read(path: &Path, check: impl Fn(&Row) -> Result<(), String>) -> Result<Vec<Row>, InputError> {
     let mut rows = Vec::new();
-    for_each(path, &Mapping::default(), |row| {
+    for_each(path, &Mapping::default(), |row, _| {
         check(&row)?;
         rows.push(row);
         Ok(())
@@ -63,31 +66,53 @@ pub fn read(path: &Path, check: impl Fn(&Row) -> Result<(), String>) -> Result<V
     Ok(rows)
 }
 
-/// Gives every row of a file to `take`. `mapping` says what does not come from the schema.
+/// Gives every row of a file to `take`, with its place. `mapping` says what does not come from the schema.
 ///
 /// # Errors
 /// As [`load_for`], with the first row that `take` refuses.
 pub fn for_each(
     path: &Path,
     mapping: &Mapping,
-    mut take: impl FnMut(Row) -> Result<(), String>,
+    mut take: impl FnMut(Row, &Place) -> Result<(), String>,
 ) -> Result<(), InputError> {
     let (mut schema, mut any) = (None, false);
-    let mut push = |(found, row): (Option<Schema>, Row)| {
+    let mut push = |(found, row): (Option<Schema>, Row), place: &Place| {
         any = true;
         same_schema(&mut schema, found)?;
-        take(row)
+        take(row, place)
     };
-    let expected = match Format::of(path)? {
-        Format::Lines => {
-            lines::for_each(path, |value| push(row(value, mapping)?)).map(|()| "one JSON object per line")?
-        }
-        Format::Parquet => parquet_rows(path, mapping, &mut push).map(|()| "at least one")?,
-    };
-    match any {
-        true => Ok(()),
-        false => Err(InputError::new(path.display(), format!("the file has no rows; expected {expected}"))),
+    match Format::of(path)? {
+        Format::Lines => lines::for_each(path, |value, place| push(row(value, mapping)?, place))?,
+        Format::Parquet => parquet::rows(path, mapping, &mut push)?,
     }
+    if any { Ok(()) } else { Err(no_rows(path)) }
+}
+
+/// Gives every row of a file to `take` as a JSON object, whatever its keys are, with its place.
+///
+/// # Errors
+/// A file that cannot be read or has no rows; the first row that is not an object or that `take` refuses.
+pub fn objects(
+    path: &Path,
+    mut take: impl FnMut(Map<String, Value>, &Place) -> Result<(), String>,
+) -> Result<(), InputError> {
+    let mut any = false;
+    let mut push = |value: Value, place: &Place| {
+        any = true;
+        match value {
+            Value::Object(fields) => take(fields, place),
+            _ => Err("expected a JSON object".into()),
+        }
+    };
+    match Format::of(path)? {
+        Format::Lines => lines::for_each(path, push)?,
+        Format::Parquet => parquet::objects(path, &mut push)?,
+    }
+    if any { Ok(()) } else { Err(no_rows(path)) }
+}
+
+fn no_rows(path: &Path) -> InputError {
+    InputError::new(path.display(), "the file has no rows; expected one JSON object per line, or a parquet file with rows")
 }
 
 /// Compares the schema of a row with that of the rows before it. Rows that `Mapping` makes alone have none.
@@ -117,16 +142,26 @@ fn row(mut value: Value, mapping: &Mapping) -> Result<(Option<Schema>, Row), Str
     Ok((Some(schema), mapping.apply(row)?))
 }
 
-#[cfg(feature = "train")]
-use parquet::for_each as parquet_rows;
-
+/// Without the feature `train`.
 #[cfg(not(feature = "train"))]
-fn parquet_rows(
-    path: &Path,
-    _: &Mapping,
-    _: impl FnMut((Option<Schema>, Row)) -> Result<(), String>,
-) -> Result<(), InputError> {
-    Err(InputError::new(path.display(), "parquet files need a build with the feature \"train\""))
+mod parquet {
+    use super::{InputError, Mapping, Path, Place, Row, Schema, Value};
+
+    pub fn rows(
+        path: &Path,
+        _: &Mapping,
+        _: impl FnMut((Option<Schema>, Row), &Place) -> Result<(), String>,
+    ) -> Result<(), InputError> {
+        Err(not_built_in(path))
+    }
+
+    pub fn objects(path: &Path, _: impl FnMut(Value, &Place) -> Result<(), String>) -> Result<(), InputError> {
+        Err(not_built_in(path))
+    }
+
+    fn not_built_in(path: &Path) -> InputError {
+        InputError::new(path.display(), "parquet files need a build with the feature \"train\"")
+    }
 }
 
 /// What a file's ending says about its content.
@@ -158,14 +193,19 @@ fn has_ending(path: &Path, ending: &str) -> bool {
 }
 
 /// Rows by a name, in the order of first appearance.
-#[derive(Default)]
-pub struct RowsByName {
-    groups: Vec<(String, Vec<Row>)>,
+pub struct RowsByName<T> {
+    groups: Vec<(String, Vec<T>)>,
     by_name: HashMap<String, usize>,
 }
 
-impl RowsByName {
-    pub fn push(&mut self, name: &str, row: Row) {
+impl<T> Default for RowsByName<T> {
+    fn default() -> Self {
+        Self { groups: Vec::new(), by_name: HashMap::new() }
+    }
+}
+
+impl<T> RowsByName<T> {
+    pub fn push(&mut self, name: &str, row: T) {
         let index = self.by_name.get(name).copied().unwrap_or_else(|| {
             self.by_name.insert(name.to_owned(), self.groups.len());
             self.groups.push((name.to_owned(), Vec::new()));
@@ -174,7 +214,7 @@ impl RowsByName {
         self.groups[index].1.push(row);
     }
 
-    pub fn into_vec(self) -> Vec<(String, Vec<Row>)> {
+    pub fn into_vec(self) -> Vec<(String, Vec<T>)> {
         self.groups
     }
 }

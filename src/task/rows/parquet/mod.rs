@@ -13,6 +13,7 @@ mod table;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 
 use ::parquet::errors::{ParquetError, Result as ParquetResult};
 use rayon::prelude::*;
@@ -20,34 +21,61 @@ use serde_json::{Map, Value};
 
 use self::batches::Batches;
 use self::table::Cell;
+use super::Place;
 use super::schema::{self, Schema};
 use crate::error::InputError;
 use crate::task::mixture::Mapping;
 use crate::task::row::{Message, RewardModel, Row};
 
-/// Gives every row to `take`, in order, with its schema if it needs one. `mapping` says what does not come from the
-/// schema.
+/// Gives every row to `take`, in order, with its place, and with its schema if it needs one. `mapping` says what does
+/// not come from the schema.
 ///
 /// # Errors
-/// A file that cannot be opened or is not parquet; the first row that cannot be read or that `take` refuses, as
-/// `path: row N`, counted from 0.
-pub(super) fn for_each(
+/// As `for_each`.
+pub(super) fn rows(
     path: &Path,
     mapping: &Mapping,
-    mut take: impl FnMut((Option<Schema>, Row)) -> Result<(), String>,
+    take: impl FnMut((Option<Schema>, Row), &Place) -> Result<(), String>,
 ) -> Result<(), InputError> {
-    let fail = |number: usize, problem| InputError::new(format_args!("{}: row {number}", path.display()), problem);
     // Templates may name any column.
-    let mut batches = Batches::open(path, |name| mapping.has_templates() || schema::COLUMNS.contains(&name))?;
+    let used = |name: &str| mapping.has_templates() || schema::COLUMNS.contains(&name);
+    for_each(path, used, |cell, unused| row(cell, mapping, unused), take)
+}
+
+/// Gives every row to `take` as a JSON object, in order, with its place.
+///
+/// # Errors
+/// As `for_each`.
+pub(super) fn objects(
+    path: &Path,
+    take: impl FnMut(Value, &Place) -> Result<(), String>,
+) -> Result<(), InputError> {
+    for_each(path, |_| true, object, take)
+}
+
+/// Gives what `make` makes of every row to `take`. Only columns that are `used` are read; `make` is told of the others.
+///
+/// # Errors
+/// A file that cannot be opened or is not parquet; the first row that cannot be read or that `take` refuses.
+fn for_each<T: Send>(
+    path: &Path,
+    used: impl Fn(&str) -> bool,
+    make: impl Fn(Cell<'_>, &[String]) -> Result<T, String> + Sync,
+    mut take: impl FnMut(T, &Place) -> Result<(), String>,
+) -> Result<(), InputError> {
+    let file: Arc<Path> = path.into();
+    let mut batches = Batches::open(path, used)?;
     let unused = batches.unused.clone();
     let mut number = 0;
     let mut next = guarded(|| batches.next());
-    while let Some(batch) = next.map_err(|problem| fail(number, format!("the rows from here on: {problem}")))? {
+    let damaged = |place, problem| InputError::new(place, format!("the rows from here on: {problem}"));
+    while let Some(batch) = next.map_err(|problem| damaged(Place::row(&file, number), problem))? {
         let indices = (0..batch.rows).into_par_iter();
-        let all = || indices.map(|index| row(batch.row(index), mapping, &unused)).collect::<Vec<_>>();
-        let (rows, following) = rayon::join(all, || guarded(|| batches.next()));
-        for row in rows {
-            row.and_then(&mut take).map_err(|problem| fail(number, problem))?;
+        let all = || indices.map(|index| make(batch.row(index), &unused)).collect::<Vec<_>>();
+        let (made, following) = rayon::join(all, || guarded(|| batches.next()));
+        for row in made {
+            let place = Place::row(&file, number);
+            row.and_then(|row| take(row, &place)).map_err(|problem| InputError::new(place, problem))?;
             number += 1;
         }
         next = following;
