@@ -15,8 +15,8 @@ use serde_json::json;
 
 use crate::error::InputError;
 use crate::model::tokenizer::ChatTokenizer;
-use crate::task::kk::{self, Variant};
 use crate::task::graders::Graders;
+use crate::task::kk::{self, Variant};
 use crate::task::mixture::Mapping;
 use crate::task::mixture::field::prompt_chars;
 use crate::task::rows::{Place, RowsByName};
@@ -167,7 +167,9 @@ impl PromptCounter {
         let first = too_long.next().map(|it| format!(", the first at {}", it.place));
         let count = usize::from(first.is_some()) + too_long.count();
         let first = first.unwrap_or_default();
-        format!("prompt tokens: min {min}, mean {mean:.1}, max {max}; {count} too long for the context of {context}{first}")
+        format!(
+            "prompt tokens: min {min}, mean {mean:.1}, max {max}; {count} too long for the context of {context}{first}"
+        )
     }
 }
 

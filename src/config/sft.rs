@@ -46,7 +46,7 @@ pub struct SftConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SftData {
-    /// JSON Lines of conversations to learn from, instead of generated puzzles. They need a model in `init`.
+    /// Conversations to learn from, as JSON Lines or parquet, instead of generated puzzles. They need a model in `init`.
     pub files: Vec<PathBuf>,
     /// Numbers of people in the puzzles, such as "3-14".
     pub people: String,

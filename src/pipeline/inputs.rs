@@ -52,7 +52,7 @@ impl LeftOut {
         let reasons = [
             (*unfit, format!("{unfit} do not fit where")),
             (*over_limit, format!("{over_limit} are over the limit")),
-            (too_long.count, too_long.to_string()),
+            (too_long.count, format!("{} have prompts that are too long ({too_long})", too_long.count)),
         ];
         let reasons = reasons.into_iter().filter(|(rows, _)| *rows > 0).map(|(_, why)| why).collect::<Vec<_>>();
         (!reasons.is_empty()).then(|| format!("left out rows of files that are not used: {}", reasons.join(", ")))
@@ -84,7 +84,8 @@ impl Inputs {
         let context = decoder.max_position_embeddings;
         let train = Dataset::new(train, &config, &scorers, &tokenizer, context)?;
         let test = Dataset::new(test, &config, &scorers, &tokenizer, context)?;
-        let too_long = LongRows::of(train.sources.iter().chain(&test.sources));
+        let mut too_long = train.too_long();
+        too_long.extend(&test.too_long());
         let left_out = LeftOut { unfit, over_limit, too_long };
         let untested = train.sources.iter().find(|s| !test.sources.iter().any(|t| t.name == s.name));
         if let (Some(source), true) = (untested, config.eval.interval > 0) {

@@ -1,10 +1,11 @@
 //! The rows to train on, in the schema that is common in the field.
 
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-/// One message of a chat prompt.
+/// One message of a chat prompt. Other keys than these are refused, because chat templates may use them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "GivenMessage")]
 pub struct Message {
     /// `system`, `user` or `assistant`.
     pub role: String,
@@ -16,6 +17,37 @@ impl Message {
     /// A message with this role and text.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self { role: role.into(), content: content.into() }
+    }
+}
+
+/// A message as it is given.
+#[derive(Deserialize)]
+struct GivenMessage {
+    role: String,
+    content: String,
+    #[serde(flatten)]
+    others: Map<String, Value>,
+}
+
+impl TryFrom<GivenMessage> for Message {
+    type Error = String;
+
+    fn try_from(GivenMessage { role, content, others }: GivenMessage) -> Result<Self, String> {
+        match others.iter().find(|(_, value)| !is_empty(value)) {
+            Some((key, _)) => Err(format!("a message has the key {key:?}; only role and content are read")),
+            None => Ok(Self { role, content }),
+        }
+    }
+}
+
+/// Whether a value stands for a key that is not there.
+pub fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.values().all(is_empty),
+        Value::Bool(_) | Value::Number(_) => false,
     }
 }
 
@@ -72,6 +104,19 @@ pub(super) fn text<'de, D: Deserializer<'de>>(input: D) -> Result<String, D::Err
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_with_more_than_role_and_content_is_refused() {
+        let read = |text: &str| serde_json::from_str::<Message>(text).map_err(|error| error.to_string());
+        let message = Ok(Message::new("user", "Hi"));
+        assert_eq!(read(r#"{"role": "user", "content": "Hi"}"#), message);
+        assert_eq!(read(r#"{"content": "Hi", "name": null, "tool_calls": [], "role": "user"}"#), message);
+        for key in [r#""tool_calls": [{"id": 1}]"#, r#""name": "Ann""#, r#""weight": 0"#, r#""train": false"#] {
+            let problem = read(&format!(r#"{{"role": "user", "content": "Hi", {key}}}"#)).unwrap_err();
+            let name = key.split(':').next().unwrap();
+            assert!(problem.contains(name) && problem.contains("only role and content"), "{problem}");
+        }
+    }
 
     #[test]
     fn a_ground_truth_that_is_an_object_is_kept_as_its_json_text() {

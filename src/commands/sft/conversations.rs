@@ -1,52 +1,21 @@
-//! Conversations from JSON Lines files: `{"messages": [{"role", "content"}, …]}`, or `{"prompt", "completion"}` where the prompt is
-//! text or a list of messages. Every turn of the assistant is one example. The text before it has the weight `prompt_loss_weight`.
-
-use std::path::Path;
+//! Conversations from files. Every turn of the assistant that is learned is one example. The text before it has the weight
+//! `prompt_loss_weight`.
 
 use anyhow::Result;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
-use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::Examples;
+use super::conversation::Conversation;
 use crate::config::sft::SftConfig;
 use crate::error::InputError;
 use crate::model::tokenizer::ChatTokenizer;
+use crate::pipeline::dataset::LongRows;
 use crate::seed::mix_seed;
-use crate::task::Message;
+use crate::task::rows;
 use crate::train::sft::Example;
-
-/// One line of a file.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum ConversationLine {
-    Messages { messages: Vec<Message> },
-    Pair { prompt: ConversationPrompt, completion: String },
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum ConversationPrompt {
-    Text(String),
-    Messages(Vec<Message>),
-}
-
-impl ConversationLine {
-    fn into_messages(self) -> Vec<Message> {
-        match self {
-            Self::Messages { messages } => messages,
-            Self::Pair { prompt, completion } => {
-                let mut messages = match prompt {
-                    ConversationPrompt::Text(text) => vec![Message::new("user", text)],
-                    ConversationPrompt::Messages(messages) => messages,
-                };
-                messages.push(Message::new("assistant", completion));
-                messages
-            }
-        }
-    }
-}
 
 /// All examples. Each pass over them has a new random order.
 pub struct Conversations {
@@ -57,19 +26,26 @@ pub struct Conversations {
 }
 
 impl Conversations {
-    /// Reads `data.files`. Examples longer than `context` are skipped and counted.
+    /// Reads `data.files`. Examples longer than `context` are left out, counted, and the first few are named.
     ///
     /// # Errors
-    /// A missing file, a line that is not a conversation, or no example at all. Names file and line.
+    /// A missing file, a row that is not a conversation, or no example at all. Names file and line.
     pub fn load(config: &SftConfig, tokenizer: &ChatTokenizer, context: usize) -> Result<Self> {
-        let mut examples = Vec::new();
+        let (mut examples, mut too_long) = (Vec::new(), LongRows::default());
         for path in &config.data.files {
-            read(path, tokenizer, config.prompt_loss_weight, &mut examples)?;
+            rows::objects(path, |fields, place| {
+                for example in read(fields, tokenizer, config.prompt_loss_weight)? {
+                    match example.tokens.len() <= context {
+                        true => examples.push(example),
+                        false => too_long.push(place, example.tokens.len()),
+                    }
+                }
+                Ok(())
+            })?;
         }
-        let all = examples.len();
-        examples.retain(|example| example.tokens.len() <= context);
-        if examples.len() < all {
-            println!("{} of {all} examples are longer than {context} tokens and left out", all - examples.len());
+        if too_long.count > 0 {
+            let (left_out, all) = (too_long.count, too_long.count + examples.len());
+            println!("{left_out} of {all} examples are longer than {context} tokens and left out ({too_long})");
         }
         if examples.is_empty() {
             return Err(InputError::new("data.files", "hold no turn of an assistant that fits the context").into());
@@ -97,28 +73,16 @@ impl Examples for Conversations {
     }
 }
 
-/// Appends the examples of one file.
-fn read(
-    path: &Path,
-    tokenizer: &ChatTokenizer,
-    prompt_weight: f32,
-    examples: &mut Vec<Example>,
-) -> Result<(), InputError> {
-    let text = std::fs::read_to_string(path).map_err(|e| InputError::new(path.display(), e))?;
-    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let place = || format!("{}:{}", path.display(), number + 1);
-        let expected = "expected {\"messages\": [{\"role\", \"content\"}, …]} or {\"prompt\", \"completion\"}";
-        let line: ConversationLine =
-            serde_json::from_str(line).map_err(|e| InputError::new(place(), format!("{e}; {expected}")))?;
-        let messages = line.into_messages();
-        for turn in (0..messages.len()).filter(|&turn| messages[turn].role == "assistant") {
-            let prompt = tokenizer.encode_prompt(&messages[..turn]).map_err(|e| InputError::new(place(), e))?;
-            let answer =
-                tokenizer.encode_answer(&messages[..=turn], &prompt).map_err(|e| InputError::new(place(), e))?;
-            let mut weights = vec![prompt_weight; prompt.len()];
-            weights.resize(prompt.len() + answer.len(), 1.0);
-            examples.push(Example { learned: prompt.len(), tokens: [prompt, answer].concat(), weights });
-        }
-    }
-    Ok(())
+/// The examples of one row.
+fn read(fields: Map<String, Value>, tokenizer: &ChatTokenizer, prompt_weight: f32) -> Result<Vec<Example>, String> {
+    let conversation = Conversation::read(fields)?;
+    let messages = &conversation.messages;
+    let example = |turn: usize| {
+        let prompt = tokenizer.encode_prompt(&messages[..turn])?;
+        let answer = tokenizer.encode_answer(&messages[..=turn], &prompt)?;
+        let mut weights = vec![prompt_weight; prompt.len()];
+        weights.resize(prompt.len() + answer.len(), 1.0);
+        Ok(Example { learned: prompt.len(), tokens: [prompt, answer].concat(), weights })
+    };
+    conversation.turns().map(example).collect::<Result<_, InputError>>().map_err(|error| error.to_string())
 }

@@ -3,6 +3,7 @@
 //! Without `init` it makes a small base model from a new tokenizer and random weights. With `init` it trains all weights of that
 //! model, or an adapter.
 
+mod conversation;
 mod conversations;
 mod demonstrations;
 

@@ -158,9 +158,10 @@ impl DataEntry {
             (Some(_), ..) => Err(KeyError::new("variant", "is for task = \"kk\"")),
         }?;
         match (self.overlong, self.fresh) {
-            (Overlong::Drop, true) => {
-                Err(KeyError::new("overlong", "cannot be \"drop\" with fresh: each draw makes the row that it trains on"))
-            }
+            (Overlong::Drop, true) => Err(KeyError::new(
+                "overlong",
+                "cannot be \"drop\" with fresh: each draw makes the row that it trains on",
+            )),
             _ => Ok(()),
         }
     }

@@ -271,7 +271,8 @@ fn generated(rows: Vec<Row>) -> Groups {
 fn hold_out(train: &mut Groups, share: f64, seed: u64) -> Groups {
     let mut test = Groups::new();
     for (name, rows) in train.iter_mut() {
-        let (held_out, kept) = std::mem::take(rows).into_iter().partition(|kept: &KeptRow| holdout::is_held_out(&kept.row, share, seed));
+        let (held_out, kept) =
+            std::mem::take(rows).into_iter().partition(|kept: &KeptRow| holdout::is_held_out(&kept.row, share, seed));
         *rows = kept;
         test.push((name.clone(), held_out));
     }

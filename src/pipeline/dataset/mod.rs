@@ -6,6 +6,7 @@
 pub mod files;
 pub mod item;
 pub mod load;
+mod long_rows;
 pub mod source;
 
 use std::sync::Arc;
@@ -20,7 +21,8 @@ use crate::reward::Scorers;
 pub use item::Item;
 use item::ItemMaker;
 use load::{Distribution, Loaded};
-pub use source::{LongRows, Source};
+pub use long_rows::LongRows;
+pub use source::Source;
 
 /// The rows of one split, by distribution.
 pub struct Dataset {
@@ -54,6 +56,13 @@ impl Dataset {
     /// As [`Source::item`].
     pub fn item(&self, arm: usize, row: usize) -> Result<Arc<Item>, InputError> {
         self.sources[arm].item(row)
+    }
+
+    /// The rows that were left out because their prompts are too long.
+    pub fn too_long(&self) -> LongRows {
+        let mut all = LongRows::default();
+        self.sources.iter().for_each(|source| all.extend(&source.too_long));
+        all
     }
 
     pub fn names(&self) -> Vec<String> {

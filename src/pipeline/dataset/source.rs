@@ -1,10 +1,10 @@
 //! One distribution of a split: rows that are kept, or rows that are made when they are drawn.
 
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::item::{Item, ItemMaker};
 use super::load::{Distribution, KeptRow, Rows, SAMPLE};
+use super::long_rows::LongRows;
 use crate::config::data::Overlong;
 use crate::error::InputError;
 use crate::task::procedural::Stream;
@@ -15,44 +15,6 @@ pub struct Source {
     /// Rows that were left out because their prompts are too long.
     pub too_long: LongRows,
     items: Items,
-}
-
-/// Rows whose prompts are too long.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LongRows {
-    pub count: usize,
-    /// The first few: their places and lengths.
-    pub named: Vec<String>,
-}
-
-/// This many rows that are left out are named.
-const NAMED: usize = 3;
-
-impl LongRows {
-    fn push(&mut self, place: &str, tokens: usize) {
-        self.count += 1;
-        if self.named.len() < NAMED {
-            self.named.push(format!("{place} ({tokens} tokens)"));
-        }
-    }
-
-    /// The rows of all sources.
-    pub fn of<'a>(sources: impl Iterator<Item = &'a Source>) -> Self {
-        sources.fold(Self::default(), |mut all, Source { too_long, .. }| {
-            all.count += too_long.count;
-            let room = NAMED - all.named.len();
-            all.named.extend(too_long.named.iter().take(room).cloned());
-            all
-        })
-    }
-}
-
-/// "2 have prompts that are too long: rows.jsonl:7 (300 tokens), rows.jsonl:9 (280 tokens)".
-impl fmt::Display for LongRows {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let more = if self.count > self.named.len() { ", …" } else { "" };
-        write!(f, "{} have prompts that are too long: {}{more}", self.count, self.named.join(", "))
-    }
 }
 
 enum Items {
@@ -104,7 +66,7 @@ impl Source {
             true => {
                 let ItemMaker { longest, context, .. } = maker;
                 let limits = format!("data.max_prompt_tokens = {longest}, the model's context is {context}");
-                Err(InputError::new(name, format!("no row is left: {too_long}; {limits}")))
+                Err(InputError::new(name, format!("every prompt is too long: {too_long}; {limits}")))
             }
             false => Ok(Self { name, too_long, items: Items::Kept(items) }),
         }

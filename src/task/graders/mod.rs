@@ -44,6 +44,12 @@ pub trait Judge: fmt::Debug + Send + Sync {
     fn judge(&self, completion: &str, mode: Mode) -> Judgement {
         Judgement { right_format: answer::formatted(completion).is_some(), verdict: self.verdict(completion, mode) }
     }
+
+    /// # Errors
+    /// If no answer can be right.
+    fn check(&self, _mode: Mode) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// A grader that a row can name.
@@ -159,7 +165,11 @@ impl Graders {
             GraderChoice::RowOr(default) => of_row(row)?.unwrap_or(default),
             GraderChoice::Row => of_row(row)?.ok_or_else(|| unknown_source(&row.data_source))?,
         };
-        let judge = (chosen.read)(&row.reward_model.ground_truth).map_err(|problem| match chosen.name {
+        let read = || {
+            let judge = (chosen.read)(&row.reward_model.ground_truth)?;
+            judge.check(self.mode).map(|()| judge)
+        };
+        let judge = read().map_err(|problem| match chosen.name {
             "kk" => problem,
             name => format!("the grader {name:?} cannot use this row: {problem}"),
         })?;

@@ -58,7 +58,9 @@ pub(super) fn for_each(
 
 fn not_json(line: &str, error: &serde_json::Error) -> String {
     match line.trim() {
-        "[" | "{" => "this is one JSON value on several lines; expected one JSON object per line (jq -c '.[]' makes them)".into(),
+        "[" | "{" => {
+            "this is one JSON value on several lines; expected one JSON object per line (jq -c '.[]' makes them)".into()
+        }
         _ => format!("this is not JSON: {error}"),
     }
 }

@@ -112,7 +112,10 @@ pub fn objects(
 }
 
 fn no_rows(path: &Path) -> InputError {
-    InputError::new(path.display(), "the file has no rows; expected one JSON object per line, or a parquet file with rows")
+    InputError::new(
+        path.display(),
+        "the file has no rows; expected one JSON object per line, or a parquet file with rows",
+    )
 }
 
 /// Compares the schema of a row with that of the rows before it. Rows that `Mapping` makes alone have none.

@@ -46,10 +46,7 @@ pub(super) fn rows(
 ///
 /// # Errors
 /// As `for_each`.
-pub(super) fn objects(
-    path: &Path,
-    take: impl FnMut(Value, &Place) -> Result<(), String>,
-) -> Result<(), InputError> {
+pub(super) fn objects(path: &Path, take: impl FnMut(Value, &Place) -> Result<(), String>) -> Result<(), InputError> {
     for_each(path, |_| true, object, take)
 }
 
@@ -101,7 +98,12 @@ fn row(cell: Cell<'_>, mapping: &Mapping, unused: &[String]) -> Result<(Option<S
 /// A row of verl's schema with the usual types, made without JSON in between. It is what [`schema::row`] makes.
 fn verl(row: Cell<'_>) -> Option<Row> {
     let model = row.field("reward_model")?;
-    let message = |it: Cell<'_>| Some(Message::new(it.field("role")?.text()?, it.field("content")?.text()?));
+    let is_plain =
+        |it: &Cell<'_>| it.fields().all(|(name, value)| matches!(name, "role" | "content") || value.is_null());
+    let message = |it: Cell<'_>| {
+        let it = Some(it).filter(is_plain)?;
+        Some(Message::new(it.field("role")?.text()?, it.field("content")?.text()?))
+    };
     let prompt = row.field("prompt")?.items()?.map(message).collect::<Option<Vec<_>>>()?;
     let data_source = row.field("data_source")?.text()?;
     if prompt.is_empty() || data_source.is_empty() {

@@ -140,7 +140,7 @@ pub(super) struct Cell<'a> {
 }
 
 impl<'a> Cell<'a> {
-    fn is_null(self) -> bool {
+    pub(super) fn is_null(self) -> bool {
         self.column.present.as_ref().is_some_and(|it| !it[self.index])
     }
 
