@@ -58,7 +58,7 @@ pub fn temporary_name(path: &Path) -> PathBuf {
 /// # Errors
 /// A file that cannot be read; text that is not UTF-8, with its line.
 pub fn read_text(path: &Path) -> Result<String, InputError> {
-    let bytes = fs::read(path).map_err(|e| InputError::new(path.display(), format!("cannot be read: {e}")))?;
+    let bytes = fs::read(path).map_err(|e| InputError::new(path.display(), format!("cannot read the file: {e}")))?;
     decode(bytes).map_err(|error| InputError::new(format!("{}:{}", path.display(), error.line), error))
 }
 

@@ -36,7 +36,7 @@ fn wrong_rows_are_named_with_file_and_line() {
     work.train_refused(&files(""), &[], &["c.toml:7", "data.train_files", "at least one"]);
     let long = json!({"prompt": "Who? ".repeat(600), "answer": "(1) Zoey is a knight", "data_source": "kk_x"});
     work.file("long.jsonl", long.to_string());
-    work.train_refused(&files("\"long.jsonl\""), &[], &["kk_x row 0", "tokens", "512"]);
+    work.train_refused(&files("\"long.jsonl\""), &[], &["long.jsonl:1", "tokens", "512"]);
 }
 
 #[test]

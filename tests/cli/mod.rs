@@ -15,3 +15,4 @@ mod mixture;
 mod model;
 mod settings;
 mod sft;
+mod text_files;

@@ -20,7 +20,7 @@ fn conversations_are_learned() {
         r#"{"prompt": "three", "completion": "a knight and a knave"}"#,
         r#"{"prompt": [{"role": "user", "content": "four"}], "completion": "so who"}"#,
     ];
-    fs::write(path("data.jsonl"), lines.join("\n")).unwrap();
+    fs::write(path("data.jsonl"), format!("\u{feff}{}", lines.join("\n"))).unwrap();
     let config = |extra: &str, files: &str| {
         format!(
             "init = {:?}\nmax_steps = 80\nbatch_tokens = 200\nlog_interval = 40\n{extra}\n\
@@ -51,10 +51,22 @@ fn conversations_are_learned() {
         "the configuration of the model it came from"
     );
     fs::write(path("bad.jsonl"), format!("{}\n{{\"question\": 1}}\n", lines[1])).unwrap();
-    fs::write(path("c.toml"), config("", "bad.jsonl")).unwrap();
-    let refused = dump_rl(&["sft", &path("c.toml"), "--out", &path("bad")]);
-    assert_eq!(refused.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("bad.jsonl:2"));
+    let golden = |name: &str| root().join("tests/golden/rows").join(name).display().to_string();
+    fs::write(path("c.toml"), config("stop_after = 1", &golden("conversations.parquet"))).unwrap();
+    let output = dump_rl(&["sft", &path("c.toml"), "--out", &path("parquet")]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("3 examples"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let rows = golden("verl-zstd.parquet");
+    for (file, words) in [
+        (path("bad.jsonl").as_str(), ["bad.jsonl:2", "question (a number)", "\"messages\""]),
+        (rows.as_str(), ["verl-zstd.parquet: row 0", "prompt (a list)", "\"completion\""]),
+    ] {
+        fs::write(path("c.toml"), config("", file)).unwrap();
+        let refused = dump_rl(&["sft", &path("c.toml"), "--out", &path("bad")]);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(2), "{said}");
+        words.iter().for_each(|word| assert!(said.contains(word), "{word}: {said}"));
+    }
 }
 
 /// A model whose gradients are never finite ends the run with status 1, before a model is saved.

@@ -305,6 +305,16 @@ def damaged():
     wrong("empty.jsonl", "", "no rows", "one JSON object per line")
 
 
+def conversations():
+    """Conversations for `sft`, which are not rows: they are not in expected.json."""
+    turn = lambda role, content: {"role": role, "content": content}
+    talks = [
+        {"messages": [turn("user", "one"), turn("assistant", "a knight")], "id": 1},
+        {"messages": [turn("user", "two"), turn("assistant", "a"), turn("user", "b"), turn("assistant", "c")], "id": None},
+    ]
+    pq.write_table(pa.Table.from_pylist(talks), HERE / "conversations.parquet")
+
+
 def main():
     HERE.mkdir(exist_ok=True)
     for path in HERE.iterdir():
@@ -320,6 +330,7 @@ def main():
     lines("verl.jsonl.gz", rows, rows)
     lines("verl.jsonl.zst", rows, rows)
     damaged()
+    conversations()
     (HERE / "expected.json").write_text(json.dumps(EXPECTED, ensure_ascii=False, separators=(",", ":")) + "\n")
 
 

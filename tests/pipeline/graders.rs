@@ -102,7 +102,9 @@ fn a_grader_that_fails_once_and_dies_once_does_not_end_the_run() {
         let last = all_metrics(&out).pop().expect("a line");
         assert_eq!((number(&last, "groups/ungraded"), number(&last, "grader/restarts")), (1.0, 1.0));
         assert_eq!((number(&last, "grader/failures"), number(&last, "grader/timeouts")), (1.0, 0.0));
-        assert!(number(&last, "rewards/length/mean") > 0.0 && number(&last, "time/grade") > 0.0);
+        assert!(number(&last, "rewards/length/mean") > 0.0);
+        // With overlap, all groups of a step may be graded during the step before.
+        assert!(all_metrics(&out).iter().map(|line| number(line, "time/grade")).sum::<f64>() > 0.0);
     }
 }
 

@@ -39,7 +39,7 @@ impl Conversation {
         if let Some(key) = OF_OTHERS.iter().find(|key| fields.get(**key).is_some_and(|value| !is_empty(value))) {
             return Err(format!("{key} would change what the model is shown, and is not supported; remove it"));
         }
-        let mut take = |key: &str| fields.remove(key);
+        let mut take = |key: &str| fields.shift_remove(key);
         let system =
             take("system").filter(|it| !is_empty(it)).map(|it| messages("system", "system", it)).transpose()?;
         let given = ["messages", "prompt", "completion", "conversations"].map(&mut take);

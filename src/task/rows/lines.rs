@@ -57,12 +57,11 @@ pub(super) fn for_each(
 }
 
 fn not_json(line: &str, error: &serde_json::Error) -> String {
-    match line.trim() {
-        "[" | "{" => {
-            "this is one JSON value on several lines; expected one JSON object per line (jq -c '.[]' makes them)".into()
-        }
-        _ => format!("this is not JSON: {error}"),
-    }
+    let advice = match line.trim() {
+        "[" | "{" => "; the value goes on in the next line, and each line must be one object (jq -c makes such files)",
+        _ => "",
+    };
+    format!("this is not JSON: {error}{advice}")
 }
 
 #[cfg(feature = "train")]
