@@ -55,7 +55,7 @@ impl Source {
             let place = || place.as_ref().map_or_else(|| format!("{name} row {index}"), ToString::to_string);
             match maker.item(row, place)? {
                 Ok(item) => items.push(Arc::new(item)),
-                Err(long) if overlong == Overlong::Drop => too_long.push(&place(), long.tokens),
+                Err(long) if overlong == Overlong::Drop => too_long.push(place(), long.tokens),
                 Err(long) => {
                     let advice = "data.overlong = \"drop\" leaves such rows out";
                     return Err(InputError::new(place(), format!("{long}; {advice}")));
