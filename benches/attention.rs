@@ -42,7 +42,7 @@ fn measure(way: &str, tokens: usize) -> Result<()> {
         _ => {
             let most = if way == WAYS[1] { 4 << 20 } else { PLAIN_SCORES };
             let segments: Arc<[Segment]> = [Segment { rows: 0..tokens, prefix: 0..0 }].into();
-            Arc::new(BlockedAttention::new(segments, HEADS, most, &Device::Cpu)?).attention(&q, &k, &v)?
+            Arc::new(BlockedAttention::new(segments, HEADS, most, &Device::Cpu)?).attention(&q, &k, &v, None)?
         }
     };
     let grads = out.sqr()?.backward()?;

@@ -18,7 +18,7 @@ use engine::{Adapter, Engine, Precision, Request, Sampling};
 
 use crate::fixtures::root;
 
-const FAMILIES: [(&str, Architecture); 7] = [
+const FAMILIES: [(&str, Architecture); 10] = [
     ("llama2", Architecture::Llama),
     ("llama3", Architecture::Llama),
     ("llama-bias", Architecture::Llama),
@@ -26,6 +26,9 @@ const FAMILIES: [(&str, Architecture); 7] = [
     ("qwen2", Architecture::Qwen2),
     ("qwen2-linear", Architecture::Qwen2),
     ("qwen3", Architecture::Qwen3),
+    ("mistral-window", Architecture::Mistral),
+    ("qwen2-window", Architecture::Qwen2),
+    ("qwen3-window", Architecture::Qwen3),
 ];
 /// Relative error allowed in f32, for a model of two blocks.
 const TOLERANCE: f64 = 1e-4;
@@ -145,7 +148,8 @@ async fn the_native_engine_gives_the_same_distributions() {
     }
 }
 
-/// Checks the distribution after the last prompt token, and then, over several drawn tokens, the engine's paged cache.
+/// Checks the distribution after the last prompt token, and then, over several drawn tokens, the engine's paged cache. The
+/// golden windows are shorter than the prompt, and one of them longer than a block of the cache.
 async fn check_engine(name: &str, golden: &Golden, engine: &Native) {
     for (row, tokens) in golden.tokens().into_iter().enumerate() {
         let logits = golden.expected["logits"].get(row).unwrap();
@@ -159,10 +163,13 @@ async fn check_engine(name: &str, golden: &Golden, engine: &Native) {
     }
     // Over several tokens, compared with the trainer's forward.
     let (model, lora, sampling) = (golden.model(), golden.lora(), Sampling::new(1.0, vec![]));
-    let sampling = Sampling { max_new_tokens: 30, ..sampling };
+    let sampling = Sampling { max_new_tokens: 60, ..sampling };
     let prompt: Vec<u32> = golden.tokens().remove(0);
     let request = Request { prompt: prompt.clone().into(), group_size: 3, seed: 4, sampling };
-    for completion in engine.generate(request).await.unwrap() {
+    let completions = engine.generate(request.clone()).await.unwrap();
+    let alone = engine.generate(Request { group_size: 1, ..request }).await.unwrap();
+    assert_eq!(alone[0].tokens, completions[0].tokens, "{name}: alone and in a group");
+    for completion in completions {
         let sequence = [prompt.as_slice(), &completion.tokens].concat();
         let all = log_probs(&model, &lora, &[sequence]).detach().to_vec1::<f32>().unwrap();
         let own = &all[prompt.len() - 1..];

@@ -11,6 +11,7 @@
 pub mod adapter;
 pub mod decoder;
 pub mod error;
+pub mod json;
 pub mod kernels;
 pub mod math;
 #[cfg(feature = "mistralrs")]

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::{DType, Device, Tensor};
-use engine::decoder::{DecoderConfig, Weights};
+use engine::decoder::{DecoderConfig, SlidingWindows, Weights};
 use serde_json::json;
 use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
 use tokenizers::models::bpe::BPE;
@@ -138,6 +138,7 @@ impl<'a> Gguf<'a> {
             rope_scaling: serde_json::Value::Null,
             attention_bias: false,
             mlp_bias: false,
+            windows: SlidingWindows::default(),
             bos_token_id: self.count("tokenizer.ggml.bos_token_id").ok().into(),
             eos_token_id: self.count("tokenizer.ggml.eos_token_id")?.into(),
         })

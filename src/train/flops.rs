@@ -5,6 +5,8 @@
 //! Frozen weights get no gradient, so each weight takes 2 operations per row forward and 2 backward. A prompt counts once
 //! for all its completions.
 
+use std::collections::BTreeMap;
+
 use engine::decoder::{DecoderConfig, Module};
 
 use super::sample::Sample;
@@ -30,10 +32,14 @@ struct Work {
 }
 
 impl Work {
-    /// Samples of one prompt must be adjacent. The last token of a completion predicts nothing.
-    fn of(samples: &[Sample]) -> Self {
+    /// In a layer where a token attends to at most `window` tokens. Samples of one prompt must be adjacent. The last token of
+    /// a completion predicts nothing.
+    fn of(samples: &[Sample], window: Option<usize>) -> Self {
         let mut work = Self::default();
-        let causal_pairs = |n: usize| n * (n + 1) / 2;
+        let causal_pairs = |n: usize| {
+            let within = window.map_or(n, |window| n.min(window));
+            within * (within + 1) / 2 + (n - within) * within
+        };
         for group in samples.chunk_by(|a, b| a.prompt == b.prompt) {
             let prompt = group[0].prompt.len();
             work.rows += prompt;
@@ -51,16 +57,23 @@ impl Work {
 
 /// Operations of a step on `samples`, with an adapter of `adapter` parameters.
 pub fn of_step(model: &DecoderConfig, adapter: usize, samples: &[Sample], passes: Passes) -> f64 {
-    let Work { rows, pairs, predictions } = Work::of(samples);
+    let Work { rows, predictions, .. } = Work::of(samples, None);
     let shapes = Module::ALL.map(|module| model.linear_shape(module));
     let weights = model.num_hidden_layers * shapes.iter().map(|(input, output)| input * output).sum::<usize>();
     let head = model.vocab_size * model.hidden_size;
     // The products of queries with keys, and of weights with values.
-    let attention = 2 * model.num_hidden_layers * model.num_attention_heads * model.head_dim;
+    let attention = 2 * pairs(model, samples) * model.num_attention_heads * model.head_dim;
     let frozen = 2.0 * (rows as f64 * weights as f64 + predictions as f64 * head as f64);
-    let (attention, adapter) = (2.0 * pairs as f64 * attention as f64, 2.0 * rows as f64 * adapter as f64);
+    let (attention, adapter) = (2.0 * attention as f64, 2.0 * rows as f64 * adapter as f64);
     let update = 2.0 * frozen + 3.0 * (attention + adapter);
     passes.updates as f64 * update + passes.forwards as f64 * (frozen + attention + adapter)
+}
+
+/// Pairs of a token and one that it attends to, in all layers.
+fn pairs(model: &DecoderConfig, samples: &[Sample]) -> usize {
+    let mut layers = BTreeMap::new();
+    (0..model.num_hidden_layers).for_each(|layer| *layers.entry(model.window(layer)).or_insert(0) += 1);
+    layers.into_iter().map(|(window, layers): (_, usize)| layers * Work::of(samples, window).pairs).sum()
 }
 
 #[cfg(test)]
@@ -84,7 +97,10 @@ mod tests {
     #[test]
     fn a_shared_prompt_counts_once() {
         // 3 + 1 + 2 rows. The i-th token of a sequence attends to i tokens: 1 + 2 + 3, then 4, then 4 + 5.
-        assert_eq!(Work::of(&samples(3, &[2, 3])), Work { rows: 6, pairs: 19, predictions: 5 });
+        let work = |pairs| Work { rows: 6, pairs, predictions: 5 };
+        assert_eq!(Work::of(&samples(3, &[2, 3]), None), work(19));
+        // To at most 2 tokens: 1 + 2 + 2, then 2, then 2 + 2.
+        assert_eq!(Work::of(&samples(3, &[2, 3]), Some(2)), work(11));
     }
 
     /// With short sequences, a step takes about four operations per parameter and token. Full training would take six.

@@ -78,9 +78,8 @@ impl Model {
 
     /// The residual stream after block `layer`. `lora` `None` is the base model.
     pub fn block(&self, layer: usize, x: &Tensor, rows: &Rows, lora: Option<&Lora>) -> Result<Tensor> {
-        let DecoderConfig { head_dim, rms_norm_eps, .. } = self.config;
         let ops = TrainOps { operators: self.operators(), layer, rows, lora };
-        DecoderBlock { weights: &self.weights.layers[layer], head_dim, rms_norm_eps }.forward(x, &ops)
+        DecoderBlock::new(&self.config, &self.weights, layer).forward(x, &ops)
     }
 
     /// The residual stream after the last block, (N × D).
@@ -142,7 +141,7 @@ impl BlockOps for TrainOps<'_> {
         self.operators.linear(x, weight, bias.as_ref(), delta)
     }
 
-    fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-        self.rows.attention.apply(q, k, v)
+    fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, window: Option<usize>) -> Result<Tensor> {
+        self.rows.attention.apply(q, k, v, window)
     }
 }

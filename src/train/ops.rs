@@ -40,12 +40,12 @@ pub enum Attention {
 }
 
 impl Attention {
-    /// softmax(q·kᵀ/√d)·v for each head, where each row attends to the rows that its segment allows. q (N × H·d), k and v
-    /// (N × K·d).
-    pub fn apply(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    /// softmax(q·kᵀ/√d)·v for each head, where each row attends to the rows that its segment allows, or to the last `window`
+    /// of them. q (N × H·d), k and v (N × K·d).
+    pub fn apply(&self, q: &Tensor, k: &Tensor, v: &Tensor, window: Option<usize>) -> Result<Tensor> {
         match self {
-            Self::Fused(heads, segments) => fused::attention(q, k, v, *heads, segments),
-            Self::Plain(blocks) => blocks.attention(q, k, v),
+            Self::Fused(heads, segments) => fused::attention(q, k, v, *heads, segments, window),
+            Self::Plain(blocks) => blocks.attention(q, k, v, window),
         }
     }
 }

@@ -2,7 +2,7 @@
 """Golden numbers of every model family, from PyTorch, transformers and PEFT.
 
     pip install torch transformers peft safetensors
-    python3 tests/golden/architectures.py                      writes architectures/ beside itself
+    python3 tests/golden/architectures.py [FAMILY]...          writes architectures/ beside itself
     python3 tests/golden/architectures.py --model DIR          the same numbers of a real model, compared at once with those of
                                                                this program (by the test `a_real_model`, which cargo builds)
 
@@ -52,6 +52,16 @@ FAMILIES = {
                      "tie_word_embeddings": False},
     "qwen3": {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "rope_theta": 1000000.0,
               **WIDE, "attention_bias": False, "tie_word_embeddings": True},
+    # Windows shorter than T: in every layer, from a layer on, and in the layers that are named.
+    "mistral-window": {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "rope_theta": 10000.0,
+                       "sliding_window": 8, "num_key_value_heads": 2, "tie_word_embeddings": True},
+    "qwen2-window": {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "rope_theta": 1000000.0,
+                     "use_sliding_window": True, "sliding_window": 19, "max_window_layers": 1,
+                     "tie_word_embeddings": True},
+    "qwen3-window": {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "head_dim": 16,
+                     "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0}, "use_sliding_window": True,
+                     "sliding_window": 5, "max_window_layers": 2,
+                     "layer_types": ["sliding_attention", "full_attention"], "tie_word_embeddings": True},
 }
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -120,12 +130,13 @@ def compare(folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path)
+    parser.add_argument("family", nargs="*", help="those to make again; all if none is named")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.model:
         return compare(args.model)
-    for name, settings in FAMILIES.items():
-        make(name, settings)
+    for name in args.family or FAMILIES:
+        make(name, FAMILIES[name])
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@
 
 use candle_core::{Result, Tensor};
 
+use super::config::DecoderConfig;
 use super::module::Module;
-use super::weights::{LayerWeights, Linear};
+use super::weights::{LayerWeights, Linear, Weights};
 
 /// How one layer's operators are computed. Axes: N rows (tokens), D width, d width of a head.
 pub trait BlockOps {
@@ -23,18 +24,25 @@ pub trait BlockOps {
     /// W·x + b for x (N × in), plus (alpha / r)·B·A·x if an adapter covers this layer's `module`.
     fn project(&self, x: &Tensor, linear: &Linear, module: Module) -> Result<Tensor>;
 
-    /// softmax(q·kᵀ/√d)·v for each head over each row's context; q (N × H·d), k and v (N × K·d) of the rows themselves.
-    fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor>;
+    /// softmax(q·kᵀ/√d)·v for each head over each row's context, or the last `window` tokens of it; q (N × H·d), k and v
+    /// (N × K·d) of the rows themselves.
+    fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, window: Option<usize>) -> Result<Tensor>;
 }
 
-/// One layer's weights, and the constants that its norms need.
+/// One layer's weights, and the constants that its norms and its attention need.
 pub struct DecoderBlock<'a> {
-    pub weights: &'a LayerWeights,
-    pub head_dim: usize,
-    pub rms_norm_eps: f64,
+    weights: &'a LayerWeights,
+    head_dim: usize,
+    rms_norm_eps: f64,
+    window: Option<usize>,
 }
 
-impl DecoderBlock<'_> {
+impl<'a> DecoderBlock<'a> {
+    pub fn new(config: &DecoderConfig, weights: &'a Weights, layer: usize) -> Self {
+        let &DecoderConfig { head_dim, rms_norm_eps, .. } = config;
+        Self { weights: &weights.layers[layer], head_dim, rms_norm_eps, window: config.window(layer) }
+    }
+
     /// The residual stream after the block; x (N × D).
     pub fn forward(&self, x: &Tensor, ops: &impl BlockOps) -> Result<Tensor> {
         let (weights, eps) = (self.weights, self.rms_norm_eps);
@@ -47,7 +55,7 @@ impl DecoderBlock<'_> {
         let q = self.head_norm(self.project(x, Module::Q, ops)?, self.weights.q_norm.as_ref(), ops)?;
         let k = self.head_norm(self.project(x, Module::K, ops)?, self.weights.k_norm.as_ref(), ops)?;
         let v = self.project(x, Module::V, ops)?;
-        self.project(&ops.attend(&ops.rope(&q)?, &ops.rope(&k)?, &v)?, Module::O, ops)
+        self.project(&ops.attend(&ops.rope(&q)?, &ops.rope(&k)?, &v, self.window)?, Module::O, ops)
     }
 
     /// Normalises each head separately, if the architecture does.

@@ -1,12 +1,14 @@
 //! The configuration of a decoder: the keys of a Hugging Face `config.json` that it needs.
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::architecture::Architecture;
 use super::heads::Heads;
 use super::module::Module;
 use super::rope::Rope;
+use super::token_ids::token_ids;
+use super::windows::SlidingWindows;
 
 /// Sizes and constants of a decoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,17 +21,12 @@ pub struct DecoderConfig {
     pub intermediate_size: usize,
     pub num_hidden_layers: usize,
     pub num_attention_heads: usize,
-    /// Defaults to `num_attention_heads`.
-    #[serde(default, deserialize_with = "null_is_default")]
     pub num_key_value_heads: usize,
-    /// Defaults to `hidden_size / num_attention_heads`.
-    #[serde(default, deserialize_with = "null_is_default")]
     pub head_dim: usize,
-    /// The greatest length of prompt and completion together. [`DecoderConfig::load`] reduces it to the length within
-    /// which every token attends to all earlier ones: a sliding window, or the first chunk of dual chunk attention.
+    /// The greatest length of prompt and completion together. [`DecoderConfig::load`] reduces it to the first chunk of
+    /// dual chunk attention, within which attention is the usual one.
     pub max_position_embeddings: usize,
     pub rms_norm_eps: f64,
-    #[serde(default = "default_rope_theta")]
     pub rope_theta: f64,
     #[serde(default)]
     pub tie_word_embeddings: bool,
@@ -37,47 +34,33 @@ pub struct DecoderConfig {
     pub hidden_act: String,
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub rope_scaling: Value,
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub attention_bias: bool,
-    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub mlp_bias: bool,
+    #[serde(flatten)]
+    pub windows: SlidingWindows,
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub bos_token_id: Value,
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub eos_token_id: Value,
 }
 
-fn default_rope_theta() -> f64 {
-    10_000.0
-}
-
 fn default_act() -> String {
     "silu".into()
 }
 
-fn is_false(value: &bool) -> bool {
-    !value
-}
-
-fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(value: D) -> Result<T, D::Error> {
-    Ok(Option::deserialize(value)?.unwrap_or_default())
-}
-
 impl DecoderConfig {
-    /// The family, if it is supported.
-    pub(super) fn find_architecture(&self) -> Option<Architecture> {
-        match self.architectures.first()?.as_str() {
-            "LlamaForCausalLM" => Some(Architecture::Llama),
-            "MistralForCausalLM" => Some(Architecture::Mistral),
-            "Qwen2ForCausalLM" => Some(Architecture::Qwen2),
-            "Qwen3ForCausalLM" => Some(Architecture::Qwen3),
-            _ => None,
-        }
-    }
-
     /// The family.
     pub fn architecture(&self) -> Architecture {
-        self.find_architecture().expect("checked when the configuration was read")
+        let name = self.architectures.first();
+        let family = Architecture::ALL.into_iter().find(|family| name.is_some_and(|name| name == family.class()));
+        family.expect("checked when the configuration was read")
+    }
+
+    /// How many tokens a layer's attention reaches back to, the token itself included; `None`: to the first one.
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        self.windows.of(layer)
     }
 
     /// Whether a linear layer has a bias.
@@ -138,13 +121,4 @@ impl DecoderConfig {
         let embeddings = self.vocab_size * self.hidden_size * if self.tie_word_embeddings { 1 } else { 2 };
         self.num_hidden_layers * layer + embeddings + self.hidden_size
     }
-}
-
-/// The ids in a number or a list of numbers.
-pub(super) fn token_ids(value: &Value) -> Vec<u32> {
-    let ids = match value {
-        Value::Array(ids) => ids.iter().filter_map(Value::as_u64).collect(),
-        value => value.as_u64().into_iter().collect::<Vec<_>>(),
-    };
-    ids.into_iter().map(|id| id as u32).collect()
 }

@@ -37,6 +37,9 @@ impl Rope {
                     high: number("high_freq_factor")?,
                     context: number("original_max_position_embeddings")?,
                 };
+                if scaling.high <= scaling.low {
+                    return Err(format!("rope_scaling of type {kind:?}: high_freq_factor must exceed low_freq_factor"));
+                }
                 plain.map(|frequency| scaling.apply(frequency)).collect()
             }
             other => {

@@ -8,6 +8,7 @@ use candle_core::DType;
 use super::config::DecoderConfig;
 use super::file::TensorFile;
 use crate::error::EngineError;
+use crate::json::read_text;
 
 /// The open files of a model folder.
 pub struct WeightFolder<'a> {
@@ -93,7 +94,7 @@ pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, EngineError> {
         return Ok(vec![existing(single)?]);
     }
     let fail = |e: &dyn std::fmt::Display| EngineError::Model { path: index.clone(), problem: e.to_string() };
-    let text = std::fs::read_to_string(&index).map_err(|e| fail(&e))?;
+    let text = read_text(&index).map_err(|e| fail(&e))?;
     let parsed: Index = serde_json::from_str(&text).map_err(|e| fail(&e))?;
     let names: std::collections::BTreeSet<_> = parsed.weight_map.into_values().collect();
     names.into_iter().map(|name| existing(dir.join(name))).collect()

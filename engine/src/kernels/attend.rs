@@ -6,8 +6,10 @@ use crate::math::{LANES, exp, max};
 
 /// What one query attends to, in tiles of [`LANES`] tokens: keys (d × [`LANES`]) and values ([`LANES`] × d).
 pub trait Context {
-    /// How many tokens, the query's own included; at least one.
-    fn tokens(&self) -> usize;
+    /// The first token.
+    fn first(&self) -> usize;
+    /// The token after the last one, which is the query's own.
+    fn end(&self) -> usize;
     fn keys(&self, tile: usize) -> &[f32];
     fn values(&self, tile: usize) -> &[f32];
 }
@@ -46,16 +48,18 @@ impl<C: Context> Attend<'_, C> {
     #[inline(always)]
     fn run<S: Simd, const V: usize>(self, simd: S) {
         let Self { out, q, context, scores } = self;
-        let tokens = context.tokens();
-        scores.resize(tokens.next_multiple_of(LANES), 0.0);
-        for (tile, scores) in scores.chunks_exact_mut(LANES).enumerate() {
+        let first_tile = context.first() / LANES;
+        let (first, end) = (context.first() - first_tile * LANES, context.end() - first_tile * LANES);
+        scores.resize(end.next_multiple_of(LANES), 0.0);
+        for (tile, scores) in (first_tile..).zip(scores.chunks_exact_mut(LANES)) {
             dot_tile::<S, V>(simd, scores, q, context.keys(tile));
         }
-        scores[tokens..].fill(f32::NEG_INFINITY);
+        scores[..first].fill(f32::NEG_INFINITY);
+        scores[end..].fill(f32::NEG_INFINITY);
         let total = softmax_weights(scores);
         for (at, out) in out.chunks_exact_mut(LANES).enumerate() {
             let mut sums = [[simd.splat_f32s(0.0); V]; CHAINS];
-            for (tile, scores) in scores.chunks_exact(LANES).enumerate() {
+            for (tile, scores) in (first_tile..).zip(scores.chunks_exact(LANES)) {
                 let values = &context.values(tile)[at * LANES..];
                 for (four, scores) in scores.chunks_exact(CHAINS).enumerate() {
                     for (chain, sums) in sums.iter_mut().enumerate() {
@@ -125,6 +129,7 @@ mod tests {
     use super::*;
 
     struct Whole {
+        first: usize,
         tokens: usize,
         d: usize,
         keys: Vec<f32>,
@@ -132,7 +137,10 @@ mod tests {
     }
 
     impl Context for Whole {
-        fn tokens(&self) -> usize {
+        fn first(&self) -> usize {
+            self.first
+        }
+        fn end(&self) -> usize {
             self.tokens
         }
         fn keys(&self, tile: usize) -> &[f32] {
@@ -145,18 +153,19 @@ mod tests {
 
     #[test]
     fn attention_is_the_softmax_weighted_mean_of_the_values() {
-        for (tokens, d) in [(1usize, 16usize), (16, 32), (37, 64), (100, 48)] {
+        let shapes = [(0, 1usize, 16usize), (0, 16, 32), (0, 37, 64), (0, 100, 48)];
+        for (first, tokens, d) in shapes.into_iter().chain([(15, 16, 16), (16, 17, 16), (29, 37, 64), (70, 100, 48)]) {
             let size = tokens.next_multiple_of(LANES) * d;
-            let context = Whole { tokens, d, keys: random(size, 4), values: random(size, 5) };
+            let context = Whole { first, tokens, d, keys: random(size, 4), values: random(size, 5) };
             let (q, mut out) = (random(d, 6), vec![9.0; d]);
             attend(&mut out, &q, &context, &mut Vec::new());
             let key = |t: usize, i: usize| f64::from(context.keys(t / LANES)[i * LANES + t % LANES]);
             let weight = |t: usize| (0..d).map(|i| f64::from(q[i]) * key(t, i)).sum::<f64>().exp();
-            let total: f64 = (0..tokens).map(weight).sum();
+            let total: f64 = (first..tokens).map(weight).sum();
             for (i, out) in out.iter().enumerate() {
                 let value = |t: usize| f64::from(context.values(t / LANES)[t % LANES * d + i]);
-                let want = (0..tokens).map(|t| weight(t) * value(t)).sum::<f64>() / total;
-                assert!((f64::from(*out) - want).abs() < 1e-5, "{tokens} {d} {i}");
+                let want = (first..tokens).map(|t| weight(t) * value(t)).sum::<f64>() / total;
+                assert!((f64::from(*out) - want).abs() < 1e-5, "{first} {tokens} {d} {i}");
             }
         }
     }

@@ -33,6 +33,9 @@ pub fn check(config: &DecoderConfig, raw: &Value) -> Result<(), String> {
     if config.architecture() != Architecture::Mistral && theta.is_some() {
         return refuse("rope_parameters.rope_theta", "uses the other rope_theta");
     }
+    if head_dim(config, raw) != Some(config.head_dim) {
+        return refuse("head_dim", "computes with heads of another width");
+    }
     let is_biased = Module::ALL.into_iter().any(|module| config.has_bias(module));
     match config.architecture() {
         Architecture::Llama | Architecture::Qwen3 if config.attention_bias => {
@@ -43,11 +46,45 @@ pub fn check(config: &DecoderConfig, raw: &Value) -> Result<(), String> {
     }
 }
 
-/// How many tokens of context mistral.rs computes as `config` says. Its Mistral and Qwen models apply `sliding_window`
-/// to every layer, whatever the other keys say.
-pub fn context(config: &DecoderConfig, raw: &Value) -> usize {
-    let window = raw["sliding_window"].as_u64().filter(|_| config.architecture() != Architecture::Llama);
-    window.map_or(config.max_position_embeddings, |window| config.max_position_embeddings.min(window as usize))
+/// The width of a head in mistral.rs, whose Llama and Qwen2 models ignore the key.
+fn head_dim(config: &DecoderConfig, raw: &Value) -> Option<usize> {
+    let named = raw["head_dim"].as_u64().map(|dim| dim as usize);
+    let named = named.filter(|_| !matches!(config.architecture(), Architecture::Llama | Architecture::Qwen2));
+    named.or(config.hidden_size.checked_div(config.num_attention_heads))
+}
+
+/// How much of the model's context mistral.rs computes as the trainer does, in tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Context {
+    pub usable: usize,
+    whole: usize,
+}
+
+impl Context {
+    /// mistral.rs masks every layer of Mistral and Qwen by `sliding_window`, whatever the other keys say, and knows
+    /// neither `layer_types` nor the default of a missing key. Within the shortest of all windows that changes nothing.
+    pub fn of(config: &DecoderConfig, raw: &Value) -> Self {
+        let theirs = raw["sliding_window"].as_u64().filter(|_| config.architecture() != Architecture::Llama);
+        let ours = (0..config.num_hidden_layers).filter_map(|layer| config.window(layer));
+        let whole = config.max_position_embeddings;
+        Self { usable: ours.chain(theirs.map(|window| window as usize)).fold(whole, usize::min), whole }
+    }
+
+    /// Refuses a request of `tokens`, prompt and completion together, that a window would cut off in silence. (The end of
+    /// the whole context ends completions in every engine.)
+    ///
+    /// # Errors
+    /// Names the key, and what would be right.
+    pub fn check(self, tokens: usize) -> Result<(), String> {
+        match tokens.min(self.whole) <= self.usable {
+            true => Ok(()),
+            false => Err(format!(
+                "sliding_window: mistral.rs 0.8.1 applies it to every layer, so prompt and completion may have {} tokens \
+                 together, not {tokens}; lower engine.max_new_tokens, or use engine.kind = \"native\"",
+                self.usable
+            )),
+        }
+    }
 }
 
 /// Refuses settings with which mistral.rs computes wrongly or not at all.
@@ -87,8 +124,9 @@ mod tests {
 
     fn both(architecture: &str, changes: Value) -> (DecoderConfig, Value) {
         let mut raw = json!({
-            "architectures": [architecture], "model_type": "x", "vocab_size": 100, "hidden_size": 64,
-            "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "rms_norm_eps": 1e-6,
+            "architectures": [architecture], "vocab_size": 100, "hidden_size": 64, "intermediate_size": 96,
+            "model_type": architecture.trim_end_matches("ForCausalLM").to_lowercase(), "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16, "rms_norm_eps": 1e-6,
             "max_position_embeddings": 32768, "rope_theta": 1e4,
         });
         raw.as_object_mut().expect("an object").extend(changes.as_object().expect("an object").clone());
@@ -107,6 +145,13 @@ mod tests {
             assert_eq!(check(&config, &raw), Ok(()), "{raw}");
         };
         let linear = json!({"rope_type": "linear", "factor": 4.0});
+        // They would be 16 wide.
+        refused("LlamaForCausalLM", json!({"head_dim": 32}), "head_dim");
+        refused("Qwen2ForCausalLM", json!({"head_dim": 32}), "head_dim");
+        accepted("MistralForCausalLM", json!({"head_dim": 32}));
+        accepted("Qwen3ForCausalLM", json!({"head_dim": 32}));
+        // 128 in transformers.
+        refused("Qwen3ForCausalLM", json!({"head_dim": null}), "head_dim");
         for architecture in ["MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"] {
             refused(architecture, json!({"rope_scaling": linear.clone()}), "rope_scaling");
             accepted(architecture, json!({"rope_scaling": null}));
@@ -126,7 +171,7 @@ mod tests {
     fn the_context_ends_with_the_window_of_either_side() {
         let check = |architecture: &str, changes: Value, tokens: usize| {
             let (config, raw) = both(architecture, changes);
-            assert_eq!(context(&config, &raw), tokens, "{raw}");
+            assert_eq!(Context::of(&config, &raw).usable, tokens, "{raw}");
         };
         // Unused according to the file, but mistral.rs uses it.
         check("Qwen2ForCausalLM", json!({"sliding_window": 4096, "use_sliding_window": false}), 4096);
@@ -134,7 +179,19 @@ mod tests {
         // The window of transformers if the key is missing.
         check("MistralForCausalLM", json!({}), 4096);
         check("Qwen2ForCausalLM", json!({"dual_chunk_attention_config": {"chunk_size": 8192}}), 8192);
-        check("LlamaForCausalLM", json!({"sliding_window": 2048}), 32768);
+        let named = json!({"sliding_window": 2048, "use_sliding_window": true,
+            "layer_types": ["full_attention", "sliding_attention"]});
+        check("Qwen3ForCausalLM", named, 2048);
+    }
+
+    #[test]
+    fn a_request_beyond_the_window_is_refused_and_one_beyond_the_context_ends_with_it() {
+        let check = |window: Value, tokens: usize| {
+            let (config, raw) = both("MistralForCausalLM", json!({"sliding_window": window}));
+            Context::of(&config, &raw).check(tokens).is_ok()
+        };
+        assert_eq!([4096, 4097, 40_000].map(|tokens| check(json!(4096), tokens)), [true, false, false]);
+        assert!(check(Value::Null, 40_000) && check(json!(32_768), 40_000));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::thread;
 use candle_core::{DType, Tensor};
 use mistralrs::core::{DeviceMapSetting, MistralRsBuilder, NormalLoaderBuilder, NormalSpecificConfig};
 use mistralrs_quant::{LoraAdapter, ShardedSafeTensors};
+use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::messages::{first_line, panic_message};
@@ -19,15 +20,15 @@ use super::policy::{LoadedPolicy, Replica, SharedPipeline};
 use super::settings::{Device, MistralSettings};
 use super::{check, options};
 use crate::decoder::{DecoderConfig, weight_files};
-use crate::{Adapter, EngineError, PolicyVersion, Precision};
+use crate::json;
+use crate::{Adapter, EngineError, PolicyVersion, Precision, Request};
 
 /// What all builds have in common.
 pub struct Loader {
     pub settings: MistralSettings,
     dir: PathBuf,
     weights: Vec<PathBuf>,
-    /// How many tokens of context mistral.rs computes as the trainer does.
-    context: usize,
+    context: check::Context,
     /// One handle for all builds: candle refuses to add tensors of two handles, even of the same card.
     device: candle_core::Device,
 }
@@ -47,6 +48,12 @@ impl Loader {
                 .map_err(|e| model_error(dir, format!("CUDA device {index}: {e}")))?,
         };
         Ok(Self { settings, dir: dir.to_path_buf(), weights, context, device })
+    }
+
+    /// Refuses a request that a sliding window would cut off.
+    pub fn check_length(&self, request: &Request) -> Result<(), EngineError> {
+        let tokens = request.prompt.len().saturating_add(request.sampling.max_new_tokens);
+        self.context.check(tokens).map_err(|problem| model_error(&self.dir.join("config.json"), problem))
     }
 
     /// Builds a policy on a new thread; `version` names the adapter. If the future is dropped, the thread finishes and
@@ -70,7 +77,7 @@ impl Loader {
         self.apply(adapter)?;
         let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|e| self.error(e))?;
         let mut replicas = Vec::new();
-        let mut context = self.context;
+        let mut context = self.context.usable;
         for _ in 0..self.settings.replicas() {
             let (replica, longest) = runtime.block_on(self.build_replica())?;
             context = context.min(longest);
@@ -153,13 +160,13 @@ impl Loader {
     }
 }
 
-/// How many tokens of context mistral.rs computes as the model's `config.json` says.
-fn plain_context(dir: &Path) -> Result<usize, EngineError> {
+/// The context within which mistral.rs computes as the model's `config.json` says.
+fn plain_context(dir: &Path) -> Result<check::Context, EngineError> {
     let (config, path) = (DecoderConfig::load(dir)?, dir.join("config.json"));
-    let text = std::fs::read_to_string(&path).map_err(|e| model_error(&path, e))?;
-    let raw = serde_json::from_str(&text).map_err(|e| model_error(&path, e))?;
+    let text = json::read_text(&path).map_err(|e| model_error(&path, e))?;
+    let raw = Value::from(json::parse_object(&text).map_err(|e| model_error(&path, e))?);
     check::check(&config, &raw).map_err(|problem| model_error(&path, problem))?;
-    Ok(check::context(&config, &raw))
+    Ok(check::Context::of(&config, &raw))
 }
 
 fn existing(dir: &Path, name: &str) -> Result<PathBuf, EngineError> {

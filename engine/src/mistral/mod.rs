@@ -102,6 +102,7 @@ impl Engine for MistralRs {
     /// If the future is dropped, the running sequences draw a stop token next; without stop tokens they continue to
     /// their full length. A slot is free again only when mistral.rs has dropped its sequence.
     async fn generate(&self, request: Request) -> Result<Vec<Completion>, EngineError> {
+        self.loader.check_length(&request)?;
         let policy = self.current().await?;
         let max_new_tokens = request.room(policy.context)?;
         if !request.sampling.stop_strings.is_empty() && request.sampling.stop_tokens.is_empty() {

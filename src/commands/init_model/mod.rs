@@ -94,7 +94,7 @@ fn settings(config: &DecoderConfig) -> Result<Value> {
     let mut settings = serde_json::to_value(config)?;
     let more = match config.architecture() {
         Architecture::Qwen2 | Architecture::Qwen3 => json!({
-            "sliding_window": null, "use_sliding_window": false, "max_window_layers": config.num_hidden_layers,
+            "use_sliding_window": false, "max_window_layers": config.num_hidden_layers,
         }),
         Architecture::Llama | Architecture::Mistral => json!({}),
     };

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use engine::LoraConfig;
-use engine::decoder::DecoderConfig;
+use engine::decoder::{DecoderConfig, SlidingWindows};
 
 use crate::config::sft::SftConfig;
 use crate::error::InputError;
@@ -158,6 +158,7 @@ fn decoder_config(config: &SftConfig) -> Result<DecoderConfig> {
         rope_scaling: serde_json::Value::Null,
         attention_bias: false,
         mlp_bias: false,
+        windows: SlidingWindows::default(),
         bos_token_id: serde_json::Value::Null,
         eos_token_id: tokenizer.token_to_id(bpe::END_OF_TURN).into(),
     })

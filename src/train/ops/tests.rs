@@ -49,7 +49,8 @@ fn fused_rope_equals_plain() {
     check(&[&x], || fused::rope(&x, &cos, &sin), || plain::rope(&x, &cos, &sin));
 }
 
-/// Lengths below and above the size of a block: a prompt with two completions, and a sequence without a prompt.
+/// Lengths below and above the size of a block: a prompt with two completions, and a sequence without a prompt. Windows of
+/// one token, of less and more than a block, of the longest sequence, and none.
 #[test]
 fn fused_attention_equals_plain() {
     for (prompt, completions, alone) in [(1, [1, 2], 3), (17, [5, 60], 49), (70, [130, 1], 16)] {
@@ -63,15 +64,46 @@ fn fused_attention_equals_plain() {
         for heads in [Heads { query: 4, key_value: 2, dim: 16 }, Heads { query: 2, key_value: 2, dim: 32 }] {
             let q = random(&[n, heads.query_width()], 20);
             let (k, v) = (random(&[n, heads.key_value_width()], 21), random(&[n, heads.key_value_width()], 22));
-            let fused = || fused::attention(&q, &k, &v, heads, &segments);
-            // Blocks of one query, of several, and of whole segments.
-            for max_scores in [1, 1000, usize::MAX] {
-                let blocks =
-                    Arc::new(BlockedAttention::new(Arc::clone(&segments), heads, max_scores, &Device::Cpu).unwrap());
-                check(&[&q, &k, &v], fused, || blocks.attention(&q, &k, &v));
+            for window in [None, Some(1), Some(7), Some(64), Some(90), Some(200)] {
+                let fused = || fused::attention(&q, &k, &v, heads, &segments, window);
+                // Blocks of one query, of several, and of whole segments.
+                for max_scores in [1, 1000, usize::MAX] {
+                    let blocks = BlockedAttention::new(Arc::clone(&segments), heads, max_scores, &Device::Cpu).unwrap();
+                    let blocks = Arc::new(blocks);
+                    check(&[&q, &k, &v], fused, || blocks.attention(&q, &k, &v, window));
+                }
+                check(&[&q], fused, || by_definition(&q, &k, &v, heads, &segments, window));
             }
         }
     }
+}
+
+/// Attention with each row's softmax written out.
+fn by_definition(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: Heads,
+    segments: &[Segment],
+    window: Option<usize>,
+) -> Result<Tensor> {
+    let mut rows = Vec::new();
+    for segment in segments {
+        for index in segment.prefix.len()..segment.keys() {
+            let seen = (0..=index).filter(|key| window.is_none_or(|window| index - key < window));
+            let seen: Vec<u32> = seen.map(|key| segment.row(key) as u32).collect();
+            let seen = Tensor::new(seen, q.device())?;
+            let head = |head: usize| {
+                let of = |x: &Tensor, head: usize| x.narrow(1, head * heads.dim, heads.dim);
+                let [k, v] = [k, v].map(|x| of(x, head / heads.group())?.contiguous()?.index_select(&seen, 0));
+                let scores = (of(q, head)?.narrow(0, segment.row(index), 1)?.matmul(&k?.t()?)?
+                    * (1.0 / (heads.dim as f64).sqrt()))?;
+                candle_nn::ops::softmax(&scores, 1)?.matmul(&v?)
+            };
+            rows.push(Tensor::cat(&(0..heads.query).map(head).collect::<Result<Vec<_>>>()?, 1)?);
+        }
+    }
+    Tensor::cat(&rows, 0)
 }
 
 #[test]
@@ -134,7 +166,10 @@ fn blocks_of_any_height_agree() {
             Arc::new(BlockedAttention::new(Arc::clone(&segments), heads, max_scores, &Device::Cpu).unwrap())
         };
         let (small, large) = (blocks(3 * 16 * heads.query), blocks(usize::MAX));
-        check(&[&q, &k, &v], || small.attention(&q, &k, &v), || large.attention(&q, &k, &v));
+        for window in [None, Some(3), Some(16)] {
+            let attention = |blocks: &Arc<BlockedAttention>| blocks.attention(&q, &k, &v, window);
+            check(&[&q, &k, &v], || attention(&small), || attention(&large));
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::buffers::{gather, read, reset, scatter};
 use super::parameters::Parameters;
 use super::products::{Products, Scratch, multiply};
-use crate::decoder::{LayerWeights, Module, Weights};
+use crate::decoder::{LayerWeights, Module, Weights, first_seen};
 use crate::kernels::{self, LANES, Split};
 use crate::native::cache::{BLOCK_TOKENS, BlockLayout, HostBlock};
 use crate::native::compute::{ChunkOutput, SequenceChunk, requested};
@@ -146,18 +146,18 @@ impl Pass<'_, '_> {
         }
     }
 
-    /// Each row attends to its sequence up to its own token, head by head.
+    /// Each row attends to its sequence up to its own token, or to the layer's window of it, head by head.
     fn attend(&mut self, layer: usize) {
         let (layout, n, d) = (&self.parameters.layout, self.n, self.parameters.config.head_dim);
-        let heads = self.parameters.config.num_attention_heads;
+        let (heads, window) = (self.parameters.config.num_attention_heads, self.parameters.config.window(layer));
         let (rows, chunks, q) = (&self.rows, &self.chunks, &self.w.q);
         let head = |(head, out): (usize, &mut [f32])| {
             let (mut query, mut mixed, mut scores) = (vec![0.0; d], vec![0.0; d], Vec::new());
             for (row, &(chunk, position)) in rows.iter().enumerate() {
                 gather(&mut query, &q[head * d * n..][..d * n], row, n);
                 let kv_head = head * layout.kv_heads / heads;
-                let context =
-                    BlockContext { blocks: &*chunks[chunk].blocks, tokens: position + 1, layout, layer, kv_head };
+                let (first, end) = (first_seen(position, window), position + 1);
+                let context = BlockContext { blocks: &*chunks[chunk].blocks, first, end, layout, layer, kv_head };
                 kernels::attend(&mut mixed, &query, &context, &mut scores);
                 scatter(out, &mixed, row, n);
             }
@@ -224,15 +224,20 @@ impl Pass<'_, '_> {
 /// What a row attends to in one layer and head.
 struct BlockContext<'a> {
     blocks: &'a [Arc<HostBlock>],
-    tokens: usize,
+    first: usize,
+    end: usize,
     layout: &'a BlockLayout,
     layer: usize,
     kv_head: usize,
 }
 
 impl kernels::Context for BlockContext<'_> {
-    fn tokens(&self) -> usize {
-        self.tokens
+    fn first(&self) -> usize {
+        self.first
+    }
+
+    fn end(&self) -> usize {
+        self.end
     }
 
     fn keys(&self, tile: usize) -> &[f32] {

@@ -20,23 +20,21 @@ enum Backend {
 
 impl Backend {
     #[cfg(not(feature = "cuda"))]
-    fn best(_: Heads, _: &Device) -> Self {
+    fn best(_: &DecoderConfig, _: &Device) -> Self {
         Self::Plain
     }
 
     #[cfg(feature = "cuda")]
-    fn best(heads: Heads, device: &Device) -> Self {
-        match device.is_cuda() {
-            true if paged::supports(heads) => Self::Paged,
-            true => {
-                tracing::warn!(
-                    width = heads.dim,
-                    "PagedAttention has no kernel for heads of this width: attention is slow"
-                );
-                Self::Plain
-            }
-            false => Self::Plain,
-        }
+    fn best(config: &DecoderConfig, device: &Device) -> Self {
+        let has_windows = (0..config.num_hidden_layers).any(|layer| config.window(layer).is_some());
+        let lacking = match (paged::supports(config.heads()), has_windows) {
+            _ if !device.is_cuda() => return Self::Plain,
+            (true, false) => return Self::Paged,
+            (false, _) => format!("heads of width {}", config.head_dim),
+            (true, true) => "sliding windows".to_string(),
+        };
+        tracing::warn!("PagedAttention has no kernel for {lacking}: attention is slow");
+        Self::Plain
     }
 }
 
@@ -58,7 +56,7 @@ impl DeviceCache {
     /// If the device has no room.
     pub fn new(config: &DecoderConfig, blocks: usize, dtype: DType, device: &Device) -> Result<Self> {
         let heads = config.heads();
-        let backend = Backend::best(heads, device);
+        let backend = Backend::best(config, device);
         let (keys, values) = match backend {
             Backend::Plain => plain::shapes(heads),
             #[cfg(feature = "cuda")]
@@ -118,11 +116,18 @@ impl DeviceCache {
         }
     }
 
-    /// softmax(q·kᵀ/√d)·v for each head, where each row of q (N × H·d) attends to its own context.
-    pub fn attend(&self, layer: usize, q: &Tensor, metadata: &AttentionMetadata) -> Result<Tensor> {
+    /// softmax(q·kᵀ/√d)·v for each head, where each row of q (N × H·d) attends to its own context, or to the last
+    /// `window` tokens of it.
+    pub fn attend(
+        &self,
+        layer: usize,
+        q: &Tensor,
+        window: Option<usize>,
+        metadata: &AttentionMetadata,
+    ) -> Result<Tensor> {
         let (keys, values) = &self.layers[layer];
         match self.backend {
-            Backend::Plain => plain::attend((keys, values), q, self.heads, metadata),
+            Backend::Plain => plain::attend((keys, values), q, self.heads, window, metadata),
             #[cfg(feature = "cuda")]
             Backend::Paged => paged::attend((keys, values), q, self.heads, metadata),
         }

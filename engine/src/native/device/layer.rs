@@ -45,8 +45,8 @@ impl BlockOps for DeviceOps<'_> {
     }
 
     /// Writes the rows' keys and values to the cache first.
-    fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, window: Option<usize>) -> Result<Tensor> {
         self.cache.write(self.layer, k, v, &self.input.metadata)?;
-        self.cache.attend(self.layer, q, &self.input.metadata)
+        self.cache.attend(self.layer, q, window, &self.input.metadata)
     }
 }

@@ -96,11 +96,10 @@ impl DeviceModel {
 
     /// The residual stream after the last block, (N × D). Writes the rows' keys and values to the cache.
     fn hidden(&self, input: &StepInput, adapter: &LiveAdapter) -> Result<Tensor> {
-        let (head_dim, rms_norm_eps) = (self.config.head_dim, self.config.rms_norm_eps);
         let embedded = self.weights.embed_tokens.index_select(&input.tokens, 0)?;
-        self.weights.layers.iter().enumerate().try_fold(embedded, |x, (layer, weights)| {
+        (0..self.config.num_hidden_layers).try_fold(embedded, |x, layer| {
             let ops = DeviceOps { cache: &self.cache, layer, input, adapter };
-            DecoderBlock { weights, head_dim, rms_norm_eps }.forward(&x, &ops)
+            DecoderBlock::new(&self.config, &self.weights, layer).forward(&x, &ops)
         })
     }
 

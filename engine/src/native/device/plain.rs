@@ -26,6 +26,7 @@ pub fn attend(
     (keys, values): (&Tensor, &Tensor),
     q: &Tensor,
     heads: Heads,
+    window: Option<usize>,
     metadata: &AttentionMetadata,
 ) -> Result<Tensor> {
     let (n, width) = (q.dim(0)?, heads.key_value_width());
@@ -41,7 +42,7 @@ pub fn attend(
             gathered.transpose(1, 2)?.contiguous()
         };
         let lengths = metadata.context_lens.narrow(0, start, rows)?.unsqueeze(1)?;
-        let is_seen = positions.broadcast_lt(&lengths)?.reshape((rows, 1, 1, tokens))?;
+        let is_seen = is_seen(&positions, &lengths, window)?.reshape((rows, 1, 1, tokens))?;
         let q = q.narrow(0, start, rows)?.contiguous()?.reshape((rows, heads.key_value, heads.group(), heads.dim))?;
         let scores = (q.matmul(&gather(keys)?.t()?)?.to_dtype(DType::F32)? / (heads.dim as f64).sqrt())?;
         let hidden = Tensor::new(f32::NEG_INFINITY, q.device())?.broadcast_as(scores.shape())?;
@@ -54,4 +55,13 @@ pub fn attend(
         weights.matmul(&values)?.reshape((rows, heads.query_width()))
     };
     Tensor::cat(&(0..n).step_by(height).map(some).collect::<Result<Vec<_>>>()?, 0)
+}
+
+/// Whether a row of a context of `lengths` tokens (rows × 1) attends to the token at each of `positions` (1 × tokens).
+fn is_seen(positions: &Tensor, lengths: &Tensor, window: Option<usize>) -> Result<Tensor> {
+    let is_before_end = positions.broadcast_lt(lengths)?;
+    let Some(window) = window else { return Ok(is_before_end) };
+    // The row's own position is its length − 1.
+    let window = Tensor::new(window as u32, positions.device())?;
+    is_before_end * positions.broadcast_add(&window)?.broadcast_ge(lengths)?
 }

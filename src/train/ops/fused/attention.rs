@@ -18,8 +18,15 @@ use self::qkv::{HeadGrads, HeadOut, QkvSlices};
 use super::values::{slice, tensor, with_values};
 use crate::train::packed::Segment;
 
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, segments: &Arc<[Segment]>) -> Result<Tensor> {
-    let op = FusedAttention { heads, segments: Arc::clone(segments), log_sums: OnceLock::new() };
+pub fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: Heads,
+    segments: &Arc<[Segment]>,
+    window: Option<usize>,
+) -> Result<Tensor> {
+    let op = FusedAttention { heads, segments: Arc::clone(segments), window, log_sums: OnceLock::new() };
     q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
 }
 
@@ -27,6 +34,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads, segments: &Ar
 struct FusedAttention {
     heads: Heads,
     segments: Arc<[Segment]>,
+    window: Option<usize>,
     /// ln Σ e^score for each head and row (K × N × H/K). The forward sets them for the backward.
     log_sums: OnceLock<Vec<f32>>,
 }
@@ -45,7 +53,8 @@ impl CustomOp3 for FusedAttention {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let inputs = QkvSlices { heads: self.heads, q: slice(s1, l1)?, k: slice(s2, l2)?, v: slice(s3, l3)? };
+        let (heads, window) = (self.heads, self.window);
+        let inputs = QkvSlices { heads, window, q: slice(s1, l1)?, k: slice(s2, l2)?, v: slice(s3, l3)? };
         let each = (0..self.heads.key_value).into_par_iter().map(|head| inputs.forward(head, &self.segments));
         let (outs, sums): (Vec<Vec<f32>>, Vec<Vec<f32>>) = each.collect::<Vec<HeadOut>>().into_iter().unzip();
         // If they are set already, they are the same: the forward is deterministic.
@@ -63,7 +72,8 @@ impl CustomOp3 for FusedAttention {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let log_sums = self.log_sums.get().expect("the forward runs first");
         let grads = with_values([q, k, v, out, grad], |[q_values, k_values, v_values, out, grad]| {
-            let inputs = QkvSlices { heads: self.heads, q: q_values, k: k_values, v: v_values };
+            let (heads, window) = (self.heads, self.window);
+            let inputs = QkvSlices { heads, window, q: q_values, k: k_values, v: v_values };
             let n = inputs.rows() * self.heads.group();
             let one = |(head, sums): (usize, &[f32])| inputs.backward(head, &self.segments, sums, out, grad);
             let each: Vec<HeadGrads> = log_sums.par_chunks_exact(n).enumerate().map(one).collect();

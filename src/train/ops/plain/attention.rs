@@ -13,7 +13,7 @@ mod query_block;
 use std::sync::Arc;
 
 use candle_core::{D, DType, Device, Result, Tensor};
-use engine::decoder::Heads;
+use engine::decoder::{Heads, first_seen};
 
 use self::key_grads::{KeyGrads, add_part};
 use self::query_block::{QueryBlock, scale};
@@ -55,33 +55,33 @@ impl BlockedAttention {
         })
     }
 
-    /// softmax(q·kᵀ/√d)·v. q (N × H·d), k and v (N × K·d).
-    pub fn attention(self: &Arc<Self>, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-        let value = self.value(&q.detach(), &k.detach(), &v.detach())?;
+    /// softmax(q·kᵀ/√d)·v over each row's context, or over the last `window` keys of it. q (N × H·d), k and v (N × K·d).
+    pub fn attention(self: &Arc<Self>, q: &Tensor, k: &Tensor, v: &Tensor, window: Option<usize>) -> Result<Tensor> {
+        let value = self.value([&q.detach(), &k.detach(), &v.detach()], window)?;
         let blocks = Arc::clone(self);
-        explicit::three(q, k, v, value, move |[q, k, v], out, grad| blocks.backward(&q, &k, &v, out, grad))
+        explicit::three(q, k, v, value, move |qkv, out, grad| blocks.backward(qkv.each_ref(), out, grad, window))
     }
 
     /// The forward, by FlashAttention's kernel if possible.
     #[cfg(feature = "flash-attn")]
-    fn value(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-        match &self.flash {
-            Some(flash) if super::flash::takes(q) => flash.forward(q, k, v),
-            _ => self.forward(q, k, v),
+    fn value(&self, qkv: [&Tensor; 3], window: Option<usize>) -> Result<Tensor> {
+        match (&self.flash, window) {
+            (Some(flash), None) if super::flash::takes(qkv[0]) => flash.forward(qkv[0], qkv[1], qkv[2]),
+            _ => self.forward(qkv, window),
         }
     }
 
     /// The forward.
     #[cfg(not(feature = "flash-attn"))]
-    fn value(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-        self.forward(q, k, v)
+    fn value(&self, qkv: [&Tensor; 3], window: Option<usize>) -> Result<Tensor> {
+        self.forward(qkv, window)
     }
 
-    fn forward(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-        let (mask, mut parts) = (self.mask()?, Vec::new());
+    fn forward(&self, [q, k, v]: [&Tensor; 3], window: Option<usize>) -> Result<Tensor> {
+        let (mask, mut parts) = (self.mask(window)?, Vec::new());
         for segment in self.segments.iter() {
             let (k, v) = (self.keys(k, segment)?, self.keys(v, segment)?);
-            for block in self.blocks(segment) {
+            for block in self.blocks(segment, window) {
                 let weights = block.weights(&self.queries(q, &block)?, &k, &mask)?.to_dtype(q.dtype())?;
                 parts.push(self.rows(&weights.matmul(&block.seen(&v)?)?)?);
             }
@@ -90,23 +90,28 @@ impl BlockedAttention {
     }
 
     /// With P = softmax(S): dV = Pᵀ·dO, dS = P ∘ (dO·Vᵀ − Σ dO ∘ O), dQ = dS·K, dK = dSᵀ·Q.
-    fn backward(&self, q: &Tensor, k: &Tensor, v: &Tensor, out: &Tensor, grad: &Tensor) -> Result<[Tensor; 3]> {
-        let (mask, mut dq) = (self.mask()?, Vec::new());
+    fn backward(
+        &self,
+        [q, k, v]: [&Tensor; 3],
+        out: &Tensor,
+        grad: &Tensor,
+        window: Option<usize>,
+    ) -> Result<[Tensor; 3]> {
+        let (mask, mut dq) = (self.mask(window)?, Vec::new());
         let (mut dk, mut dv) = (KeyGrads::default(), KeyGrads::default());
         for segment in self.segments.iter() {
             let (k, v) = (self.keys(k, segment)?, self.keys(v, segment)?);
-            // From the last block on, because it attends to all keys and so gives the sums their full size.
             let (mut dq_rows, mut dk_all, mut dv_all) = (Vec::new(), None, None);
-            for block in self.blocks(segment).into_iter().rev() {
+            for block in self.blocks(segment, window).into_iter().rev() {
                 let [q, out, grad] = [q, out, grad].map(|x| self.queries(x, &block));
                 let (q, out, grad) = (q?, out?, grad?);
                 let weights = block.weights(&q, &k, &mask)?;
-                add_part(&mut dv_all, weights.to_dtype(q.dtype())?.t()?.matmul(&grad)?)?;
+                add_part(&mut dv_all, weights.to_dtype(q.dtype())?.t()?.matmul(&grad)?, &block.keys, segment.keys())?;
                 let dot = (grad.to_dtype(DType::F32)? * out.to_dtype(DType::F32)?)?.sum_keepdim(D::Minus1)?;
                 let dweights = grad.matmul(&block.seen(&v)?.t()?)?.to_dtype(DType::F32)?.broadcast_sub(&dot)?;
                 let dscores = ((weights * dweights)? * scale(self.heads))?.to_dtype(q.dtype())?;
                 dq_rows.push(self.rows(&dscores.matmul(&block.seen(&k)?)?)?);
-                add_part(&mut dk_all, dscores.t()?.matmul(&q)?)?;
+                add_part(&mut dk_all, dscores.t()?.matmul(&q)?, &block.keys, segment.keys())?;
             }
             dq.extend(dq_rows.into_iter().rev());
             dk.add(segment, dk_all)?;
@@ -116,20 +121,27 @@ impl BlockedAttention {
     }
 
     /// The blocks of a segment.
-    fn blocks(&self, segment: &Segment) -> Vec<QueryBlock> {
+    fn blocks(&self, segment: &Segment, window: Option<usize>) -> Vec<QueryBlock> {
         let block = |start: usize| {
             let rows = self.height.min(segment.rows.end - start);
-            let keys = segment.prefix.len() + start + rows - segment.rows.start;
-            QueryBlock { start, rows, keys, heads: self.heads, mask_start: self.longest + rows - keys }
+            let position = segment.prefix.len() + start - segment.rows.start;
+            let keys = first_seen(position, window)..position + rows;
+            QueryBlock { start, rows, mask_start: self.longest + rows - keys.len(), keys, heads: self.heads }
         };
         segment.rows.clone().step_by(self.height).map(block).collect()
     }
 
-    /// (height × longest + height): in row i, columns up to longest + i are 0, and the others are −1e30. A block of R queries
-    /// uses the S columns before column longest + R, so that its last query attends to all S keys.
-    fn mask(&self) -> Result<Tensor> {
+    /// (height × longest + height): in row i, columns up to longest + i are 0, or the last `window` of them, and the others
+    /// are −1e30. A block of R queries uses the S columns before column longest + R, so that its last query attends to its
+    /// last key.
+    fn mask(&self, window: Option<usize>) -> Result<Tensor> {
         let last = self.positions.narrow(0, self.longest, self.height)?.unsqueeze(1)?;
-        self.positions.unsqueeze(0)?.broadcast_gt(&last)?.to_dtype(DType::F32)? * -1e30
+        let columns = self.positions.unsqueeze(0)?;
+        let mut is_hidden = columns.broadcast_gt(&last)?;
+        if let Some(window) = window {
+            is_hidden = (is_hidden + columns.broadcast_le(&(last - window as f64)?)?)?;
+        }
+        is_hidden.to_dtype(DType::F32)? * -1e30
     }
 
     /// The keys or values that a segment attends to, (K × T × d).

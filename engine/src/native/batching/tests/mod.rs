@@ -18,13 +18,15 @@ mod any_order;
 
 const CONTEXT: usize = 96;
 
+/// A block with full attention, and one with a window that ends within blocks of the cache.
 fn config() -> DecoderConfig {
-    serde_json::from_value(serde_json::json!({
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 40, "hidden_size": 32,
+    let config = serde_json::json!({
+        "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "vocab_size": 40, "hidden_size": 32,
         "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
         "head_dim": 16, "max_position_embeddings": CONTEXT, "rms_norm_eps": 1e-5, "tie_word_embeddings": true,
-    }))
-    .unwrap()
+        "use_sliding_window": true, "sliding_window": 21, "max_window_layers": 1,
+    });
+    DecoderConfig::parse(&config.to_string()).unwrap()
 }
 
 fn random(shape: &[usize], rng: &mut ChaCha8Rng) -> Tensor {

@@ -1,5 +1,7 @@
 //! The keys and values of one block.
 
+use engine::decoder::first_seen;
+
 /// The keys and values of one block of one head.
 ///
 /// The number of keys is padded to a multiple of [`engine::kernels::LANES`]. The padding is 0.
@@ -18,11 +20,12 @@ pub struct KeyBlock {
 }
 
 impl KeyBlock {
-    /// Sets the scores of keys after `position`, the query's index in its sequence, to −∞.
+    /// Sets the scores of keys after `position`, the query's index in its sequence, and before its window to −∞.
     #[inline]
-    pub fn mask(&self, row: &mut [f32], position: usize) {
-        let seen = (position + 1).saturating_sub(self.start).min(self.len);
-        row[seen..].fill(f32::NEG_INFINITY);
+    pub fn mask(&self, row: &mut [f32], position: usize, window: Option<usize>) {
+        let index = |key: usize| key.saturating_sub(self.start).min(self.len);
+        row[..index(first_seen(position, window))].fill(f32::NEG_INFINITY);
+        row[index(position + 1)..].fill(f32::NEG_INFINITY);
     }
 }
 

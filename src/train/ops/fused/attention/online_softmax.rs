@@ -22,14 +22,19 @@ impl OnlineSoftmax {
     }
 
     /// Adds the scores (queries × padded) of a block. `position` is the first query's index in its sequence.
-    pub fn add(&mut self, scores: &mut [f32], block: &KeyBlock, position: usize) {
+    pub fn add(&mut self, scores: &mut [f32], block: &KeyBlock, position: usize, window: Option<usize>) {
         let Self { d, max: maxima, sum: sums, mixed } = self;
         pulp::Arch::new().dispatch(
             #[inline(always)]
             || {
                 for (i, row) in scores.chunks_exact_mut(block.padded).enumerate() {
-                    block.mask(row, position + i);
+                    block.mask(row, position + i, window);
                     let largest = max(row).max(maxima[i]);
+                    // The query's window begins after this block. −∞ − (−∞) below would be NaN.
+                    if largest == f32::NEG_INFINITY {
+                        row.fill(0.0);
+                        continue;
+                    }
                     let shrink = exp(maxima[i] - largest);
                     maxima[i] = largest;
                     let mut lanes = [0.0f32; LANES];

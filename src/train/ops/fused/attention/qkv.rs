@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use engine::decoder::Heads;
+use engine::decoder::{Heads, first_seen};
 use engine::kernels::{LANES, Split, matmul};
 
 use super::key_block::{KeyBlock, transpose};
@@ -23,6 +23,7 @@ pub type HeadGrads = (Vec<f32>, Vec<f32>, Vec<f32>);
 #[derive(Clone, Copy)]
 pub struct QkvSlices<'a> {
     pub heads: Heads,
+    pub window: Option<usize>,
     pub q: &'a [f32],
     pub k: &'a [f32],
     pub v: &'a [f32],
@@ -56,6 +57,11 @@ impl QkvSlices<'_> {
         (0..segment.keys()).step_by(KEYS).map(block).collect()
     }
 
+    /// The key blocks that queries at `positions` of their sequence attend to.
+    fn seen(&self, positions: Range<usize>) -> Range<usize> {
+        first_seen(positions.start, self.window) / KEYS..positions.end.div_ceil(KEYS)
+    }
+
     /// Some rows of one query head of (N × H·d), times `factor`.
     fn gather(&self, source: &[f32], rows: Range<usize>, head: usize, factor: f32) -> Vec<f32> {
         let (d, width) = (self.heads.dim, self.heads.query_width());
@@ -80,10 +86,10 @@ impl QkvSlices<'_> {
                     let position = segment.prefix.len() + start - segment.rows.start;
                     let q = self.gather(self.q, rows.clone(), kv_head * group + member, self.scale());
                     let mut running = OnlineSoftmax::new(rows.len(), d);
-                    for block in blocks.iter().take_while(|block| block.start < position + rows.len()) {
+                    for block in &blocks[self.seen(position..position + rows.len())] {
                         scores.resize(rows.len() * block.padded, 0.0);
                         matmul(&mut scores, &q, &block.kt, block.padded, false, Split::Alone);
-                        running.add(&mut scores, block, position);
+                        running.add(&mut scores, block, position, self.window);
                     }
                     for (i, row) in rows.enumerate() {
                         let at = row * group + member;
@@ -121,11 +127,12 @@ impl QkvSlices<'_> {
                         out: self.gather(out, rows.clone(), head, 1.0),
                         log_sums: rows.clone().map(|row| log_sums[row * group + member]).collect(),
                         position,
+                        window: self.window,
                         d,
                     };
                     let mut dq_rows = vec![0.0; rows.len() * d];
-                    let seen = blocks.iter().zip(&mut key_grads);
-                    for (block, (dk, dv)) in seen.take_while(|(block, _)| block.start < position + rows.len()) {
+                    let seen = self.seen(position..position + rows.len());
+                    for (block, (dk, dv)) in blocks[seen.clone()].iter().zip(&mut key_grads[seen]) {
                         queries.backward(block, &mut dq_rows, dk, dv);
                     }
                     for (row, values) in rows.zip(dq_rows.chunks_exact(d)) {

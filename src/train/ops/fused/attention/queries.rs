@@ -15,6 +15,7 @@ pub struct Queries {
     pub log_sums: Vec<f32>,
     /// The first query's index in its sequence.
     pub position: usize,
+    pub window: Option<usize>,
     pub d: usize,
 }
 
@@ -30,7 +31,7 @@ impl Queries {
             #[inline(always)]
             || {
                 for (i, (p, ds)) in p.chunks_exact_mut(width).zip(ds.chunks_exact_mut(width)).enumerate() {
-                    block.mask(p, self.position + i);
+                    block.mask(p, self.position + i, self.window);
                     let row = i * d..(i + 1) * d;
                     let dot: f32 = self.grad[row.clone()].iter().zip(&self.out[row]).map(|(g, o)| g * o).sum();
                     for (p, ds) in p.iter_mut().zip(ds) {

@@ -1,6 +1,7 @@
 //! Gradients of keys and values, summed over query blocks and segments.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use candle_core::{DType, Result, Tensor};
 
@@ -37,16 +38,12 @@ impl KeyGrads {
     }
 }
 
-/// Adds the gradients of the first S keys of a segment (K × S × d) to the sum for all of its keys, in f32. The first part must
-/// cover all keys.
-pub fn add_part(sum: &mut Option<Tensor>, part: Tensor) -> Result<()> {
-    let part = part.to_dtype(DType::F32)?;
+/// Adds the gradients of some keys of a segment (K × S × d), which are `keys` of `all`, to the sum for all of them, in f32.
+pub fn add_part(sum: &mut Option<Tensor>, part: Tensor, keys: &Range<usize>, all: usize) -> Result<()> {
+    let part = part.to_dtype(DType::F32)?.pad_with_zeros(1, keys.start, all - keys.end)?;
     *sum = Some(match sum.take() {
         None => part,
-        Some(sum) => {
-            let missing = sum.dim(1)? - part.dim(1)?;
-            (sum + part.pad_with_zeros(1, 0, missing)?)?
-        }
+        Some(sum) => (sum + part)?,
     });
     Ok(())
 }

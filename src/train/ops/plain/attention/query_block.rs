@@ -1,5 +1,7 @@
 //! The attention weights of one block of queries.
 
+use std::ops::Range;
+
 use candle_core::{DType, Result, Tensor};
 use engine::decoder::Heads;
 
@@ -9,8 +11,8 @@ pub struct QueryBlock {
     pub start: usize,
     /// R.
     pub rows: usize,
-    /// S: how many keys the last query attends to.
-    pub keys: usize,
+    /// The keys that some of the queries attend to, S of them.
+    pub keys: Range<usize>,
     pub heads: Heads,
     /// The block's first column of the mask.
     pub mask_start: usize,
@@ -19,14 +21,14 @@ pub struct QueryBlock {
 impl QueryBlock {
     /// Of keys or values (K × T × d), those that the block attends to (K × S × d).
     pub fn seen(&self, x: &Tensor) -> Result<Tensor> {
-        x.narrow(1, 0, self.keys)
+        x.narrow(1, self.keys.start, self.keys.len())
     }
 
     /// softmax(q·kᵀ/√d) in f32, (K × H/K·R × S).
     pub fn weights(&self, q: &Tensor, k: &Tensor, mask: &Tensor) -> Result<Tensor> {
         let scores = (q.matmul(&self.seen(k)?.t()?)?.to_dtype(DType::F32)? * scale(self.heads))?;
-        let hidden = mask.narrow(0, 0, self.rows)?.narrow(1, self.mask_start, self.keys)?;
-        let masked = scores.reshape((self.heads.query, self.rows, self.keys))?.broadcast_add(&hidden)?;
+        let hidden = mask.narrow(0, 0, self.rows)?.narrow(1, self.mask_start, self.keys.len())?;
+        let masked = scores.reshape((self.heads.query, self.rows, self.keys.len()))?.broadcast_add(&hidden)?;
         candle_nn::ops::softmax_last_dim(&masked)?.reshape(scores.shape())
     }
 }
