@@ -95,15 +95,51 @@ fn rule() -> String {
 
 /// Reads a JSON string unchanged, and any other JSON value as its JSON text.
 pub(super) fn text<'de, D: Deserializer<'de>>(input: D) -> Result<String, D::Error> {
-    Ok(match Value::deserialize(input)? {
-        Value::String(text) => text,
-        other => other.to_string(),
-    })
+    json_text(&Value::deserialize(input)?).map_err(serde::de::Error::custom)
+}
+
+/// A JSON string unchanged, and any other JSON value as its JSON text.
+///
+/// # Errors
+/// A whole number beyond 64 bits: some of its digits are lost where it is read as a number.
+pub(super) fn json_text(value: &Value) -> Result<String, String> {
+    match value {
+        Value::String(text) => Ok(text.clone()),
+        other => check_digits(other).map(|()| other.to_string()),
+    }
+}
+
+fn check_digits(value: &Value) -> Result<(), String> {
+    /// From here on not every whole number is a 64-bit float.
+    const INEXACT: f64 = 9_007_199_254_740_992.0;
+    let is_inexact = |it: f64| it.abs() >= INEXACT && it.fract() == 0.0;
+    match value {
+        Value::Number(number) if number.is_f64() && number.as_f64().is_some_and(is_inexact) => {
+            Err(format!("the number {number} may have lost digits; write it as a text, in quotation marks"))
+        }
+        Value::Array(items) => items.iter().try_for_each(check_digits),
+        Value::Object(fields) => fields.values().try_for_each(check_digits),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_number_whose_digits_are_lost_is_refused() {
+        let read = |text: &str| json_text(&serde_json::from_str(text).unwrap());
+        for kept in ["18446744073709551615", "-9223372036854775808", "0.1", "9007199254740991.0"] {
+            assert_eq!(read(kept), Ok(kept.into()));
+        }
+        assert_eq!(read("\"123456789012345678901234567890\""), Ok("123456789012345678901234567890".into()));
+        for lost in ["123456789012345678901234567890", "[{\"a\": 18446744073709551616}]", "9007199254740993.0"] {
+            assert!(read(lost).unwrap_err().contains("may have lost digits"), "{lost}");
+        }
+        assert_eq!(json_text(&json!({"a": [1, 0.5]})), Ok(r#"{"a":[1,0.5]}"#.into()));
+    }
 
     #[test]
     fn a_message_with_more_than_role_and_content_is_refused() {

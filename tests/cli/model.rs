@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use candle_core::{DType, Device};
+use engine::decoder::{DecoderConfig, Weights};
 use serde_json::json;
 
 use crate::fixtures::model::TinyModel;
@@ -38,6 +40,20 @@ fn a_wrong_model_is_named() {
     let bytes = fs::read(&path).expect("weights");
     fs::write(&path, &bytes[..bytes.len() / 2]).expect("weights");
     work.train_refused(&good, &[], &["model.safetensors"]);
+
+    // Tied models may hold the embeddings twice, but not a head that differs.
+    let mut tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).expect("tensors");
+    let embeddings = tensors["model.embed_tokens.weight"].clone();
+    let other = embeddings.affine(2.0, 0.0).expect("a tensor");
+    let config = DecoderConfig::load(work.model.path()).expect("a configuration");
+    for (head, words) in [(embeddings, None), (other, Some(["lm_head.weight is not", "tie_word_embeddings"]))] {
+        tensors.insert("lm_head.weight".into(), head);
+        candle_core::safetensors::save(&tensors, &path).expect("weights");
+        match words {
+            None => drop(Weights::load(work.model.path(), &config, DType::F32, &Device::Cpu).expect("good")),
+            Some(words) => work.train_refused(&good, &[], &words),
+        }
+    }
 }
 
 /// For a model on the hub, memory is predicted from its name. Offline, nothing else is done.

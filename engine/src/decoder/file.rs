@@ -5,7 +5,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use safetensors::tensor::Metadata;
+use safetensors::tensor::{Metadata, TensorInfo};
 
 use crate::error::EngineError;
 
@@ -61,16 +61,28 @@ impl TensorFile {
     /// [`EngineError::Model`] if there is no such tensor, it cannot be read, or candle lacks its number format;
     /// [`EngineError::Load`] if there is no room for it.
     pub fn read(&mut self, name: &str, dtype: DType, device: &Device) -> Result<Tensor, EngineError> {
-        let fail = |problem: String| EngineError::Model { path: self.path.clone(), problem };
-        let info = self.metadata.info(name).ok_or_else(|| fail(format!("tensor {name} is missing")))?;
-        let (begin, end) = info.data_offsets;
-        let mut bytes = vec![0; end.saturating_sub(begin)];
-        let read = self.file.seek(SeekFrom::Start(self.start + begin as u64));
-        read.and_then(|_| self.file.read_exact(&mut bytes)).map_err(|e| fail(format!("tensor {name}: {e}")))?;
-        let stored = DType::try_from(info.dtype).map_err(|e| fail(format!("tensor {name}: {e}")))?;
+        let (bytes, info) = self.bytes(name)?;
+        let stored = DType::try_from(info.dtype).map_err(|e| self.fail(format!("tensor {name}: {e}")))?;
         // Converted on the CPU first, so that a device never holds both.
         let tensor = Tensor::from_raw_buffer(&bytes, stored, &info.shape, &Device::Cpu);
         let tensor = tensor.and_then(|tensor| tensor.to_dtype(dtype)?.to_device(device));
         tensor.map_err(|e| EngineError::Load(format!("tensor {name}: {e}")))
+    }
+
+    /// A tensor's bytes as they are in the file, and what they are.
+    ///
+    /// # Errors
+    /// If there is no such tensor, or it cannot be read.
+    pub fn bytes(&mut self, name: &str) -> Result<(Vec<u8>, TensorInfo), EngineError> {
+        let info = self.metadata.info(name).ok_or_else(|| self.fail(format!("tensor {name} is missing")))?.clone();
+        let (begin, end) = info.data_offsets;
+        let mut bytes = vec![0; end.saturating_sub(begin)];
+        let read = self.file.seek(SeekFrom::Start(self.start + begin as u64));
+        read.and_then(|_| self.file.read_exact(&mut bytes)).map_err(|e| self.fail(format!("tensor {name}: {e}")))?;
+        Ok((bytes, info))
+    }
+
+    fn fail(&self, problem: String) -> EngineError {
+        EngineError::Model { path: self.path.clone(), problem }
     }
 }

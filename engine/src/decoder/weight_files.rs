@@ -10,6 +10,9 @@ use super::file::TensorFile;
 use crate::error::EngineError;
 use crate::json::read_text;
 
+pub(super) const EMBEDDINGS: &str = "model.embed_tokens.weight";
+pub(super) const HEAD: &str = "lm_head.weight";
+
 /// The open files of a model folder.
 pub struct WeightFolder<'a> {
     dir: &'a Path,
@@ -48,13 +51,31 @@ impl<'a> WeightFolder<'a> {
     }
 
     /// # Errors
-    /// If a tensor was not taken and is not one of those that the model does not need.
-    pub fn check_left_over(&self, config: &DecoderConfig) -> Result<(), EngineError> {
-        let is_unneeded = |name: &str| name.ends_with("rotary_emb.inv_freq") || name == "lm_head.weight";
+    /// If a tensor was not taken and is not one of those that the model does not need; a head that should be the
+    /// embeddings and is not.
+    pub fn check_left_over(&mut self, config: &DecoderConfig) -> Result<(), EngineError> {
+        let is_unneeded = |name: &str| name.ends_with("rotary_emb.inv_freq") || name == HEAD;
         match self.left_over.keys().find(|name| !is_unneeded(name)) {
             Some(name) => Err(self.fail(format!("tensor {name} belongs to no part of a {}", config.architectures[0]))),
-            None => Ok(()),
+            None => self.check_tied_head(),
         }
+    }
+
+    /// Releases of transformers differ in what they do with a tied head that is another tensor than the embeddings.
+    fn check_tied_head(&mut self) -> Result<(), EngineError> {
+        if !self.left_over.contains_key(HEAD) || self.bytes(HEAD)? == self.bytes(EMBEDDINGS)? {
+            return Ok(());
+        }
+        Err(self.fail(format!(
+            "tensor {HEAD} is not {EMBEDDINGS}, which config.json's tie_word_embeddings says it is; set it to false if \
+             the model has a head of its own"
+        )))
+    }
+
+    fn bytes(&mut self, name: &str) -> Result<Vec<u8>, EngineError> {
+        let holds = |file: &&mut TensorFile| file.names().iter().any(|it| it == name);
+        let file = self.files.iter_mut().find(holds);
+        Ok(file.ok_or_else(|| EngineError::Load(format!("tensor {name} is missing")))?.bytes(name)?.0)
     }
 }
 

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::config::DecoderConfig;
 use super::module::Module;
-use super::weight_files::WeightFolder;
+use super::weight_files::{EMBEDDINGS, HEAD, WeightFolder};
 use crate::error::EngineError;
 
 /// All weights; matrices are (out × in), as in the files.
@@ -70,12 +70,12 @@ impl Weights {
         mut get: impl FnMut(&str, &[usize]) -> Result<Tensor, EngineError>,
     ) -> Result<Self, EngineError> {
         let (d, v) = (config.hidden_size, config.vocab_size);
-        let embed_tokens = get("model.embed_tokens.weight", &[v, d])?;
+        let embed_tokens = get(EMBEDDINGS, &[v, d])?;
         let layers = (0..config.num_hidden_layers)
             .map(|i| LayerWeights::from_named(config, i, &mut get))
             .collect::<Result<_, _>>()?;
         let norm = get("model.norm.weight", &[d])?;
-        let lm_head = if config.tie_word_embeddings { embed_tokens.clone() } else { get("lm_head.weight", &[v, d])? };
+        let lm_head = if config.tie_word_embeddings { embed_tokens.clone() } else { get(HEAD, &[v, d])? };
         Ok(Self { embed_tokens, layers, norm, lm_head })
     }
 
@@ -94,11 +94,11 @@ impl Weights {
     /// Every tensor by name, without a tied head, as in the files.
     pub fn named(&self, config: &DecoderConfig) -> BTreeMap<String, Tensor> {
         let mut all = BTreeMap::from([
-            ("model.embed_tokens.weight".to_string(), self.embed_tokens.clone()),
+            (EMBEDDINGS.to_string(), self.embed_tokens.clone()),
             ("model.norm.weight".to_string(), self.norm.clone()),
         ]);
         if !config.tie_word_embeddings {
-            all.insert("lm_head.weight".into(), self.lm_head.clone());
+            all.insert(HEAD.into(), self.lm_head.clone());
         }
         for (i, layer) in self.layers.iter().enumerate() {
             all.extend(

@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 use super::field;
-use crate::task::row::Row;
+use crate::task::row::{Row, json_text};
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,10 +115,12 @@ impl Part {
 impl Style {
     fn write(self, value: &Value) -> Result<String, String> {
         match (self, value) {
-            (Self::Plain, Value::Array(items)) => Ok(items.iter().map(plain).collect::<Vec<_>>().join("\n")),
-            (Self::Plain, value) => Ok(plain(value)),
+            (Self::Plain, Value::Array(items)) => {
+                Ok(items.iter().map(json_text).collect::<Result<Vec<_>, _>>()?.join("\n"))
+            }
+            (Self::Plain, value) => json_text(value),
             (Self::Letters, Value::Array(items)) => {
-                let line = |(index, item)| Ok(format!("({}) {}", letter(index)?, plain(item)));
+                let line = |(index, item)| Ok(format!("({}) {}", letter(index)?, json_text(item)?));
                 let lines: Result<Vec<_>, String> = items.iter().enumerate().map(line).collect();
                 Ok(lines?.join("\n"))
             }
@@ -130,10 +132,6 @@ impl Style {
             }
         }
     }
-}
-
-fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 fn letter(index: usize) -> Result<char, String> {

@@ -139,6 +139,11 @@ pub(super) fn row(value: Value) -> Result<(Schema, Row), String> {
     if row.prompt.is_empty() {
         return Err("the prompt has no messages; expected at least one {role, content}".into());
     }
+    if row.prompt.last().is_some_and(|message| message.role == "assistant") {
+        return Err(
+            "the prompt ends with an assistant's message, which a completion does not continue; leave it out".into()
+        );
+    }
     Ok((schema, row))
 }
 
