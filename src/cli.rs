@@ -52,6 +52,9 @@ pub enum Command {
         /// Completions of each prompt (default: eval.samples of the configuration).
         #[arg(long)]
         samples: Option<usize>,
+        /// Where the base model is now: a folder, or a name on the hub (default: as configured).
+        #[arg(long, value_name = "DIR")]
+        model: Option<String>,
     },
     /// Measure speed.
     #[command(subcommand)]
@@ -93,6 +96,9 @@ pub enum Command {
         /// Write a whole model for transformers, vLLM or mistral.rs, with the adapter added to its weights.
         #[arg(long)]
         merge: bool,
+        /// Where the run's base model is now: a folder, or a name on the hub (default: where the run had it).
+        #[arg(long, value_name = "DIR")]
+        model: Option<String>,
     },
     /// Turn a GGUF file of a Llama model into a Hugging Face folder.
     Import {

@@ -65,7 +65,7 @@ fn run(command: Command) -> Result<()> {
             let config: SftConfig = config::load(&config, &sets.sets)?;
             commands::sft::run(&config)
         }
-        Command::Eval { target, samples } => block_on(commands::eval::run(&target, samples)),
+        Command::Eval { target, samples, model } => block_on(commands::eval::run(&target, samples, model.as_deref())),
         Command::Bench(bench) => run_bench(bench),
         Command::Data(data) => run_data(data),
         Command::Report { runs, out } => {
@@ -73,7 +73,7 @@ fn run(command: Command) -> Result<()> {
             println!("{}: {:.1} MB", out.display(), bytes as f64 / 1e6);
             Ok(())
         }
-        Command::Export { run, out, merge } => commands::export::run(&run, &out, merge),
+        Command::Export { run, out, merge, model } => commands::export::run(&run, &out, merge, model.as_deref()),
         Command::Import { file, out } => commands::import::run(&file, &out),
         Command::InitModel { arch, out, seed } => commands::init_model::run(&arch, &out, seed),
         Command::Grade { data, completions, grader, published } => {

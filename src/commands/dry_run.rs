@@ -35,11 +35,11 @@ pub fn run(config: RunConfig) -> Result<()> {
     hub::check_named(&config.model)?;
     check_engine(&config.engine)?;
     dataset::check_curriculum(&config)?;
-    let Some(folder) = hub::local(&config.model) else {
+    let Some(folder) = hub::local(&config.model)? else {
         let id = config.model.to_string_lossy();
         let problem =
             "is not in the Hugging Face cache, and its sizes are not known; download it first, or give a folder";
-        let model = presets::find(&id).ok_or_else(|| InputError::new(&id, problem))?;
+        let model = presets::find(hub::without_revision(&id)).ok_or_else(|| InputError::new(&id, problem))?;
         return without_tokenizer(&config, &model);
     };
     let decoder = DecoderConfig::load(&folder)?;
@@ -138,7 +138,7 @@ fn print_prediction(workload: &Workload) -> Result<()> {
             }
         }
     }
-    print_missing_weights(workload.config);
+    print_missing_weights(workload.config)?;
     workload.fit()?;
     Ok(())
 }
@@ -150,13 +150,14 @@ fn print_parts(workload: &Workload) {
     parts.iter().for_each(|part| println!("  {:>9.2} GB  {}", gb(part.bytes), part.what));
 }
 
-fn print_missing_weights(config: &RunConfig) {
+fn print_missing_weights(config: &RunConfig) -> Result<()> {
     let id = config.model.to_string_lossy();
-    match hub::local(&config.model) {
+    match hub::local(&config.model)? {
         Some(folder) if has_weights(&folder) => {}
         _ if config::is_hub_id(&id) && !config.model.is_dir() => {
             println!("note     {id} is still to be downloaded; a run does that");
         }
         _ => println!("note     the model's weights are missing in {id}; a run needs them"),
     }
+    Ok(())
 }

@@ -15,19 +15,28 @@ use crate::pipeline::inputs::Inputs;
 use crate::pipeline::learner::eval;
 use crate::pipeline::setup::Setup;
 use crate::pipeline::start_engine::{WithEngine, with_engine};
+use crate::run_dir::base_model;
 use crate::run_dir::checkpoint::latest_policy;
 use crate::run_dir::score::SourceScore;
 use crate::table;
 
-/// Evaluates what `target` names: a configuration file (its base model) or a run's folder (its newest checkpoint).
-pub async fn run(target: &Path, samples: Option<usize>) -> Result<()> {
+/// Evaluates what `target` names: a configuration file (its base model) or a run's folder (its newest checkpoint). `model` is where
+/// the base model is now, if not where the configuration has it.
+pub async fn run(target: &Path, samples: Option<usize>, model: Option<&str>) -> Result<()> {
     let is_run = target.is_dir();
     let file = if is_run { target.join("config.toml") } else { target.to_path_buf() };
-    let sets: Vec<String> = samples.map(|k| format!("eval.samples={k}")).into_iter().collect();
+    let samples = samples.map(|k| format!("eval.samples={k}"));
+    let sets: Vec<String> = samples.into_iter().chain(model.map(|model| format!("model={model}"))).collect();
     let mut config: RunConfig = config::load(&file, &sets)?;
     // Nothing is trained, so the trainer's base weights need not be on the device.
     config.engine.sync = SyncMode::Alternate;
+    if is_run {
+        base_model::check_here(&config.model, "--model DIR")?;
+    }
     let setup = Setup::for_evaluation(config)?;
+    if is_run {
+        base_model::check(target, &setup.base.folder)?;
+    }
     if setup.inputs.test.sources.is_empty() {
         return Err(InputError::new(
             "data",

@@ -1,31 +1,38 @@
 //! `dump-rl export`: a run's newest policy, as a PEFT adapter or merged into its base model.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
-use engine::Adapter;
 use engine::adapter::tensor_names;
 use engine::decoder::{DecoderConfig, Module, Weights, weight_files};
+use engine::{Adapter, LoraConfig};
 
 use crate::config;
 use crate::config::run::RunConfig;
 use crate::error::InputError;
 use crate::model::folder::{check_empty, copy, copy_beside, write_folder, write_tensors};
 use crate::model::hub;
+use crate::run_dir::base_model;
 use crate::run_dir::checkpoint::latest_policy;
 use crate::train::lora::{Lora, save_adapter};
 
-/// Writes the newest policy of the run in `run` to `out`: PEFT's two files, or with `merge` a model folder.
+/// Writes the newest policy of the run in `run` to `out`: PEFT's two files with the tokenizer, or with `merge` a model folder. `model`
+/// is where the base model is now, if not where the run had it.
 ///
 /// # Errors
-/// If there is no run or checkpoint, `out` is not empty, or the base model does not fit the adapter: nothing is written.
-pub fn run(run: &Path, out: &Path, merge: bool) -> Result<()> {
-    let config: RunConfig = config::load(&run.join("config.toml"), &[])?;
+/// If there is no run or checkpoint, `out` is not empty, or the base model is not that of the run: nothing is written.
+pub fn run(run: &Path, out: &Path, merge: bool, model: Option<&str>) -> Result<()> {
+    let sets: Vec<String> = model.map(|model| format!("model={model}")).into_iter().collect();
+    let config: RunConfig = config::load(&run.join("config.toml"), &sets)?;
     let (step, adapter) = latest_policy(run)?;
     check_empty(out)?;
+    base_model::check_here(&config.model, "--model DIR")?;
     let base = &hub::folder(&config.model)?;
+    base_model::check(run, base)?;
     let decoder = DecoderConfig::load(base)?;
+    let adapter = named(adapter, &config);
     check_fits(&adapter, base, &decoder)?;
     if merge {
         Weights::check(base, &decoder)?;
@@ -40,6 +47,12 @@ pub fn run(run: &Path, out: &Path, merge: bool) -> Result<()> {
     let what = if merge { "the merged model" } else { "the adapter" };
     println!("{what} of step {step} is in {}", out.display());
     Ok(())
+}
+
+/// The adapter with the present name of its base model.
+fn named(adapter: Adapter, config: &RunConfig) -> Adapter {
+    let base_model_name_or_path = hub::without_revision(&config.model.to_string_lossy()).to_string();
+    Adapter { config: Arc::new(LoraConfig { base_model_name_or_path, ..(*adapter.config).clone() }), ..adapter }
 }
 
 /// # Errors

@@ -35,6 +35,7 @@ pub async fn run(config: RunConfig, out: &Path, resume: bool, stop: watch::Recei
         Some(_) => RunDir::check_same(out, &config)?,
         None => RunDir::check_free(out)?,
     }
+    let config = if checkpoint.is_some() { RunDir::resumed(out, config)? } else { config };
     let RunResult { end, trained } = run_in(Setup::for_training(config)?, out, checkpoint, stop).await?;
     if let End::Finished { first: Some(first), last: Some(last) } = &end {
         log::say(&format!("\n{}", progress::final_table(first, last, &trained)));

@@ -64,8 +64,15 @@ pub fn to_toml<C: Config>(config: &C) -> Result<String, InputError> {
     toml::to_string_pretty(config).map_err(|e| InputError::new("configuration", e))
 }
 
-/// Whether `model` reads as `owner/name`, and not as a path.
+/// Whether `model` reads as `owner/name` or `owner/name@revision`, and not as a path.
 pub fn is_hub_id(model: &str) -> bool {
+    let (model, revision) = model.split_once('@').unwrap_or((model, "main"));
+    let is_revision = |letter: char| letter.is_ascii_alphanumeric() || "._-/%+".contains(letter);
+    if !revision.chars().all(is_revision)
+        || revision.split('/').any(|part| part.is_empty() || part == ".." || part == ".")
+    {
+        return false;
+    }
     let is_part = |part: &str| {
         let mut letters = part.chars();
         letters.next().is_some_and(|first| first.is_ascii_alphanumeric())

@@ -76,6 +76,8 @@ impl Inputs {
 
     fn with(config: RunConfig, download: Download) -> Result<Self> {
         let folder = hub::folder(&config.model)?;
+        // What a run records is the commit that it used, not the branch.
+        let config = RunConfig { model: hub::pinned(&config.model, &folder), ..config };
         let decoder = DecoderConfig::load(&folder)?;
         let tokenizer = Arc::new(ChatTokenizer::load(&folder, &decoder)?);
         let scorers = Arc::new(dataset::loaded_scorers(&config)?);

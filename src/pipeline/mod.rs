@@ -33,7 +33,7 @@ use tokio::task::JoinSet;
 use crate::config::resolve::Resolved;
 use crate::error::InputError;
 use crate::run_dir::checkpoint::{Checkpoint, RunHistory, checkpoint_folder};
-use crate::run_dir::{RunDir, log};
+use crate::run_dir::{RunDir, base_model, log};
 use crate::scheduler::Scheduler;
 use crate::train::worker::TrainerHandle;
 use inputs::Inputs;
@@ -61,6 +61,7 @@ impl Run<TrainerHandle> {
     pub fn prepare(setup: &Setup, out: &Path, checkpoint: Option<Checkpoint>) -> Result<Self> {
         let mut trainer = setup.base.trainer()?;
         if let Some(checkpoint) = &checkpoint {
+            base_model::check(out, &setup.base.folder)?;
             let place = checkpoint_folder(out, checkpoint.step());
             trainer = trainer.restore(&checkpoint.trainer).map_err(|e| InputError::new(place.display(), e))?;
         }
@@ -139,6 +140,7 @@ impl<T: PolicyTrainer> Run<T> {
             Some(checkpoint) => RunDir::resume(&out, &inputs.config, checkpoint.step())?,
             None => RunDir::create(&out, &inputs.config)?,
         };
+        base_model::record(&out, &inputs.folder)?;
         let path = out.join("run.log");
         log::open(&path).map_err(|e| InputError::new(path.display(), e))?;
         // The engine loaded the adapter as the policy of step 0. After a resume it must know the true step.

@@ -1,5 +1,6 @@
 //! A run's folder: what is written at each step, and how a resume continues without losing or repeating a line.
 
+pub mod base_model;
 pub mod checkpoint;
 pub mod log;
 pub mod metrics;
@@ -80,7 +81,9 @@ impl RunDir {
     /// If `path` holds no run, or `config` differs from the run's in a setting that cannot change.
     pub fn check_same(path: &Path, config: &RunConfig) -> Result<()> {
         let why = format!("only {} may change on a resume", MAY_CHANGE.join(", "));
-        Self::check_same_but(&MAY_CHANGE, path, config, &why)
+        // The model's name may change if its contents can be compared: see `base_model::check`.
+        let may_change = [&MAY_CHANGE[..], if base_model::is_recorded(path) { &["model"] } else { &[] }].concat();
+        Self::check_same_but(&may_change, path, config, &why)
     }
 
     /// # Errors
@@ -88,12 +91,24 @@ impl RunDir {
     /// the message.
     pub fn check_same_but(may_change: &[&str], path: &Path, config: &RunConfig, why: &str) -> Result<()> {
         let old: RunConfig = config::load(&path.join(CONFIG), &[])?;
-        match first_difference(&old, config, may_change)? {
+        let config = RunConfig { model: base_model::at_recorded_commit(&old.model, &config.model), ..config.clone() };
+        match first_difference(&old, &config, may_change)? {
             Some(difference) => {
                 Err(InputError::new(path.join(CONFIG).display(), format!("{difference}; {why}")).into())
             }
             None => Ok(()),
         }
+    }
+
+    /// The configuration of a resume of the run in `path`: its model is at the commit that the run began with.
+    ///
+    /// # Errors
+    /// If `path` holds no run, or its model is a folder that is not there.
+    pub fn resumed(path: &Path, config: RunConfig) -> Result<RunConfig, InputError> {
+        let old: RunConfig = config::load(&path.join(CONFIG), &[])?;
+        let model = base_model::at_recorded_commit(&old.model, &config.model);
+        base_model::check_here(&model, "--set model=DIR")?;
+        Ok(RunConfig { model, ..config })
     }
 
     pub fn path(&self) -> &Path {

@@ -7,6 +7,7 @@ use engine::LoraConfig;
 
 use super::trainer::{Trainer, TrainerSettings};
 use crate::model::base::Base;
+use crate::model::hub;
 
 impl Base {
     /// A trainer with a fresh adapter, which changes nothing yet.
@@ -26,7 +27,7 @@ impl Base {
             workers: self.resolved.trainer_workers,
         };
         let lora = &config.lora;
-        let base = config.model.display().to_string();
+        let base = hub::without_revision(&config.model.to_string_lossy()).to_string();
         let lora = Arc::new(LoraConfig::new(lora.rank, lora.alpha, lora.target_modules.clone(), base));
         let (device, decoder, weights) = (self.device.clone(), self.decoder.clone(), self.weights.clone());
         Ok(Trainer::new(device, decoder, weights, lora, settings, config.seed)?)

@@ -1,5 +1,6 @@
 //! `export`: the adapter of a run, and a model with the adapter merged into it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -7,7 +8,7 @@ use candle_core::{DType, Device};
 use engine::decoder::{DecoderConfig, Weights};
 
 use crate::fixtures::model::{TinyModel, shard};
-use crate::fixtures::program::dump_rl;
+use crate::fixtures::program::{Workspace, dump_rl, printed};
 use crate::fixtures::root;
 
 /// A run's policy, exported both ways: the merged weights are those of base and adapter together.
@@ -73,6 +74,62 @@ fn check_export(model: &Path, files: &[&str], tolerance: f32) {
     let refused = dump_rl(&["export", &path("run"), "--out", &path("other"), "--merge"]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(2), "{said}");
-    assert!(said.contains("expected shape") && said.contains("kk-tiny"), "{said}");
+    assert!(said.contains("config.json differs") && said.contains("kk-tiny"), "{said}");
     assert!(!Path::new(&path("other")).exists() && !Path::new(&path("other.tmp")).exists());
+}
+
+/// All that belongs to a model comes along, and nothing that is about other weights: in a merged model, beside an adapter, after `sft`.
+#[test]
+fn what_belongs_to_a_model_comes_along() {
+    let work = Workspace::new();
+    let extra = ["tokenizer.model", "vocab.json", "preprocessor_config.json", "chat_template.json", "LICENSE.txt"];
+    let left_out = [
+        "README.md",
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+        "tiny.gguf",
+        ".hidden.json",
+        "trainer_state.json",
+    ];
+    let put = |name: &str| fs::write(work.model.path().join(name), "{}").expect("a file");
+    extra.iter().chain(&left_out).for_each(|name| put(name));
+    ["additional_chat_templates", "original", "onnx"]
+        .iter()
+        .for_each(|name| fs::create_dir(work.model.path().join(name)).expect("a folder"));
+    ["additional_chat_templates/rag.jinja", "original/params.json", "onnx/model.onnx"]
+        .iter()
+        .for_each(|name| put(name));
+    let of_tokenizer = ["tokenizer.json", "tokenizer_config.json"];
+    let names = |folder: &Path| -> BTreeSet<String> {
+        let entries = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        let inner = entries(&folder.join("additional_chat_templates"));
+        let name = |path: std::path::PathBuf| path.strip_prefix(folder).expect("inside").display().to_string();
+        entries(folder).filter(|path| path.is_file()).chain(inner).map(name).collect()
+    };
+    let check = |folder: &str, more: &[&str]| {
+        let expected = extra.iter().chain(&of_tokenizer).chain(more).chain(&["additional_chat_templates/rag.jinja"]);
+        let expected: BTreeSet<String> = expected.map(ToString::to_string).collect();
+        let found = names(&work.path(folder));
+        assert_eq!(found, expected, "{folder}");
+    };
+    let before = names(work.model.path());
+    printed(&[
+        "train",
+        &work.good_config(),
+        "--out",
+        &work.out(),
+        "--set",
+        "engine.max_new_tokens=4",
+        "--set",
+        "eval.interval=0",
+    ]);
+    let path = |name: &str| work.path(name).display().to_string();
+    printed(&["export", &work.out(), "--out", &path("merged"), "--merge"]);
+    check("merged", &["config.json", "model.safetensors"]);
+    printed(&["export", &work.out(), "--out", &path("adapter")]);
+    check("adapter", &["adapter_config.json", "adapter_model.safetensors"]);
+    let sft = work.file("sft.toml", format!("init = {:?}\nmax_steps = 1\n[data]\npeople = \"3\"\n", work.model.path()));
+    printed(&["sft", &sft, "--out", &path("tuned")]);
+    check("tuned", &["config.json", "model.safetensors"]);
+    assert_eq!(names(work.model.path()), before);
 }

@@ -9,6 +9,7 @@ mod dry_run;
 mod export;
 #[cfg(target_os = "linux")]
 mod gpu_script;
+mod hub;
 mod import;
 mod init_model;
 mod mixture;

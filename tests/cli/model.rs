@@ -7,7 +7,7 @@ use engine::decoder::{DecoderConfig, Weights};
 use serde_json::json;
 
 use crate::fixtures::model::TinyModel;
-use crate::fixtures::program::{DATA, HEAD, Workspace, program, text};
+use crate::fixtures::program::{DATA, HEAD, Workspace, parse, printed, program, text};
 use crate::fixtures::root;
 
 #[test]
@@ -104,4 +104,78 @@ fn a_model_in_the_hub_cache_is_used_by_name() {
     train(&["--resume", "--set", "max_steps=2"]);
     let adapter = fs::read_to_string(folder.path().join("run/checkpoints/step_2/adapter_config.json")).unwrap();
     assert!(adapter.contains("\"someone/tiny\""), "{adapter}");
+}
+
+/// A run knows its base model by its contents: a copy elsewhere goes on with the same result, another model is refused.
+#[test]
+fn a_model_folder_may_move() {
+    let work = Workspace::new();
+    let path = |name: &str| work.path(name).display().to_string();
+    let copy = |name: &str| {
+        fs::create_dir(work.path(name)).expect("a folder");
+        for file in fs::read_dir(work.model.path()).expect("a model").map(|file| file.expect("a file").path()) {
+            fs::copy(&file, work.path(name).join(file.file_name().expect("a name"))).expect("a copy");
+        }
+    };
+    ["first", "second", "other"].into_iter().for_each(copy);
+    let tables = "[data]\npeople = \"3\"\ntrain = 4\ntest = 1\n[engine]\nmax_new_tokens = 4\n[eval]\ninterval = 0\nsamples = 1\n\
+                  [loss]\nentropy_coef = 1.0\n";
+    let config = work.file("c.toml", format!("{}{tables}", HEAD.replace("{model}", &path("first"))));
+    printed(&["train", &config, "--out", &path("whole")]);
+    printed(&["train", &config, "--out", &path("run"), "--set", "max_steps=1"]);
+    fs::remove_dir_all(work.path("first")).expect("a folder");
+
+    let moved = ["first", "base model is not here", "moved"];
+    let refused = |args: &[&str], more: &[&str]| work.refused(args, &[&moved[..], more].concat());
+    refused(&["train", &config, "--out", &path("run"), "--resume"], &["--set model=DIR"]);
+    refused(&["export", &path("run"), "--out", &path("adapter")], &["--model DIR"]);
+    refused(&["eval", &path("run")], &["--model DIR"]);
+
+    let weights = work.path("other").join("model.safetensors");
+    let mut bytes = fs::read(&weights).expect("weights");
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&weights, &bytes).expect("weights");
+    let differs = ["other", "not the base model of the run", "model.safetensors differs"];
+    let other = format!("model={}", path("other"));
+    work.refused(&["train", &config, "--out", &path("run"), "--resume", "--set", &other], &differs);
+    work.refused(&["export", &path("run"), "--out", &path("adapter"), "--merge", "--model", &path("other")], &differs);
+    work.refused(&["eval", &path("run"), "--model", &path("other")], &differs);
+    bytes[last] ^= 1;
+    fs::write(&weights, &bytes).expect("weights");
+    fs::write(work.path("other/generation_config.json"), "{}").expect("a file");
+    work.refused(
+        &["train", &config, "--out", &path("run"), "--resume", "--set", &other],
+        &["it has generation_config.json, which the run's model had not"],
+    );
+
+    printed(&["eval", &path("run"), "--model", &path("second")]);
+    let base_of = |folder: &str| {
+        let text = fs::read_to_string(work.path(folder).join("adapter_config.json")).expect("an adapter");
+        parse(&text)["base_model_name_or_path"].as_str().expect("a name").to_string()
+    };
+    printed(&["export", &path("run"), "--out", &path("adapter"), "--model", &path("second")]);
+    assert_eq!(base_of("adapter"), path("second"));
+    let second = format!("model={}", path("second"));
+    printed(&["train", &config, "--out", &path("run"), "--resume", "--set", &second]);
+    assert_eq!(base_of("run/checkpoints/step_2"), path("second"));
+    let adapter =
+        |run: &str| fs::read(work.path(run).join("checkpoints/step_2/adapter_model.safetensors")).expect("an adapter");
+    assert!(adapter("run") == adapter("whole"), "the same policy");
+    // What the run now names is used without an option.
+    printed(&["export", &path("run"), "--out", &path("merged"), "--merge"]);
+}
+
+/// A run of an earlier version knows only the path.
+#[test]
+fn a_run_without_a_record_keeps_its_path() {
+    let work = Workspace::new();
+    let out = work.out();
+    printed(&["train", &work.good_config(), "--out", &out, "--set", "max_steps=1", "--set", "engine.max_new_tokens=4"]);
+    fs::remove_file(work.path("run/base_model.json")).expect("a record");
+    let resume = ["train", &work.good_config(), "--out", &out, "--resume", "--set", "engine.max_new_tokens=4"];
+    let other = format!("model={}", root().join("data/kk-tiny").display());
+    work.refused(&[&resume[..], &["--set", &other]].concat(), &["config.toml", "model was", "kk-tiny"]);
+    printed(&resume);
+    assert!(work.path("run/base_model.json").exists());
 }

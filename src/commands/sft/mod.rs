@@ -100,7 +100,7 @@ fn from_model(config: &SftConfig) -> Result<SftTrainer> {
         return SftTrainer::load(&init, config.optim.clone());
     }
     // As it was configured: a name on the hub is valid on other machines, the folder of its cache is not.
-    let base = config.init.display().to_string();
+    let base = hub::without_revision(&config.init.to_string_lossy()).to_string();
     let lora = LoraConfig::new(config.lora.rank, config.lora.alpha, config.lora.target_modules.clone(), base);
     SftTrainer::with_lora(&init, Arc::new(lora), config.optim.clone(), config.seed)
 }

@@ -1,5 +1,7 @@
 //! Saving a trainer's state and putting it back.
 
+use std::sync::Arc;
+
 use engine::{Adapter, LoraConfig};
 
 use super::Trainer;
@@ -25,11 +27,13 @@ impl Trainer {
     /// The same trainer in the state of a checkpoint.
     ///
     /// # Errors
-    /// If the adapter or the moments do not fit this model, or the adapter has another base model, rank, alpha or other
-    /// target modules. The error names what was expected and what was found.
+    /// If the adapter or the moments do not fit this model, or the adapter has another rank, alpha or other target modules. The error
+    /// names what was expected and what was found.
     pub fn restore(self, state: &TrainerState) -> anyhow::Result<Self> {
         check_same(self.lora.config(), &state.adapter.config)?;
-        let lora = Lora::from_adapter(&state.adapter, &self.model.config, &self.device)?;
+        // The base model's folder may have moved: its name is today's.
+        let adapter = Adapter { config: Arc::new(self.lora.config().clone()), ..state.adapter.clone() };
+        let lora = Lora::from_adapter(&adapter, &self.model.config, &self.device)?;
         let mut trainer = Self::with_lora(self.model, lora, self.settings, self.device)?;
         let moments = candle_core::safetensors::load_buffer(&state.optimizer, &trainer.device)?;
         trainer.optimiser.restore(&moments.into_iter().collect(), state.updates)?;
@@ -41,7 +45,6 @@ impl Trainer {
 fn check_same(expected: &LoraConfig, found: &LoraConfig) -> anyhow::Result<()> {
     let described = |config: &LoraConfig| {
         [
-            ("base model", config.base_model_name_or_path.clone()),
             ("rank", config.r.to_string()),
             ("alpha", config.lora_alpha.to_string()),
             ("target modules", config.target_modules.join(", ")),
