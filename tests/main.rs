@@ -8,5 +8,6 @@ mod engines;
 mod memory;
 mod pipeline;
 mod settings;
+mod templates;
 mod tokenizer;
 mod trainer;

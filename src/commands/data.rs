@@ -154,7 +154,7 @@ impl PromptCounter {
     }
 
     fn tokens(&self, row: &Row) -> Result<usize, String> {
-        self.tokenizer.encode_prompt(&row.prompt).map(|prompt| prompt.len()).map_err(|error| error.to_string())
+        self.tokenizer.encode_prompt(&row.prompt).map(|prompt| prompt.ids.len()).map_err(|error| error.to_string())
     }
 
     /// Minimum, mean and maximum of the prompts' tokens, and how many prompts leave no room for a completion.

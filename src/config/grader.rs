@@ -8,6 +8,15 @@ use crate::task::grade::Scores;
 use crate::task::graders::answer::Mode;
 use crate::task::graders::{self, GraderChoice, Graders};
 
+/// What becomes of a tag that the chat template opens at the end of a prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Prefill {
+    #[default]
+    Graded,
+    Ignored,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct GraderConfig {
@@ -17,6 +26,8 @@ pub struct GraderConfig {
     pub always: GraderSpec,
     /// Whether completions are graded by the rules of the graders that were published with DUMP.
     pub published: bool,
+    /// Whether what a chat template begins of an answer, such as `<think>`, belongs to the text that is graded.
+    pub prefill: Prefill,
     /// For a right, a wrong and a missing answer.
     pub right: f32,
     pub wrong: f32,
@@ -30,7 +41,17 @@ impl Default for GraderConfig {
     fn default() -> Self {
         let Scores { right, wrong, missing, format_right, format_wrong } = Scores::default();
         let (default, always) = (GraderSpec::default(), GraderSpec::default());
-        Self { default, always, published: false, right, wrong, missing, format_right, format_wrong }
+        Self {
+            default,
+            always,
+            published: false,
+            prefill: Prefill::default(),
+            right,
+            wrong,
+            missing,
+            format_right,
+            format_wrong,
+        }
     }
 }
 

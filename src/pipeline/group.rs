@@ -17,6 +17,8 @@ pub struct Group {
 pub struct ScoredGroup {
     pub job: Job,
     pub completions: Vec<Completion>,
+    /// What the prompt begins of the texts that are graded.
+    pub prefill: String,
     pub texts: Vec<String>,
     pub grades: Vec<Grade>,
     /// The score of the grade, minus the penalty for an overlong completion.

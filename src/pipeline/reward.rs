@@ -177,7 +177,8 @@ async fn score(
     let item = inputs.train.item(job.arm, job.row)?;
     let decode = |completion: &Completion| inputs.tokenizer.decode_completion(&completion.tokens);
     let texts = completions.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
-    let grades: Vec<Grade> = match item.grader.grade(&item.row, &texts).await {
+    let graded: Vec<String> = texts.iter().map(|text| item.graded(text)).collect();
+    let grades: Vec<Grade> = match item.grader.grade(&item.row, &graded).await {
         Ok(grades) => grades,
         Err(error) => return Ok(Err(Ungraded { job, error })),
     };
@@ -185,7 +186,8 @@ async fn score(
     let reward = |(grade, completion): (&Grade, &Completion)| grade.score() - penalty(completion);
     let rewards: Vec<f32> = grades.iter().zip(&completions).map(reward).collect();
     let advantages = group_advantages(&rewards, settings.scale);
-    Ok(Ok(ScoredGroup { job, completions, texts, grades, rewards, advantages }))
+    let prefill = item.prefill.clone();
+    Ok(Ok(ScoredGroup { job, completions, prefill, texts, grades, rewards, advantages }))
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ fn a_gguf_file_becomes_the_model_it_was() {
     }
     let tokenizer = ChatTokenizer::load(&out, &read).unwrap();
     assert_eq!(tokenizer.stop_tokens[..], [257]);
-    let ids = tokenizer.encode_prompt(&[Message::new("user", "ab12")]).unwrap();
+    let ids = tokenizer.encode_prompt(&[Message::new("user", "ab12")]).unwrap().ids;
     assert_eq!((ids.len(), ids[0], ids[3]), (4, 256, 257), "one merge, single digits, the end: {ids:?}");
 
     let again = dump_rl(&args);

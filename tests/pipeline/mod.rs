@@ -9,5 +9,6 @@ mod graders;
 mod off_policy;
 #[cfg(all(feature = "mistralrs", not(feature = "cuda")))]
 mod one_device;
+mod prefill;
 mod resume;
 mod stages;

@@ -80,6 +80,7 @@ fn read(fields: Map<String, Value>, tokenizer: &ChatTokenizer, prompt_weight: f3
     let example = |turn: usize| {
         let prompt = tokenizer.encode_prompt(&messages[..turn])?;
         let answer = tokenizer.encode_answer(&messages[..=turn], &prompt)?;
+        let prompt = prompt.ids;
         let mut weights = vec![prompt_weight; prompt.len()];
         weights.resize(prompt.len() + answer.len(), 1.0);
         Ok(Example { learned: prompt.len(), tokens: [prompt, answer].concat(), weights })

@@ -103,9 +103,10 @@ impl<'a> Demonstrations<'a> {
     fn example(&mut self, tokenizer: &ChatTokenizer, people: usize, along: f64) -> Result<Example> {
         let puzzle = self.puzzle(people);
         let prompt = tokenizer.encode_prompt(&prompt::messages(text::quiz(&puzzle)))?;
-        let mut completion = tokenizer.encode(&self.completion(&puzzle, along))?;
+        let completion = self.completion(&puzzle, along);
+        let mut completion = tokenizer.encode(tokenizer.after_opening(&completion, &prompt)?)?;
         completion.push(tokenizer.end_of_turn);
-        Ok(self.weighted(&prompt, &completion))
+        Ok(self.weighted(&prompt.ids, &completion))
     }
 
     /// An example whose text `given` has the weight of a prompt and whose text `learned` has weight 1.

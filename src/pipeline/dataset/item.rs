@@ -3,9 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::config::grader::Prefill;
 use crate::config::grader_spec::GraderSpec;
 use crate::error::InputError;
-use crate::model::tokenizer::ChatTokenizer;
+use crate::model::tokenizer::{ChatTokenizer, Prompt};
 use crate::reward::{RowScorer, Scorers};
 use crate::task::Row;
 
@@ -14,6 +15,15 @@ pub struct Item {
     pub row: Row,
     pub grader: RowScorer,
     pub prompt: Arc<[u32]>,
+    /// What the prompt begins of the text that is graded, such as `<think>`.
+    pub prefill: String,
+}
+
+impl Item {
+    /// What is graded of a completion's text.
+    pub fn graded(&self, completion: &str) -> String {
+        [&self.prefill, completion].concat()
+    }
 }
 
 /// Makes items of one distribution's rows.
@@ -26,6 +36,7 @@ pub struct ItemMaker {
     pub context: usize,
     /// `max_prompt_tokens`. 0: no limit but the context.
     pub longest: usize,
+    pub prefill: Prefill,
 }
 
 /// A prompt that is too long.
@@ -62,7 +73,8 @@ impl ItemMaker {
     /// A row without a usable grader or ground truth, or whose prompt the chat template refuses or makes empty.
     pub fn item(&self, row: Row, place: impl Fn() -> String) -> Result<Result<Item, TooLong>, InputError> {
         let wrong = |problem: String| InputError::new(place(), problem);
-        let prompt = self.tokenizer.encode_prompt(&row.prompt).map_err(|error| wrong(error.to_string()))?;
+        let encoded = self.tokenizer.encode_prompt(&row.prompt).map_err(|error| wrong(error.to_string()))?;
+        let Prompt { ids: prompt, opening } = encoded;
         if prompt.is_empty() {
             return Err(wrong("its prompt has no tokens".into()));
         }
@@ -70,7 +82,11 @@ impl ItemMaker {
             return Ok(Err(TooLong { tokens: prompt.len(), limit }));
         }
         let grader = self.scorers.for_row(&row, Some(&self.spec)).map_err(wrong)?;
-        Ok(Ok(Item { row, grader, prompt: prompt.into() }))
+        let prefill = match self.prefill {
+            Prefill::Graded => opening,
+            Prefill::Ignored => String::new(),
+        };
+        Ok(Ok(Item { row, grader, prompt: prompt.into(), prefill }))
     }
 
     fn exceeded(&self, tokens: usize) -> Option<Limit> {

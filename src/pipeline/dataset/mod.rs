@@ -44,7 +44,8 @@ impl Dataset {
         let source = |it: Distribution| {
             let entry = &config.data[it.entry];
             let (scorers, spec, longest) = (scorers.clone(), entry.grader.clone(), entry.max_prompt_tokens);
-            let maker = ItemMaker { scorers, spec, tokenizer: tokenizer.clone(), context, longest };
+            let (tokenizer, prefill) = (tokenizer.clone(), config.grader.prefill);
+            let maker = ItemMaker { scorers, spec, tokenizer, context, longest, prefill };
             Source::new(it, maker, entry.overlong())
         };
         Ok(Self { sources: distributions.into_iter().map(source).collect::<Result<_, _>>()? })

@@ -104,7 +104,8 @@ async fn one_prompt<E: Engine>(
         sampling: settings.sampling.clone(),
     };
     let completions = engine.generate(request).await?;
-    let decode = |completion: &Completion| inputs.tokenizer.decode_completion(&completion.tokens);
+    let decode =
+        |completion: &Completion| inputs.tokenizer.decode_completion(&completion.tokens).map(|text| item.graded(&text));
     let texts = completions.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
     let grades = item.grader.grade(&item.row, &texts).await;
     let lengths = completions.iter().map(|completion| completion.tokens.len());

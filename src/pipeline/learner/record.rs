@@ -150,6 +150,9 @@ pub struct RolloutLine<'a> {
     job: u64,
     data_source: &'a str,
     row: usize,
+    /// What the chat template began of the text that was graded: `prefill` and `completion` together.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    prefill: &'a str,
     completion: &'a str,
     reward: f32,
     format_score: f32,
@@ -178,6 +181,7 @@ pub fn rollout_lines<'a>(
                 job: group.job.id,
                 data_source: &sources[group.job.arm],
                 row: group.job.row,
+                prefill: &group.prefill,
                 completion: &group.texts[i],
                 reward: group.rewards[i],
                 format_score: grade.format_score,
