@@ -1,5 +1,6 @@
 //! `dump-rl eval`: a base model, or the newest policy of a run, on the held-out rows.
 
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use crate::pipeline::setup::Setup;
 use crate::pipeline::start_engine::{WithEngine, with_engine};
 use crate::run_dir::checkpoint::latest_policy;
 use crate::run_dir::score::SourceScore;
-use crate::table;
+use crate::{table, terminal};
 
 /// Evaluates what `target` names: a configuration file (its base model) or a run's folder (its newest checkpoint).
 pub async fn run(target: &Path, samples: Option<usize>) -> Result<()> {
@@ -42,8 +43,7 @@ pub async fn run(target: &Path, samples: Option<usize>) -> Result<()> {
     let Setup { inputs, base } = setup;
     let samples = inputs.config.eval.samples;
     let scores = with_engine(base, adapter, Evaluate { inputs }).await?;
-    println!("{}", table(&scores, samples));
-    Ok(())
+    terminal::give(|out| writeln!(out, "{}", table(&scores, samples)))
 }
 
 struct Evaluate {

@@ -15,6 +15,7 @@ use crate::error::InputError;
 use crate::model::tokenizer::ChatTokenizer;
 use crate::seed::mix_seed;
 use crate::task::Message;
+use crate::terminal;
 use crate::train::sft::Example;
 
 /// One line of a file.
@@ -69,12 +70,13 @@ impl Conversations {
         let all = examples.len();
         examples.retain(|example| example.tokens.len() <= context);
         if examples.len() < all {
-            println!("{} of {all} examples are longer than {context} tokens and left out", all - examples.len());
+            let long = all - examples.len();
+            terminal::say(format_args!("{long} of {all} examples are longer than {context} tokens and left out"));
         }
         if examples.is_empty() {
             return Err(InputError::new("data.files", "hold no turn of an assistant that fits the context").into());
         }
-        println!("{} examples", examples.len());
+        terminal::say(format_args!("{} examples", examples.len()));
         let rng = ChaCha8Rng::seed_from_u64(mix_seed(config.seed, 0xC0DE));
         Ok(Self { next: examples.len(), examples, batch_tokens: config.batch_tokens, rng })
     }
