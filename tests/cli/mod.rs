@@ -13,5 +13,9 @@ mod import;
 mod init_model;
 mod mixture;
 mod model;
+#[cfg(target_os = "linux")]
+mod pipes;
 mod settings;
 mod sft;
+#[cfg(unix)]
+mod stops;
