@@ -81,10 +81,13 @@ pub fn run(config: &SftConfig, stop: Stop) -> Result<()> {
     let stop = stop.heed();
     trainer.give_up_when(stop.clone());
     let steps = train(config, &mut trainer, &mut *examples, &stop)?;
-    if steps > 0 {
-        trainer.save(dir).with_context(|| format!("saving to {}", dir.display()))?;
+    let is_stopped = *stop.borrow();
+    if is_stopped && steps == 0 {
+        terminal::say("stopped before a step was made");
+        return Ok(());
     }
-    if *stop.borrow() {
+    trainer.save(dir).with_context(|| format!("saving to {}", dir.display()))?;
+    if is_stopped {
         terminal::say(format_args!("stopped; the model of step {steps} is in {}", dir.display()));
     }
     Ok(())
