@@ -27,7 +27,12 @@ fn main() -> ExitCode {
     log_panics();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,mistralrs_core=off"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(false).with_writer(|| Warnings).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(false)
+        .with_writer(|| Warnings)
+        .init();
     let command = Cli::parse().command;
     let ended = listen(&command).and_then(|stop| run(command, stop));
     match ended {
@@ -115,7 +120,9 @@ fn run_bench(bench: BenchCommand, stop: Stop) -> Result<()> {
         }),
         BenchCommand::Train(args) => commands::bench::train::run(args.load()?, args.json.as_deref()),
         BenchCommand::Sync(args) => block_on(commands::bench::sync::run(args.load()?, args.json.as_deref())),
-        BenchCommand::Pipeline(args) => block_on(commands::bench::pipeline::run(args.load()?, args.json.as_deref(), stop)),
+        BenchCommand::Pipeline(args) => {
+            block_on(commands::bench::pipeline::run(args.load()?, args.json.as_deref(), stop))
+        }
         BenchCommand::Check(args) => block_on(commands::bench::check::run(args.load()?, args.json.as_deref())),
     }
 }
@@ -126,7 +133,9 @@ fn run_data(data: DataCommand) -> Result<()> {
             let people = parse_people(&people).map_err(|e| InputError::new("--people", e))?;
             let left_out = commands::data::kk(people, variant, &files)?;
             if left_out > 0 {
-                log::warn(&format!("{left_out} puzzles have no such variant and are left out; index names the original"));
+                log::warn(&format!(
+                    "{left_out} puzzles have no such variant and are left out; index names the original"
+                ));
             }
             Ok(())
         }

@@ -20,7 +20,9 @@ pub fn say(line: impl Display) {
     drop(out);
     if let Err(error) = written {
         static TOLD: Once = Once::new();
-        TOLD.call_once(|| tracing::warn!("standard output cannot be written ({error}); the program goes on without it"));
+        TOLD.call_once(|| {
+            tracing::warn!("standard output cannot be written ({error}); the program goes on without it")
+        });
     }
 }
 

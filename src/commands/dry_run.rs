@@ -77,7 +77,8 @@ fn without_tokenizer(config: &RunConfig, model: &DecoderConfig, out: &mut impl W
     let longest = characters.max().unwrap_or(0).div_ceil(CHARACTERS_A_TOKEN);
     let workload = workload(config, model, longest)?;
     writeln!(out, "\n{}", describe(config, model, &workload.resolved, &sizes, Path::new("(dry run)")))?;
-    writeln!(out, 
+    writeln!(
+        out,
         "prompts  the longest is taken to have {longest} tokens, {CHARACTERS_A_TOKEN} characters each: there is no tokenizer"
     )?;
     print_planned(&planned, out)?;
@@ -114,7 +115,8 @@ fn print_sources(train: &Dataset, test: &Dataset, out: &mut impl Write) -> io::R
     for train in &train.sources {
         let test = test.sources.iter().find(|it| it.name == train.name).map_or(0, |it| it.size());
         let tokens: usize = train.known().iter().map(|item| item.prompt.len()).sum();
-        writeln!(out, 
+        writeln!(
+            out,
             "{:<20} {:>6} rows, {test:>4} for evaluation, prompts of {:.0} tokens on average",
             train.name,
             train.size(),
@@ -129,7 +131,8 @@ fn print_prediction(workload: &Workload, out: &mut impl Write) -> Result<()> {
         DeviceKind::Cpu => {
             print_parts(workload, out)?;
             let (generate, train) = predict::seconds(workload, gemm::measured_rate());
-            writeln!(out, 
+            writeln!(
+                out,
                 "time     about {generate:.0} s of generation and {train:.0} s of training per step, if every completion has the greatest length"
             )?;
         }

@@ -55,12 +55,7 @@ pub(super) struct RunResult {
 }
 
 /// The same in a folder that was found fit, without the table and the report at the end.
-pub(super) async fn run_in(
-    setup: Setup,
-    out: &Path,
-    from: StartFrom,
-    stop: Stop,
-) -> Result<RunResult> {
+pub(super) async fn run_in(setup: Setup, out: &Path, from: StartFrom, stop: Stop) -> Result<RunResult> {
     let run = Run::prepare(&setup, out, from)?;
     let Setup { inputs, base } = setup;
     log::say(&describe(&inputs.config, &inputs.decoder, &base.resolved, &inputs.train.sizes(), out));

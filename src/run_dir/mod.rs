@@ -104,7 +104,8 @@ impl RunDir {
         let last = last_step(&path.join(METRICS));
         if path.join(REPORT).exists() || interval > 0 && last.is_some_and(|last| last > interval) {
             let last = last.map_or_else(String::new, |last| format!(", and its metrics go to step {last}"));
-            let problem = format!("the run's checkpoints are gone{last}; to train anew, choose another folder with --out DIR");
+            let problem =
+                format!("the run's checkpoints are gone{last}; to train anew, choose another folder with --out DIR");
             return Err(InputError::new(path.join(CHECKPOINTS).display(), problem).into());
         }
         Ok(())

@@ -68,8 +68,8 @@ fn a_run_outlives_its_terminal() {
 #[test]
 fn a_command_needs_its_output() {
     let work = Workspace::new();
-    let data =
-        work.file("data.jsonl", "{\"question\": \"?\", \"answer\": \"(1) Zoey is a knight\", \"data_source\": \"kk_1\"}\n");
+    let data = work
+        .file("data.jsonl", "{\"question\": \"?\", \"answer\": \"(1) Zoey is a knight\", \"data_source\": \"kk_1\"}\n");
     let many = "{\"index\": 0, \"completion\": \"nobody knows\"}\n".repeat(10_000);
     let (completions, config) = (work.file("given.jsonl", many), work.good_config());
     let grade = ["grade", "--data", &data, "--completions", &completions];

@@ -1,7 +1,7 @@
 //! Signals at many moments of a run: it ends soon, and goes on as if nothing had been.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -33,20 +33,21 @@ fn checkpoints(out: &Path) -> Vec<String> {
     names.map(|it| it.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// The shipped model with an evaluation of 12,000 completions, which would take minutes.
-fn evaluating(work: &Workspace) -> (PathBuf, [String; 4]) {
-    let (config, out) = (root().join("configs/kk-tiny.toml").display().to_string(), work.out());
-    (work.path("run"), ["train".into(), config, "--out".into(), out])
+/// A run of the shipped model with some settings.
+fn shipped(work: &Workspace, sets: &str) -> Vec<String> {
+    let config = root().join("configs/kk-tiny.toml").display().to_string();
+    let sets = sets.split(' ').flat_map(|set| ["--set".to_string(), set.to_string()]);
+    ["train".into(), config, "--out".into(), work.out()].into_iter().chain(sets).collect()
 }
 
 #[test]
 fn a_stop_does_not_wait_for_an_evaluation() {
     let work = Workspace::new();
-    let (out, args) = evaluating(&work);
-    let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let slow = ["--set", "eval.samples=10", "--set", "batch_size=2", "--set", "max_steps=2"];
+    let (out, args) = (work.path("run"), shipped(&work, "data.train=20 batch_size=2 max_steps=1 eval.samples=10"));
+    let args: Vec<&str> = args.iter().map(String::as_str).chain(["--resume"]).collect();
+    // An evaluation of 12,000 completions would take minutes.
     for signal in ["-INT", "-TERM"] {
-        let child = start(&[&args[..], &slow, &["--resume"]].concat());
+        let child = start(&args);
         // The folder is opened when the engine has started: then the evaluation begins.
         wait_until("a run", || fs::read_to_string(out.join("run.log")).is_ok_and(|log| log.contains("engine")));
         std::thread::sleep(Duration::from_millis(300));
@@ -54,8 +55,7 @@ fn a_stop_does_not_wait_for_an_evaluation() {
         assert_eq!(checkpoints(&out), ["step_0"]);
         assert!(fs::read_to_string(out.join("run.log")).expect("a log").contains("stopped; checkpoint in"));
     }
-    let quick = ["--set", "batch_size=2", "--set", "max_steps=1", "--set", "eval.interval=0", "--resume"];
-    printed(&[&args[..], &quick].concat());
+    printed(&[&args[..], &["--set", "eval.interval=0"]].concat());
     assert!(out.join("checkpoints/step_1").is_dir());
 }
 
@@ -66,7 +66,8 @@ fn a_run_that_is_killed_at_any_moment_goes_on() {
     let config = work.config(&format!("{HEAD}{DATA}[ckpt]\ninterval = 2\n"));
     let sets = ["--set", "max_steps=4", "--set", "eval.interval=1"];
     let train = |out: &str| [&["train", &config, "--out", out, "--resume"][..], &sets].concat().join("\n");
-    let adapter = |out: &str| fs::read(work.path(out).join("checkpoints/step_4/adapter_model.safetensors")).expect("it");
+    let adapter =
+        |out: &str| fs::read(work.path(out).join("checkpoints/step_4/adapter_model.safetensors")).expect("it");
     let path = |out: &str| work.path(out).display().to_string();
     let straight = path("straight");
     let since = Instant::now();
@@ -103,7 +104,9 @@ fn supervised_training_saves_what_it_has_learned() {
     let work = Workspace::new();
     let data = work.file("data.jsonl", "{\"prompt\": \"a\", \"completion\": \"b\"}\n");
     let model = work.model.path().display().to_string();
-    let text = format!("init = {model:?}\nmax_steps = 1000000\nbatch_tokens = 20\nlog_interval = 1\n[data]\nfiles = [{data:?}]\n");
+    let text = format!(
+        "init = {model:?}\nmax_steps = 1000000\nbatch_tokens = 20\nlog_interval = 1\n[data]\nfiles = [{data:?}]\n"
+    );
     let (config, out) = (work.file("sft.toml", text), work.out());
     let log = fs::File::create(work.path("said")).expect("a file");
     let child = program().args(["sft", &config, "--out", &out]).stdout(log).spawn().expect("the program starts");
@@ -124,14 +127,15 @@ fn a_run_that_cannot_learn_says_so() {
     let output = dump_rl(&[&["train", &config, "--out", &work.out()][..], &sets].concat());
     let said = text(&output.stderr);
     assert!(output.status.success() && said.matches(SAYS).count() == 1, "{said}");
-    for words in ["for 10 steps", "the same reward", "right format", "engine.max_new_tokens = 4", "prompt ends", "cut off"] {
+    for words in
+        ["for 10 steps", "the same reward", "right format", "engine.max_new_tokens = 4", "prompt ends", "cut off"]
+    {
         assert!(said.contains(words), "{said}");
     }
     assert!(fs::read_to_string(work.path("run/run.log")).expect("a log").contains(SAYS));
 
-    let (_, args) = evaluating(&Workspace::new());
+    let work = Workspace::new();
     let sets = "max_steps=11 batch_size=4 group_size=4 eval.interval=0 data.people=3 data.train=50 data.test=0";
-    let sets = sets.split(' ').flat_map(|set| ["--set", set]);
-    let output = dump_rl(&args.iter().map(String::as_str).chain(sets).collect::<Vec<_>>());
+    let output = dump_rl(&shipped(&work, sets));
     assert!(output.status.success() && !text(&output.stderr).contains(SAYS), "{}", text(&output.stderr));
 }

@@ -97,7 +97,10 @@ fn an_evaluation_that_is_cut_off_is_done_again() {
     for (at, step) in [(0, 0), (8, 0), (9, 2), (20, 4), (27, 5), (35, 5)] {
         let out = world.out(&format!("stopped at {at}"));
         assert_eq!(stop_in_evaluation(&world, &config, &out, at), End::Stopped);
-        assert_eq!((newest_step(&out), metrics(&out).last().map_or(0, |line| number(line, "step") as u64 + 1)), (step, step));
+        assert_eq!(
+            (newest_step(&out), metrics(&out).last().map_or(0, |line| number(line, "step") as u64 + 1)),
+            (step, step)
+        );
         // Stopped in it once more, then killed after it.
         assert_eq!(stop_in_evaluation(&world, &config, &out, 3), End::Stopped);
         if step < STEPS {
@@ -128,7 +131,8 @@ fn a_stop_does_not_wait_for_a_publish() {
         finish(&config, &straight, world.engine());
         let (stop, stopped) = watch::channel(false);
         let reached = Arc::new(Notify::new());
-        let engine = SteeredEngine::new(world.engine(), Behaviour::HangsAtPublish { step: 3, reached: reached.clone() });
+        let engine =
+            SteeredEngine::new(world.engine(), Behaviour::HangsAtPublish { step: 3, reached: reached.clone() });
         let end = block_on(async {
             let stopping = async {
                 reached.notified().await;

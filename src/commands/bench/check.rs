@@ -14,7 +14,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use super::{Case, Subject, cases, random_adapter, trainer_of, report};
+use super::{Case, Subject, cases, random_adapter, report, trainer_of};
 use crate::config::engine::{DeviceKind, EngineKind};
 use crate::config::run::RunConfig;
 use crate::memory::process::peak_mb;

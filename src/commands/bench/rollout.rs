@@ -23,8 +23,8 @@ use crate::error::InputError;
 use crate::memory::process::{peak_mb, resident_mb};
 use crate::model::base::Base;
 use crate::pipeline::setup::bench_base;
-use crate::processes::{Kind, Running};
 use crate::pipeline::start_engine::{WithEngine, with_engine};
+use crate::processes::{Kind, Running};
 use crate::seed::mix_seed;
 use crate::table;
 

@@ -22,10 +22,10 @@ use crate::memory::{Workload, predict};
 use crate::model::base::Base;
 use crate::model::device;
 use crate::pipeline::setup::bench_base;
-use crate::{table, terminal};
 use crate::train::flops::{self, Passes};
 use crate::train::sample::Sample;
 use crate::train::trainer::Trainer;
+use crate::{table, terminal};
 
 /// One combination of the grid.
 #[derive(Debug, Clone, Serialize)]

@@ -352,10 +352,7 @@ fn scale_advantages(batch: &mut [ScoredGroup]) {
 }
 
 /// What `work` gives. `None` if the run is asked to stop before: then `work` is dropped.
-pub(super) async fn unless_stopped<T>(
-    stop: &mut Asked,
-    work: impl Future<Output = Result<T>>,
-) -> Result<Option<T>> {
+pub(super) async fn unless_stopped<T>(stop: &mut Asked, work: impl Future<Output = Result<T>>) -> Result<Option<T>> {
     tokio::select! {
         biased;
         () = stopped(stop) => Ok(None),

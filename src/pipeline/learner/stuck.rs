@@ -33,7 +33,7 @@ pub fn signs(batch: &[ScoredGroup], inputs: &Inputs) -> Result<BTreeSet<Sign>, I
         (Sign::PromptOpensTag, no_format && opens_tag(batch, inputs)?),
         (Sign::SameCompletions, same_texts),
         (Sign::AllRight, all_right),
-        (Sign::NoneRight, !grades().any(|grade| grade.is_right())),
+        (Sign::NoneRight, !truncated && !grades().any(|grade| grade.is_right())),
         (Sign::OneScore, rewards.windows(2).all(|pair| pair[0] == pair[1]) && !all_right && !truncated && !same_texts),
     ];
     Ok(found.into_iter().filter(|(_, is_so)| *is_so).map(|(sign, _)| sign).collect())
