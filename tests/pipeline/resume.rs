@@ -18,7 +18,7 @@ use tokio::sync::{Notify, watch};
 use crate::fixtures::records::{assert_same, check_ledger, metrics, newest_step, number};
 use crate::fixtures::runs::{FOREVER, block_on, finish, prepare, run_until, start, stop_at, train};
 use crate::fixtures::steered_engine::{Behaviour, SteeredEngine};
-use crate::fixtures::world::{B, STEPS, World, out_of_memory};
+use crate::fixtures::world::{B, G, STEPS, World, out_of_memory};
 
 #[test]
 fn a_resumed_run_equals_an_uninterrupted_one() {
