@@ -1,9 +1,9 @@
 //! The one place that writes to standard output and standard error.
 //!
-//! - What a command *says* on its way never ends it. A full disk, a reader that has left or a closed terminal lose lines, and the
-//!   first loss is told once.
-//! - What a command *gives*, such as the scores of `grade`, must arrive. A write that fails is an error. If the reader has left, as in
-//!   `dump-rl grade … | head`, the program ends as `grep` does: by SIGPIPE, without a word.
+//! - What a command *says* on its way never ends it. A full disk, a reader that has left or a closed terminal lose lines, and
+//!   the first loss is told once.
+//! - What a command *gives*, such as the scores of `grade`, must arrive. A write that fails is an error. If the reader has left,
+//!   as in `dump-rl grade … | head`, the program ends as `grep` does: by SIGPIPE, without a word.
 
 use std::fmt::Display;
 use std::io::{self, BufWriter, StdoutLock, Write};

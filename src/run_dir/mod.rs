@@ -101,11 +101,11 @@ impl RunDir {
             false => config.ckpt.interval,
         };
         // The checkpoint of a step is written right after its metrics, and a report only when a run has ended with a checkpoint.
-        let last = last_step(&path.join(METRICS));
-        if path.join(REPORT).exists() || interval > 0 && last.is_some_and(|last| last > interval) {
-            let last = last.map_or_else(String::new, |last| format!(", and its metrics go to step {last}"));
-            let problem =
-                format!("the run's checkpoints are gone{last}; to train anew, choose another folder with --out DIR");
+        let was_saved = |last: &u64| path.join(REPORT).exists() || interval > 0 && *last > interval;
+        if let Some(last) = last_step(&path.join(METRICS)).filter(was_saved) {
+            let problem = format!(
+                "the run's checkpoints are gone, and its metrics go to step {last}; to train anew, choose another folder with --out DIR"
+            );
             return Err(InputError::new(path.join(CHECKPOINTS).display(), problem).into());
         }
         Ok(())
