@@ -30,6 +30,9 @@ const STATE: &str = "state.json";
 /// The placeholder in `state.json` for the file's own hash while that is computed.
 const UNSEALED: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
+/// The files of a checkpoint beside its state, by name.
+type Parts<'a> = [(&'static str, Cow<'a, [u8]>); 3];
+
 /// Everything that a run needs to continue.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
@@ -106,13 +109,13 @@ impl Checkpoint {
     }
 
     /// The files beside the state.
-    fn parts(&self) -> Result<[(&str, Cow<'_, [u8]>); 3]> {
+    fn parts(&self) -> Result<Parts<'_>> {
         let TrainerState { adapter, optimizer, .. } = &self.trainer;
         let config = serde_json::to_vec_pretty(&*adapter.config)?;
         Ok([(ADAPTER, (&adapter.bytes[..]).into()), (ADAPTER_CONFIG, config.into()), (OPTIMIZER, optimizer.into())])
     }
 
-    fn write_state(&self, dir: &Path, parts: &[(&str, Cow<'_, [u8]>)]) -> Result<()> {
+    fn write_state(&self, dir: &Path, parts: &Parts) -> Result<()> {
         let state = StateFile {
             sha256: AdapterHash(UNSEALED.into()),
             step: self.step(),
