@@ -3,6 +3,8 @@
 //!
 //! `cargo bench --bench attention --no-default-features --features train`. Each line runs in a process of its own.
 
+#![allow(clippy::print_stdout)]
+
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,6 +1,8 @@
 //! One decision and update of each curriculum policy: weights, draw, observe a group of 16, over 12 arms with windows
 //! of 300. Target: under 20 µs, so that it never shows beside a rollout. Run: `cargo bench --bench curriculum`.
 
+#![allow(clippy::print_stdout)]
+
 use std::hint::black_box;
 use std::time::Instant;
 

@@ -2,6 +2,8 @@
 //!
 //! `cargo bench --bench math`. The target is 20,000 answers per second on the mix of all kinds.
 
+#![allow(clippy::print_stdout)]
+
 use std::hint::black_box;
 use std::time::Instant;
 

@@ -2,6 +2,8 @@
 //!
 //! `cargo bench --bench tasks`. The target is 2,000 training rows per second at every usual level.
 
+#![allow(clippy::print_stdout)]
+
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 

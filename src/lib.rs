@@ -30,10 +30,16 @@ pub mod model;
 #[cfg(feature = "train")]
 pub mod pipeline;
 #[cfg(feature = "train")]
+pub mod processes;
+#[cfg(feature = "train")]
 pub mod reward;
 #[cfg(feature = "train")]
 pub mod run_dir;
 #[cfg(feature = "train")]
+pub mod signals;
+#[cfg(feature = "train")]
 pub mod table;
+#[cfg(feature = "train")]
+pub mod terminal;
 #[cfg(feature = "train")]
 pub mod train;

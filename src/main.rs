@@ -2,9 +2,10 @@
 
 mod cli;
 
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use clap::Parser;
@@ -12,10 +13,10 @@ use cli::{BenchCommand, Cli, Command, CurriculumCommand, DataCommand};
 use dump_rl::commands::data::PromptCounter;
 use dump_rl::config::{self, run::RunConfig, sft::SftConfig};
 use dump_rl::error::InputError;
-use dump_rl::run_dir::log::Warnings;
+use dump_rl::run_dir::log::{self, Warnings};
+use dump_rl::signals::{self, BeforeWork, Hangup, Stop};
 use dump_rl::task::kk::parse_people;
-use dump_rl::{commands, curriculum_bench, pipeline, report, reward};
-use tokio::sync::watch;
+use dump_rl::{commands, curriculum_bench, pipeline, report, terminal};
 
 /// The memory of an engine that was replaced must go back to the system. glibc's arenas keep it.
 #[global_allocator]
@@ -23,13 +24,21 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     keep_freed_memory_for_a_while();
-    let log = tracing_subscriber::EnvFilter::try_from_default_env()
+    log_panics();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,mistralrs_core=off"));
-    tracing_subscriber::fmt().with_env_filter(log).with_target(false).with_ansi(false).with_writer(|| Warnings).init();
-    match run(Cli::parse().command) {
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(false)
+        .with_writer(|| Warnings)
+        .init();
+    let command = Cli::parse().command;
+    let ended = listen(&command).and_then(|stop| run(command, stop));
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(Warnings, "error: {error:#}");
+            log::warn(&format!("error: {error:#}"));
             ExitCode::from(if is_input(&error) { 2 } else { 1 })
         }
     }
@@ -50,27 +59,47 @@ fn is_input(error: &anyhow::Error) -> bool {
     })
 }
 
-fn run(command: Command) -> Result<()> {
+/// Hears signals as the command needs it. What trains or measures for long is a run: it outlives its terminal.
+fn listen(command: &Command) -> Result<Stop> {
+    let (before_work, hangup) = match command {
+        Command::Train { dry_run: false, .. } => (BeforeWork::Stops, Hangup::Ignored),
+        Command::Sft { .. } | Command::Eval { .. } | Command::Bench(_) => (BeforeWork::Fails, Hangup::Ignored),
+        Command::Curriculum(CurriculumCommand::Bench { .. }) => (BeforeWork::Fails, Hangup::Ignored),
+        _ => (BeforeWork::Fails, Hangup::Ends),
+    };
+    signals::listen(before_work, hangup).map_err(|e| anyhow!("no signal can be heard: {e}"))
+}
+
+/// A panic is told on standard error, which may be closed, and in the run's log.
+fn log_panics() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        log::note(&panic.to_string());
+        tell(panic);
+    }));
+}
+
+fn run(command: Command, stop: Stop) -> Result<()> {
     match command {
         Command::Train { config, sets, out, resume, dry_run } => {
             let resolved: RunConfig = config::load(&config, &sets.sets)?;
             if dry_run {
-                return commands::dry_run::run(resolved);
+                return terminal::give(|out| commands::dry_run::run(resolved, out));
             }
             let out = out.unwrap_or_else(|| Path::new("runs").join(config.file_stem().unwrap_or_default()));
-            block_on(async { commands::train::run(resolved, &out, resume, stop_signal()).await })
+            block_on(commands::train::run(resolved, &out, resume, stop))
         }
         Command::Sft { config, mut sets, out } => {
             sets.sets.extend(out.map(|out| format!("out={}", out.display())));
             let config: SftConfig = config::load(&config, &sets.sets)?;
-            commands::sft::run(&config)
+            commands::sft::run(&config, stop)
         }
         Command::Eval { target, samples, model } => block_on(commands::eval::run(&target, samples, model.as_deref())),
-        Command::Bench(bench) => run_bench(bench),
+        Command::Bench(bench) => run_bench(bench, stop),
         Command::Data(data) => run_data(data),
         Command::Report { runs, out } => {
             let bytes = report::run(&runs, &out)?;
-            println!("{}: {:.1} MB", out.display(), bytes as f64 / 1e6);
+            terminal::say(format_args!("{}: {:.1} MB", out.display(), bytes as f64 / 1e6));
             Ok(())
         }
         Command::Export { run, out, merge, model } => commands::export::run(&run, &out, merge, model.as_deref()),
@@ -78,20 +107,22 @@ fn run(command: Command) -> Result<()> {
         Command::InitModel { arch, out, seed } => commands::init_model::run(&arch, &out, seed),
         Command::Grade { data, completions, grader, published } => {
             let graders = commands::grade::graders(grader.as_deref(), published)?;
-            to_stdout(|out| commands::grade::run(&graders, &data, &completions, out))
+            terminal::give(|out| commands::grade::run(&graders, &data, &completions, out))
         }
-        Command::Curriculum(curriculum) => run_curriculum(curriculum),
+        Command::Curriculum(curriculum) => run_curriculum(curriculum, stop),
     }
 }
 
-fn run_bench(bench: BenchCommand) -> Result<()> {
+fn run_bench(bench: BenchCommand, stop: Stop) -> Result<()> {
     match bench {
         BenchCommand::Rollout(args) => block_on(async {
             commands::bench::rollout::run(&args.config, &args.sets.sets, args.load()?, args.json.as_deref()).await
         }),
         BenchCommand::Train(args) => commands::bench::train::run(args.load()?, args.json.as_deref()),
         BenchCommand::Sync(args) => block_on(commands::bench::sync::run(args.load()?, args.json.as_deref())),
-        BenchCommand::Pipeline(args) => block_on(commands::bench::pipeline::run(args.load()?, args.json.as_deref())),
+        BenchCommand::Pipeline(args) => {
+            block_on(commands::bench::pipeline::run(args.load()?, args.json.as_deref(), stop))
+        }
         BenchCommand::Check(args) => block_on(commands::bench::check::run(args.load()?, args.json.as_deref())),
     }
 }
@@ -102,20 +133,22 @@ fn run_data(data: DataCommand) -> Result<()> {
             let people = parse_people(&people).map_err(|e| InputError::new("--people", e))?;
             let left_out = commands::data::kk(people, variant, &files)?;
             if left_out > 0 {
-                eprintln!("{left_out} puzzles have no such variant and are left out; index names the original");
+                log::warn(&format!(
+                    "{left_out} puzzles have no such variant and are left out; index names the original"
+                ));
             }
             Ok(())
         }
         DataCommand::Make { task, levels, files } => Ok(commands::data::make::run(&task, levels.as_deref(), &files)?),
         DataCommand::Inspect { file, model } => {
             let counter = model.map(|folder| PromptCounter::load(&folder)).transpose()?;
-            print!("{}", commands::data::inspect(&file, counter.as_ref())?);
-            Ok(())
+            let about = commands::data::inspect(&file, counter.as_ref())?;
+            terminal::give(|out| write!(out, "{about}"))
         }
     }
 }
 
-fn run_curriculum(curriculum: CurriculumCommand) -> Result<()> {
+fn run_curriculum(curriculum: CurriculumCommand, stop: Stop) -> Result<()> {
     match curriculum {
         CurriculumCommand::Bench { config, sets, policies, seeds, targets, out, jobs, simulate } => {
             let name = format!("bench-{}", config.file_stem().unwrap_or_default().display());
@@ -123,49 +156,23 @@ fn run_curriculum(curriculum: CurriculumCommand) -> Result<()> {
             let sets = sets.sets;
             let bench =
                 curriculum_bench::CurriculumBench { config, sets, policies, seeds, targets, out, jobs, simulate };
-            block_on(async { tokio::task::block_in_place(|| bench.run(&stop_signal())) })
+            bench.run(stop)
         }
         CurriculumCommand::Replay { config, sets, events } => {
             let config: RunConfig = config::load(&config, &sets.sets)?;
             let mixture = pipeline::dataset::mixture(&config)?;
-            to_stdout(|out| commands::replay::run(&config.curriculum, &mixture, &events, out))
+            terminal::give(|out| commands::replay::run(&config.curriculum, &mixture, &events, out))
         }
     }
 }
 
-fn to_stdout(f: impl FnOnce(&mut BufWriter<std::io::StdoutLock>) -> Result<(), InputError>) -> Result<()> {
-    let mut out = BufWriter::new(std::io::stdout().lock());
-    f(&mut out)?;
-    Ok(out.flush()?)
-}
+/// Tasks that still run when the command has ended get this long.
+const LAST_TASKS: Duration = Duration::from_secs(1);
 
 fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| anyhow!("no async runtime: {e}"))?
-        .block_on(future)
-}
-
-/// Turns true at the first Ctrl-C (or SIGTERM). The second one ends the program at once.
-fn stop_signal() -> watch::Receiver<bool> {
-    let (stop, stopped) = watch::channel(false);
-    tokio::spawn(async move {
-        interrupted().await;
-        eprintln!("stopping after a checkpoint; press Ctrl-C again to stop at once");
-        let _ = stop.send(true);
-        interrupted().await;
-        reward::kill_all();
-        std::process::exit(130);
-    });
-    stopped
-}
-
-async fn interrupted() {
-    #[cfg(unix)]
-    if let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-        tokio::select! { _ = terminate.recv() => {}, _ = tokio::signal::ctrl_c() => {} }
-        return;
-    }
-    drop(tokio::signal::ctrl_c().await);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| anyhow!("no async runtime: {e}"))?;
+    let output = runtime.block_on(future);
+    runtime.shutdown_timeout(LAST_TASKS);
+    output
 }

@@ -1,5 +1,7 @@
 //! Every integration test, in one binary: each binary links the whole program.
 
+#![allow(clippy::print_stdout)]
+
 mod fixtures;
 
 mod architectures;

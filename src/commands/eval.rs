@@ -1,5 +1,6 @@
 //! `dump-rl eval`: a base model, or the newest policy of a run, on the held-out rows.
 
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use crate::pipeline::start_engine::{WithEngine, with_engine};
 use crate::run_dir::base_model;
 use crate::run_dir::checkpoint::latest_policy;
 use crate::run_dir::score::SourceScore;
-use crate::table;
+use crate::{table, terminal};
 
 /// Evaluates what `target` names: a configuration file (its base model) or a run's folder (its newest checkpoint). `model` is where
 /// the base model is now, if not where the configuration has it.
@@ -51,8 +52,7 @@ pub async fn run(target: &Path, samples: Option<usize>, model: Option<&str>) -> 
     let Setup { inputs, base } = setup;
     let samples = inputs.config.eval.samples;
     let scores = with_engine(base, adapter, Evaluate { inputs }).await?;
-    println!("{}", table(&scores, samples));
-    Ok(())
+    terminal::give(|out| writeln!(out, "{}", table(&scores, samples)))
 }
 
 struct Evaluate {

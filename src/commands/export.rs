@@ -16,6 +16,7 @@ use crate::model::folder::{check_empty, copy, copy_beside, write_folder, write_t
 use crate::model::hub;
 use crate::run_dir::base_model;
 use crate::run_dir::checkpoint::latest_policy;
+use crate::terminal;
 use crate::train::lora::{Lora, save_adapter};
 
 /// Writes the newest policy of the run in `run` to `out`: PEFT's two files with the tokenizer, or with `merge` a model folder. `model`
@@ -45,7 +46,7 @@ pub fn run(run: &Path, out: &Path, merge: bool, model: Option<&str>) -> Result<(
         }
     })?;
     let what = if merge { "the merged model" } else { "the adapter" };
-    println!("{what} of step {step} is in {}", out.display());
+    terminal::say(format_args!("{what} of step {step} is in {}", out.display()));
     Ok(())
 }
 

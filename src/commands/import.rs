@@ -17,6 +17,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::{AddedToken, PreTokenizerWrapper, Tokenizer};
 
 use crate::error::InputError;
+use crate::terminal;
 
 /// Values of `tokenizer.ggml.token_type`: a control token, and a token that the user added.
 const CONTROL: u64 = 3;
@@ -47,7 +48,8 @@ pub fn run(file: &Path, out: &Path) -> Result<()> {
     write("tokenizer_config.json", (serde_json::to_string_pretty(&settings)? + "\n").as_bytes())?;
     // Written last, because a folder without it is not a model.
     write("config.json", (serde_json::to_string_pretty(&config)? + "\n").as_bytes())?;
-    println!("{}: {:.1} M parameters, {} tokens", out.display(), config.parameters() as f64 / 1e6, config.vocab_size);
+    let (millions, tokens) = (config.parameters() as f64 / 1e6, config.vocab_size);
+    terminal::say(format_args!("{}: {millions:.1} M parameters, {tokens} tokens", out.display()));
     Ok(())
 }
 

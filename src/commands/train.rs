@@ -7,7 +7,6 @@ use std::time::Instant;
 use anyhow::Result;
 use engine::decoder::DecoderConfig;
 use engine::{Engine, Quantization};
-use tokio::sync::watch;
 
 use crate::config::engine::EngineKind;
 use crate::config::loss::RolloutIs;
@@ -19,32 +18,34 @@ use crate::pipeline::learner::End;
 use crate::pipeline::setup::Setup;
 use crate::pipeline::start_engine::{WithEngine, with_engine};
 use crate::report;
-use crate::run_dir::checkpoint::Checkpoint;
-use crate::run_dir::{RunDir, log, progress};
+use crate::run_dir::start::StartFrom;
+use crate::run_dir::{METRICS, REPORT, RunDir, log, progress};
+use crate::signals::Stop;
 use crate::train::worker::TrainerHandle;
 
-/// Trains in `out`, from the start or from its newest checkpoint, until the last step or until `stop` turns true.
+/// Trains in `out` until the last step or until it is asked to stop. With `resume` it goes on from the newest checkpoint; where there
+/// is none, it begins.
 ///
 /// # Errors
 /// Wrong input before anything is written; the first failure of any stage afterwards.
-pub async fn run(config: RunConfig, out: &Path, resume: bool, stop: watch::Receiver<bool>) -> Result<()> {
+pub async fn run(config: RunConfig, out: &Path, resume: bool, stop: Stop) -> Result<()> {
     let since = Instant::now();
     // Before the model is read, which takes long where it is large.
-    let checkpoint = if resume { Some(Checkpoint::load_latest(out)?) } else { None };
-    match &checkpoint {
-        Some(_) => RunDir::check_same(out, &config)?,
-        None => RunDir::check_free(out)?,
-    }
-    let config = if checkpoint.is_some() { RunDir::resumed(out, config)? } else { config };
-    let RunResult { end, trained } = run_in(Setup::for_training(config)?, out, checkpoint, stop).await?;
+    let from = if resume { StartFrom::resume(out, &config)? } else { StartFrom::new_run(out)? };
+    let config = RunDir::resumed(out, config)?;
+    let RunResult { end, trained } = run_in(Setup::for_training(config)?, out, from, stop).await?;
     if let End::Finished { first: Some(first), last: Some(last) } = &end {
         log::say(&format!("\n{}", progress::final_table(first, last, &trained)));
     }
-    let page = out.join("report.html");
+    let seconds = since.elapsed().as_secs_f64();
+    if !out.join(METRICS).exists() {
+        return Ok(());
+    }
+    let page = out.join(REPORT);
     if let Err(error) = report::run(&[out.to_path_buf()], &page) {
         tracing::warn!(%error, "no report was written");
     }
-    log::say(&format!("done in {:.0} s; see {}", since.elapsed().as_secs_f64(), page.display()));
+    log::say(&format!("done in {seconds:.0} s; see {}", page.display()));
     Ok(())
 }
 
@@ -54,14 +55,9 @@ pub(super) struct RunResult {
     trained: Vec<u64>,
 }
 
-/// Goes on from `checkpoint`, or begins, in a folder that was found fit for it. Without the table and the report at the end.
-pub(super) async fn run_in(
-    setup: Setup,
-    out: &Path,
-    checkpoint: Option<Checkpoint>,
-    stop: watch::Receiver<bool>,
-) -> Result<RunResult> {
-    let run = Run::prepare(&setup, out, checkpoint)?;
+/// The same in a folder that was found fit, without the table and the report at the end.
+pub(super) async fn run_in(setup: Setup, out: &Path, from: StartFrom, stop: Stop) -> Result<RunResult> {
+    let run = Run::prepare(&setup, out, from)?;
     let Setup { inputs, base } = setup;
     log::say(&describe(&inputs.config, &inputs.decoder, &base.resolved, &inputs.train.sizes(), out));
     if let Some(left_out) = inputs.left_out.describe() {
@@ -74,7 +70,7 @@ pub(super) async fn run_in(
 
 struct Start {
     run: Run<TrainerHandle>,
-    stop: watch::Receiver<bool>,
+    stop: Stop,
 }
 
 impl WithEngine for Start {
@@ -82,7 +78,7 @@ impl WithEngine for Start {
 
     async fn call<E: Engine>(self, engine: Arc<E>) -> Result<RunResult> {
         let scheduler = self.run.scheduler();
-        let end = self.run.start(engine, self.stop).await?;
+        let end = self.run.start(engine, self.stop.heed()).await?;
         let trained = scheduler.lock().ledger().trained.clone();
         Ok(RunResult { end, trained })
     }

@@ -13,14 +13,14 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use rayon::prelude::*;
-use tokio::sync::watch;
 
 use crate::config;
 use crate::config::run::RunConfig;
 use crate::error::InputError;
 use crate::files;
 use crate::pipeline::dataset;
-use crate::simulator;
+use crate::signals::Stop;
+use crate::{simulator, terminal};
 use curve::Curve;
 use summary::Summary;
 use variant::Variant;
@@ -53,11 +53,11 @@ pub struct VariantCurves {
 
 impl CurriculumBench {
     /// Makes the missing runs, prints the tables, and writes `bench.json` (or `simulation.json`) into the folder. Once
-    /// `stop` becomes true, active runs end at a checkpoint, and the same command continues from there.
+    /// it is asked to stop, active runs end at a checkpoint, and the same command continues from there.
     ///
     /// # Errors
     /// Wrong input, before anything runs; a failed run, after the tables of the complete seeds have been printed.
-    pub fn run(&self, stop: &watch::Receiver<bool>) -> Result<()> {
+    pub fn run(&self, stop: Stop) -> Result<()> {
         if !(1..=MOST_SEEDS).contains(&self.seeds) {
             return Err(
                 InputError::new("--seeds", format!("must be from 1 to {MOST_SEEDS}, got {}", self.seeds)).into()
@@ -71,10 +71,12 @@ impl CurriculumBench {
         let configs = variants.iter().map(|variant| self.resolve(variant)).collect::<Result<Vec<_>>>()?;
         std::fs::create_dir_all(&self.out).map_err(|e| InputError::new(self.out.display(), e))?;
         let _lock = files::lock(&self.out)?;
-        let measured = match self.simulate {
-            true => self.pool()?.install(|| self.simulated(&variants, &configs))?,
-            false => runs::measure(self, &variants, &configs, stop)?,
-        };
+        if self.simulate {
+            let measured = self.pool()?.install(|| self.simulated(&variants, &configs))?;
+            return self.summarise(&measured);
+        }
+        let stop = stop.heed();
+        let measured = runs::measure(self, &variants, &configs, &stop)?;
         let seeds = measured[0].curves.len() as u64;
         if seeds > 0 {
             self.summarise(&measured)?;
@@ -85,10 +87,9 @@ impl CurriculumBench {
 
     fn summarise(&self, measured: &[VariantCurves]) -> Result<()> {
         let summary = Summary::new(measured, &self.targets, self.simulate);
-        println!("{summary}");
         let path = self.out.join(if self.simulate { "simulation.json" } else { "bench.json" });
         files::write_atomic(&path, (serde_json::to_string_pretty(&summary)? + "\n").as_bytes())?;
-        println!("all results, with every curve, are in {}", path.display());
+        terminal::say(format_args!("{summary}\nall results, with every curve, are in {}", path.display()));
         Ok(())
     }
 

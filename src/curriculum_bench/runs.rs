@@ -14,8 +14,9 @@ use super::curve::Curve;
 use super::variant::Variant;
 use super::{CurriculumBench, VariantCurves};
 use crate::config::run::RunConfig;
+use crate::processes::{Kind, Running};
 use crate::run_dir::RunDir;
-use crate::{files, metric_names};
+use crate::{files, metric_names, terminal};
 
 /// The time between two checks of a run.
 const LOOK: Duration = Duration::from_millis(100);
@@ -86,7 +87,7 @@ fn make(runs: &[&PlannedRun], bench: &CurriculumBench, stop: &watch::Receiver<bo
                     let core = (jobs == cores && at < runs.len() - runs.len() % jobs).then_some(job);
                     if let Err(error) = run.finish(&bench.config, core, runs.len(), stop) {
                         failed.store(true, Ordering::Relaxed);
-                        println!("{} (seed {}): {error:#}", run.label, run.seed);
+                        terminal::say(format_args!("{} (seed {}): {error:#}", run.label, run.seed));
                     }
                 }
             });
@@ -133,44 +134,35 @@ impl PlannedRun {
     /// Trains to the end, or to a checkpoint once `stop` becomes true.
     fn finish(&self, config: &Path, core: Option<usize>, runs: usize, stop: &watch::Receiver<bool>) -> Result<()> {
         let since = Instant::now();
-        let resume = self.has_checkpoint();
-        if !resume && self.folder.join("config.toml").exists() {
-            // The run was interrupted before its first checkpoint.
-            std::fs::remove_dir_all(&self.folder).with_context(|| self.folder.display().to_string())?;
-        }
         let log = self.folder.with_extension("log");
-        let status = wait(spawn_on(core, self.command(config, resume, &log)?)?, stop)?;
+        let status = wait(spawn_on(core, self.command(config, &log)?)?, stop)?;
         if self.is_finished() {
-            println!("{} (seed {}) took {:.0} s; of {runs} runs", self.label, self.seed, since.elapsed().as_secs_f64());
+            let seconds = since.elapsed().as_secs_f64();
+            terminal::say(format_args!("{} (seed {}) took {seconds:.0} s; of {runs} runs", self.label, self.seed));
             return Ok(());
         }
         ensure!(*stop.borrow() && status.success(), "failed: {}; see {}", last_line(&log), log.display());
-        println!("{} (seed {}) stopped at a checkpoint", self.label, self.seed);
+        terminal::say(format_args!("{} (seed {}) stopped at a checkpoint", self.label, self.seed));
         Ok(())
     }
 
-    fn command(&self, config: &Path, resume: bool, log: &Path) -> Result<Command> {
+    fn command(&self, config: &Path, log: &Path) -> Result<Command> {
         std::fs::create_dir_all(self.folder.parent().unwrap_or(Path::new(".")))?;
         let file = OpenOptions::new().create(true).append(true).open(log).with_context(|| log.display().to_string())?;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("train").arg(config).arg("--out").arg(&self.folder);
-        command.args(self.sets.iter().flat_map(|set| ["--set", set])).args(resume.then_some("--resume"));
+        command.args(self.sets.iter().flat_map(|set| ["--set", set])).arg("--resume");
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         // A process group of its own does not receive Ctrl-C from the terminal. `wait` forwards it, so it arrives once.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         Ok(command)
     }
-
-    /// Whether any checkpoint was finished, readable or not.
-    fn has_checkpoint(&self) -> bool {
-        let found = std::fs::read_dir(self.folder.join("checkpoints")).into_iter().flatten().flatten();
-        found.map(|entry| entry.file_name()).any(|name| !name.to_string_lossy().ends_with(".tmp"))
-    }
 }
 
 /// Waits for the process to end, and terminates it once `stop` becomes true.
 fn wait(mut child: Child, stop: &watch::Receiver<bool>) -> Result<std::process::ExitStatus> {
+    let _running = Running::new(Some(child.id()), Kind::Program);
     let mut asked = false;
     loop {
         if let Some(status) = child.try_wait()? {

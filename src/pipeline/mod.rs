@@ -32,12 +32,13 @@ use tokio::task::JoinSet;
 
 use crate::config::resolve::Resolved;
 use crate::error::InputError;
-use crate::run_dir::checkpoint::{Checkpoint, RunHistory, checkpoint_folder};
-use crate::run_dir::{RunDir, base_model, log};
+use crate::run_dir::checkpoint::{RunHistory, checkpoint_folder};
+use crate::run_dir::start::StartFrom;
+use crate::run_dir::{base_model, log};
 use crate::scheduler::Scheduler;
 use crate::train::worker::TrainerHandle;
 use inputs::Inputs;
-use learner::{End, Learner, PolicyTrainer};
+use learner::{End, Learner, PolicyTrainer, unless_stopped};
 use rollout::RolloutWorkers;
 use setup::Setup;
 use shared::SharedScheduler;
@@ -50,24 +51,24 @@ pub struct Run<T> {
     adapter: Adapter,
     shared: Arc<SharedScheduler>,
     out: PathBuf,
-    checkpoint: Option<Checkpoint>,
+    from: StartFrom,
 }
 
 impl Run<TrainerHandle> {
-    /// A run in the folder `out`: a new one, or one that goes on from `checkpoint`.
+    /// A run in the folder `out`.
     ///
     /// # Errors
     /// A checkpoint or a curriculum that does not fit. Nothing is written.
-    pub fn prepare(setup: &Setup, out: &Path, checkpoint: Option<Checkpoint>) -> Result<Self> {
+    pub fn prepare(setup: &Setup, out: &Path, from: StartFrom) -> Result<Self> {
         let mut trainer = setup.base.trainer()?;
-        if let Some(checkpoint) = &checkpoint {
-            base_model::check(out, &setup.base.folder)?;
+        base_model::check(out, &setup.base.folder)?;
+        if let Some(checkpoint) = from.checkpoint() {
             let place = checkpoint_folder(out, checkpoint.step());
             trainer = trainer.restore(&checkpoint.trainer).map_err(|e| InputError::new(place.display(), e))?;
         }
         let adapter = trainer.adapter()?;
         let trainer = TrainerHandle::spawn(trainer)?;
-        Self::new(setup.inputs.clone(), setup.base.resolved, trainer, adapter, out, checkpoint)
+        Self::new(setup.inputs.clone(), setup.base.resolved, trainer, adapter, out, from)
     }
 }
 
@@ -82,16 +83,16 @@ impl<T: PolicyTrainer> Run<T> {
         trainer: T,
         adapter: Adapter,
         out: &Path,
-        checkpoint: Option<Checkpoint>,
+        from: StartFrom,
     ) -> Result<Self> {
         let scheduler = Scheduler::new(inputs.config.scheduler(), inputs.mixture());
         let mut scheduler = scheduler.map_err(InputError::in_curriculum)?.with_fresh_rows(inputs.train.fresh());
-        if let Some(checkpoint) = &checkpoint {
+        if let Some(checkpoint) = from.checkpoint() {
             let restored = scheduler.restore(checkpoint.scheduler.clone());
             restored.map_err(|problem| InputError::new(out.display(), problem))?;
         }
         let shared = Arc::new(SharedScheduler::new(scheduler));
-        Ok(Self { inputs, resolved, trainer, adapter, shared, out: out.to_path_buf(), checkpoint })
+        Ok(Self { inputs, resolved, trainer, adapter, shared, out: out.to_path_buf(), from })
     }
 
     /// The policy that the engine must be loaded with.
@@ -108,11 +109,15 @@ impl<T: PolicyTrainer> Run<T> {
     ///
     /// # Errors
     /// A folder that cannot be written; the first failure of any stage.
-    pub async fn start<E: Engine>(self, engine: Arc<E>, stop: watch::Receiver<bool>) -> Result<End> {
+    pub async fn start<E: Engine>(self, engine: Arc<E>, mut stop: watch::Receiver<bool>) -> Result<End> {
         let (inputs, shared) = (self.inputs.clone(), self.shared.clone());
         let group_size = inputs.config.group_size;
         let workers = self.resolved.rollout_workers.unwrap_or_else(|| engine.concurrency(group_size)).max(1);
-        let learner = self.learner(engine.clone()).await?;
+        // A run that is stopped here has made no step that is not in its checkpoint.
+        let Some(learner) = unless_stopped(&mut stop, self.learner(engine.clone())).await? else {
+            log::say("stopped before a step was made; nothing is lost");
+            return Ok(End::Stopped);
+        };
 
         let mut tasks: JoinSet<Result<Option<End>>> = JoinSet::new();
         let slots = Arc::new(Semaphore::new(workers));
@@ -134,12 +139,9 @@ impl<T: PolicyTrainer> Run<T> {
 
     /// Opens the run's folder, and tells the engine its true step.
     async fn learner<E: Engine>(self, engine: Arc<E>) -> Result<Learner<E, T>> {
-        let Self { inputs, resolved, trainer, adapter, shared, out, checkpoint } = self;
+        let Self { inputs, resolved, trainer, adapter, shared, out, from } = self;
         // Only now, so that a run whose engine cannot start leaves no folder behind.
-        let run = match &checkpoint {
-            Some(checkpoint) => RunDir::resume(&out, &inputs.config, checkpoint.step())?,
-            None => RunDir::create(&out, &inputs.config)?,
-        };
+        let run = from.open(&out, &inputs.config)?;
         base_model::record(&out, &inputs.folder)?;
         let path = out.join("run.log");
         log::open(&path).map_err(|e| InputError::new(path.display(), e))?;
@@ -150,7 +152,7 @@ impl<T: PolicyTrainer> Run<T> {
             ensure!(loaded == adapter.hash, "the engine loaded {loaded}, not the checkpoint's adapter");
         }
         let published = BTreeMap::from([(step, adapter.hash)]);
-        let history = checkpoint.map_or_else(RunHistory::default, |checkpoint| checkpoint.history);
+        let history = from.checkpoint().map_or_else(RunHistory::default, |checkpoint| checkpoint.history.clone());
         Ok(Learner { sampling: inputs.sampling(), inputs, resolved, engine, trainer, shared, run, published, history })
     }
 }

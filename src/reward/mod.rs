@@ -31,7 +31,6 @@ use crate::error::KeyError;
 use crate::task::graders::{self, GraderChoice, Graders};
 use crate::task::{Grade, Grader, Row};
 use pool::Pool;
-pub use process::kill_all;
 use stats::GraderStats;
 use weighted::{Running, Term};
 

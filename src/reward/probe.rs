@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::protocol::shorten;
+use crate::processes::{Kind, Running};
 
 /// How often the program is looked at.
 const TICK: Duration = Duration::from_millis(5);
@@ -17,7 +18,10 @@ const MOST_BYTES: u64 = 1 << 20;
 pub fn run(words: &[String], limit: Duration) -> Result<(), String> {
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let mut child = command.spawn().map_err(|e| format!("{} cannot be started: {e}", words[0]))?;
+    let _running = Running::new(Some(child.id()), Kind::Grader);
     let errors = child.stderr.take();
     let reader = thread::spawn(move || {
         let mut text = Vec::new();

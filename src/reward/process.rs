@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::probe;
 use super::protocol::shorten;
 use crate::config::grader_spec::{ExternalSpec, Program, PythonFunction};
+use crate::processes::{Kind, Running};
 use crate::run_dir::log;
 
 /// The longest line that is read from a grader.
@@ -102,7 +103,7 @@ fn words(program: &Program) -> Vec<String> {
 /// A process, which is killed with all that it started when this is dropped.
 pub struct Process {
     // Dropped before the child is, so that the group's number is still taken.
-    group: Group,
+    group: Running,
     child: Child,
     pub stdin: ChildStdin,
     pub lines: Lines<ChildStdout>,
@@ -128,7 +129,7 @@ impl Process {
         #[cfg(unix)]
         command.process_group(0);
         let mut child = command.spawn().map_err(|e| format!("it cannot be started: {e}"))?;
-        let group = Group::of(&child);
+        let group = Running::new(child.id(), Kind::Grader);
         limit_memory(&child, spec.memory_mb)?;
         let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
@@ -143,7 +144,7 @@ impl Process {
     pub async fn end(mut self) -> String {
         // A process that closed its output is about to end by itself.
         let status = timeout(Duration::from_millis(200), self.child.wait()).await;
-        self.group.kill();
+        self.group.end();
         let how = match status {
             Ok(Ok(status)) => format!("it ended with {status}"),
             _ => "it closed its output".to_string(),
@@ -177,54 +178,6 @@ async fn log_lines<R: AsyncRead + Unpin>(mut lines: Lines<R>, last_words: Arc<Mu
         if last.len() > LAST_LINES {
             last.pop_front();
         }
-    }
-}
-
-/// A process group, killed when this is dropped.
-struct Group {
-    #[cfg(unix)]
-    id: Option<rustix::process::Pid>,
-}
-
-/// The groups that run now, for an end of the program that drops nothing.
-#[cfg(unix)]
-static RUNNING: Mutex<Vec<rustix::process::Pid>> = Mutex::new(Vec::new());
-
-/// Kills the processes of all graders. For an end of the program that drops nothing.
-pub fn kill_all() {
-    #[cfg(unix)]
-    for id in RUNNING.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-        // It fails only if the group has ended.
-        let _ = rustix::process::kill_process_group(id, rustix::process::Signal::KILL);
-    }
-}
-
-impl Group {
-    #[cfg(unix)]
-    fn of(child: &Child) -> Self {
-        let id = child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32));
-        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).extend(id);
-        Self { id }
-    }
-
-    #[cfg(not(unix))]
-    fn of(_: &Child) -> Self {
-        Self {}
-    }
-
-    fn kill(&mut self) {
-        #[cfg(unix)]
-        if let Some(id) = self.id.take() {
-            RUNNING.lock().unwrap_or_else(PoisonError::into_inner).retain(|it| *it != id);
-            // It fails only if the group has ended.
-            let _ = rustix::process::kill_process_group(id, rustix::process::Signal::KILL);
-        }
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.kill();
     }
 }
 

@@ -3,6 +3,7 @@
 //! `checkpoints/step_N/` holds the PEFT adapter, the optimiser's moments and `state.json`. It is written under another
 //! name, synced, and renamed. `state.json` has the hashes of the other files, so damage is noticed.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs;
@@ -13,8 +14,10 @@ use anyhow::{Context, Result};
 use engine::adapter::hash_bytes;
 use engine::{Adapter, AdapterHash, LoraConfig};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::score::SourceScore;
+use super::watch::Watch;
 use crate::error::InputError;
 use crate::files;
 use crate::scheduler::SchedulerState;
@@ -26,6 +29,9 @@ const STATE: &str = "state.json";
 
 /// The placeholder in `state.json` for the file's own hash while that is computed.
 const UNSEALED: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// The files of a checkpoint beside its state, by name.
+type Parts<'a> = [(&'static str, Cow<'a, [u8]>); 3];
 
 /// Everything that a run needs to continue.
 #[derive(Debug, Clone)]
@@ -40,9 +46,14 @@ pub struct Checkpoint {
 pub struct RunHistory {
     /// The evaluation at step 0, if there was one. The final table compares with it.
     pub first_eval: Option<Vec<SourceScore>>,
+    /// The metrics of the checkpoint's step, if a stop cut off its evaluation. It is done again after a resume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unevaluated: Option<Map<String, Value>>,
     /// How many of the latest steps in a row had a gradient that was not finite.
     #[serde(default)]
     pub skipped_in_a_row: usize,
+    #[serde(default)]
+    pub watch: Watch,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -63,10 +74,19 @@ impl Checkpoint {
         self.scheduler.step
     }
 
-    /// Writes the checkpoint into `run/checkpoints`, then removes all but the newest `keep_last`.
+    /// The last step whose line of metrics is whole. `None` if there is none: the first evaluation is still to come.
+    pub fn last_measured(&self) -> Option<u64> {
+        let is_open = self.history.unevaluated.is_some() || self.step() == 0 && self.history.first_eval.is_none();
+        if is_open { self.step().checked_sub(1) } else { Some(self.step()) }
+    }
+
+    /// Writes the checkpoint into `run/checkpoints`, then removes all but the newest `keep_last`. One of the same step has the same
+    /// policy, and gets the new state.
     pub fn save(&self, run: &Path, keep_last: usize) -> Result<PathBuf> {
         let target = checkpoint_folder(run, self.step());
-        if !target.exists() {
+        if target.exists() {
+            self.write_state(&target, &self.parts()?)?;
+        } else {
             let temporary = files::temporary_name(&target);
             drop(fs::remove_dir_all(&temporary));
             fs::create_dir_all(&temporary).with_context(|| temporary.display().to_string())?;
@@ -81,9 +101,21 @@ impl Checkpoint {
     }
 
     fn write(&self, dir: &Path) -> Result<()> {
-        let config = serde_json::to_vec_pretty(&*self.trainer.adapter.config)?;
-        let parts: [(&str, &[u8]); 3] =
-            [(ADAPTER, &self.trainer.adapter.bytes), (ADAPTER_CONFIG, &config), (OPTIMIZER, &self.trainer.optimizer)];
+        let parts = self.parts()?;
+        for (name, bytes) in &parts {
+            files::write_atomic(&dir.join(name), bytes)?;
+        }
+        self.write_state(dir, &parts)
+    }
+
+    /// The files beside the state.
+    fn parts(&self) -> Result<Parts<'_>> {
+        let TrainerState { adapter, optimizer, .. } = &self.trainer;
+        let config = serde_json::to_vec_pretty(&*adapter.config)?;
+        Ok([(ADAPTER, (&adapter.bytes[..]).into()), (ADAPTER_CONFIG, config.into()), (OPTIMIZER, optimizer.into())])
+    }
+
+    fn write_state(&self, dir: &Path, parts: &Parts) -> Result<()> {
         let state = StateFile {
             sha256: AdapterHash(UNSEALED.into()),
             step: self.step(),
@@ -92,12 +124,17 @@ impl Checkpoint {
             scheduler: self.scheduler.clone(),
             history: self.history.clone(),
         };
-        for (name, bytes) in parts {
-            files::write_atomic(&dir.join(name), bytes)?;
-        }
         let text = serde_json::to_string_pretty(&state)?;
         let sealed = text.replacen(UNSEALED, &hash_bytes(text.as_bytes()).0, 1);
         Ok(files::write_atomic(&dir.join(STATE), sealed.as_bytes())?)
+    }
+
+    /// The newest checkpoint of a run. `None` if there is none.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load_latest`].
+    pub fn newest(run: &Path) -> Result<Option<Self>, InputError> {
+        if list(run).is_empty() { Ok(None) } else { Self::load_latest(run).map(Some) }
     }
 
     /// The newest checkpoint of a run.

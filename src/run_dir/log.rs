@@ -7,6 +7,8 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::terminal;
+
 /// At most this many bytes are kept while there is no file.
 const MOST_KEPT: usize = 1 << 16;
 
@@ -35,10 +37,17 @@ pub fn open(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Prints a line and logs it. A log that cannot be written does not end the run.
+/// Prints a line and logs it. Neither ends the run if it cannot be written.
 pub fn say(line: &str) {
-    println!("{line}");
-    write(format!("{line}\n").as_bytes());
+    terminal::say(line);
+    note(line);
+}
+
+/// Writes a line to standard error and logs it.
+pub fn warn(line: &str) {
+    let line = format!("{line}\n");
+    write(line.as_bytes());
+    terminal::warn(line.as_bytes());
 }
 
 /// Logs a line without printing it.
@@ -60,11 +69,11 @@ pub struct Warnings;
 impl Write for Warnings {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         write(bytes);
-        io::stderr().write_all(bytes)?;
+        terminal::warn(bytes);
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
 }

@@ -10,9 +10,20 @@ pub struct MetricsLine {
     values: Map<String, Value>,
 }
 
+/// A line that a checkpoint has kept.
+impl From<Map<String, Value>> for MetricsLine {
+    fn from(values: Map<String, Value>) -> Self {
+        Self { values }
+    }
+}
+
 impl MetricsLine {
     pub fn new(step: u64) -> Self {
         Self { values: Map::from_iter([(names::STEP.to_string(), step.into())]) }
+    }
+
+    pub fn step(&self) -> u64 {
+        self.values.get(names::STEP).and_then(Value::as_u64).unwrap_or(0)
     }
 
     /// A value by name. 0 if it was not logged.

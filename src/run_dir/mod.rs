@@ -6,6 +6,8 @@ pub mod log;
 pub mod metrics;
 pub mod progress;
 pub mod score;
+pub mod start;
+pub mod watch;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Write};
@@ -29,8 +31,13 @@ pub const METRICS: &str = "metrics.jsonl";
 const CURRICULUM: &str = "curriculum.jsonl";
 const DECISIONS: &str = "decisions.jsonl";
 
+const CHECKPOINTS: &str = "checkpoints";
+const ROLLOUTS: &str = "rollouts";
+/// The file of the report.
+pub const REPORT: &str = "report.html";
+
 /// A folder with any of these belongs to a run.
-const RUN_FILES: [&str; 4] = [CONFIG, METRICS, CURRICULUM, "checkpoints"];
+const RUN_FILES: [&str; 4] = [CONFIG, METRICS, CURRICULUM, CHECKPOINTS];
 
 /// Settings that a resume may change.
 const MAY_CHANGE: [&str; 3] = ["max_steps", "eval", "ckpt"];
@@ -50,21 +57,59 @@ impl RunDir {
         fs::create_dir_all(path).map_err(|e| InputError::new(path.display(), e))?;
         let lock = files::lock(path)?;
         Self::check_free(path)?;
-        fs::create_dir_all(path.join("rollouts")).map_err(|e| InputError::new(path.display(), e))?;
+        fs::create_dir_all(path.join(ROLLOUTS)).map_err(|e| InputError::new(path.display(), e))?;
         files::write_atomic(&path.join(CONFIG), config::to_toml(config)?.as_bytes())?;
         Ok(Self { path: path.to_path_buf(), _lock: lock })
     }
 
-    /// Continues the run in `path`. Everything after `step` is removed from its logs.
+    /// Continues the run in `path`. Everything after `step` is removed from its logs, and everything after `measured` (none: all)
+    /// from its metrics.
     ///
     /// # Errors
     /// If there is no run, or `config` differs from the run's in a setting that cannot change.
-    pub fn resume(path: &Path, config: &RunConfig, step: u64) -> Result<Self> {
+    pub fn resume(path: &Path, config: &RunConfig, step: u64, measured: Option<u64>) -> Result<Self> {
         let lock = files::lock(path)?;
         Self::check_same(path, config)?;
-        STEP_LOGS.iter().try_for_each(|name| truncate_after(&path.join(name), step))?;
+        STEP_LOGS.iter().try_for_each(|name| truncate_after(&path.join(name), Some(step)))?;
+        truncate_after(&path.join(METRICS), measured)?;
         files::write_atomic(&path.join(CONFIG), config::to_toml(config)?.as_bytes())?;
         Ok(Self { path: path.to_path_buf(), _lock: lock })
+    }
+
+    /// Begins the run in `path` again, which has no checkpoint: its logs are emptied. There may be no run.
+    ///
+    /// # Errors
+    /// As [`RunDir::check_unsaved`].
+    pub fn begin_again(path: &Path, config: &RunConfig) -> Result<Self> {
+        fs::create_dir_all(path).map_err(|e| InputError::new(path.display(), e))?;
+        let lock = files::lock(path)?;
+        Self::check_unsaved(path, config)?;
+        STEP_LOGS.iter().try_for_each(|name| truncate_after(&path.join(name), None))?;
+        files::write_atomic(&path.join(CONFIG), config::to_toml(config)?.as_bytes())?;
+        Ok(Self { path: path.to_path_buf(), _lock: lock })
+    }
+
+    /// For a folder without a checkpoint: whether a run may begin in it and nothing that was saved is lost.
+    ///
+    /// # Errors
+    /// If its run has other settings than `config`, or had a checkpoint once.
+    pub fn check_unsaved(path: &Path, config: &RunConfig) -> Result<()> {
+        let interval = match path.join(CONFIG).exists() {
+            true => {
+                Self::check_same(path, config)?;
+                config::load::<RunConfig>(&path.join(CONFIG), &[])?.ckpt.interval
+            }
+            false => config.ckpt.interval,
+        };
+        // The checkpoint of a step is written right after its metrics, and a report only when a run has ended with a checkpoint.
+        let was_saved = |last: &u64| path.join(REPORT).exists() || interval > 0 && *last > interval;
+        if let Some(last) = last_step(&path.join(METRICS)).filter(was_saved) {
+            let problem = format!(
+                "the run's checkpoints are gone, and its metrics go to step {last}; to train anew, choose another folder with --out DIR"
+            );
+            return Err(InputError::new(path.join(CHECKPOINTS).display(), problem).into());
+        }
+        Ok(())
     }
 
     /// # Errors
@@ -100,11 +145,15 @@ impl RunDir {
         }
     }
 
-    /// The configuration of a resume of the run in `path`: its model is at the commit that the run began with.
+    /// The configuration with which the run in `path` goes on: its model is at the commit that the run began with. Without a run
+    /// it is `config`.
     ///
     /// # Errors
-    /// If `path` holds no run, or its model is a folder that is not there.
+    /// If the run's model is a folder that is not there.
     pub fn resumed(path: &Path, config: RunConfig) -> Result<RunConfig, InputError> {
+        if !path.join(CONFIG).exists() {
+            return Ok(config);
+        }
         let old: RunConfig = config::load(&path.join(CONFIG), &[])?;
         let model = base_model::at_recorded_commit(&old.model, &config.model);
         base_model::check_here(&model, "--set model=DIR")?;
@@ -149,9 +198,9 @@ impl RunDir {
     }
 
     fn write_lines<T: Serialize>(&self, name: &str, lines: impl Iterator<Item = T>) -> Result<PathBuf> {
-        let path = self.path.join("rollouts").join(name);
+        let path = self.path.join(ROLLOUTS).join(name);
         let write = || -> Result<()> {
-            fs::create_dir_all(self.path.join("rollouts"))?;
+            fs::create_dir_all(self.path.join(ROLLOUTS))?;
             let mut file = BufWriter::new(File::create(&path)?);
             for line in lines {
                 serde_json::to_writer(&mut file, &line)?;
@@ -197,14 +246,23 @@ fn show(value: Option<&toml::Value>) -> String {
     value.map_or_else(|| "unset".into(), ToString::to_string)
 }
 
-/// Keeps the lines whose "step" is at most `step`. An incomplete last line is removed too.
-fn truncate_after(path: &Path, step: u64) -> Result<()> {
+/// The last "step" in a file of lines.
+fn last_step(path: &Path) -> Option<u64> {
+    let bytes = fs::read(path).ok()?;
+    bytes.split(|byte| *byte == b'\n').rev().find_map(step_of)
+}
+
+fn step_of(line: &[u8]) -> Option<u64> {
+    serde_json::from_slice::<Value>(line).ok()?["step"].as_u64()
+}
+
+/// Keeps the lines whose "step" is at most `step`; without one, none. An incomplete last line is removed too.
+fn truncate_after(path: &Path, step: Option<u64>) -> Result<()> {
     let Ok(bytes) = fs::read(path) else { return Ok(()) };
     let mut kept = Vec::new();
     // In bytes, because the last line may end within a character.
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-        let at = serde_json::from_slice::<Value>(line).ok().and_then(|v| v["step"].as_u64());
-        if at.is_some_and(|at| at <= step) {
+        if step_of(line).is_some_and(|at| step.is_some_and(|step| at <= step)) {
             kept.extend_from_slice(line.trim_ascii_end());
             kept.push(b'\n');
         }
@@ -226,7 +284,7 @@ mod tests {
         let torn = dir.path().join("metrics.jsonl");
         OpenOptions::new().append(true).open(&torn).unwrap().write_all(b"{\"step\":1,\"\xC3").unwrap();
         drop(run);
-        RunDir::resume(dir.path(), &RunConfig::default(), 1).unwrap();
+        RunDir::resume(dir.path(), &RunConfig::default(), 1, Some(1)).unwrap();
         assert_eq!(fs::read_to_string(torn).unwrap(), "{\"step\":0}\n{\"step\":1}\n");
     }
 
@@ -234,15 +292,15 @@ mod tests {
     fn a_folder_with_a_run_is_not_overwritten_and_a_changed_setting_is_named() {
         let dir = temp_dir::TempDir::new().unwrap();
         let run = RunDir::create(dir.path(), &RunConfig::default()).unwrap();
-        let error = RunDir::resume(dir.path(), &RunConfig::default(), 0).err().unwrap().to_string();
+        let error = RunDir::resume(dir.path(), &RunConfig::default(), 0, None).err().unwrap().to_string();
         assert!(error.contains("another dump-rl"), "{error}");
         drop(run);
         let error = RunDir::create(dir.path(), &RunConfig::default()).err().unwrap().to_string();
         assert!(error.contains("--resume") && error.contains("--out"), "{error}");
         let mut changed = RunConfig { max_steps: 7, ..RunConfig::default() };
-        assert!(RunDir::resume(dir.path(), &changed, 0).is_ok());
+        assert!(RunDir::resume(dir.path(), &changed, 0, None).is_ok());
         changed.optim.lr = 0.5;
-        let error = RunDir::resume(dir.path(), &changed, 0).err().unwrap().to_string();
+        let error = RunDir::resume(dir.path(), &changed, 0, None).err().unwrap().to_string();
         assert!(error.contains("optim.lr was 0.0001, is 0.5"), "{error}");
     }
 }

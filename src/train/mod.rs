@@ -15,6 +15,7 @@ mod collate;
 pub mod flops;
 mod from_base;
 pub mod gemm;
+pub mod give_up;
 pub mod lora;
 pub mod loss;
 pub mod lr_schedule;

@@ -6,6 +6,7 @@
 use candle_core::{Result, Tensor};
 use engine::decoder::{BlockOps, DecoderBlock, DecoderConfig, Linear, Module, Rope, Weights};
 
+use super::give_up::GiveUp;
 use super::lora::Lora;
 use super::ops::{Attention, Entropy, Operators};
 use super::packed::Packed;
@@ -17,6 +18,7 @@ pub struct Model {
     rope: Rope,
     /// `None`: the fastest for the weights.
     operators: Option<Operators>,
+    pub give_up: GiveUp,
 }
 
 /// Packed sequences, as the model takes them.
@@ -37,7 +39,7 @@ impl Rows {
 
 impl Model {
     pub fn new(config: DecoderConfig, weights: Weights) -> Self {
-        Self { rope: config.rope(), operators: None, config, weights }
+        Self { rope: config.rope(), operators: None, config, weights, give_up: GiveUp::never() }
     }
 
     /// The same model on the plain operators of any device, even if there are faster ones.
@@ -76,8 +78,9 @@ impl Model {
         self.weights.embed_tokens.index_select(&rows.tokens, 0)
     }
 
-    /// The residual stream after block `layer`. `lora` `None` is the base model.
+    /// The residual stream after block `layer`. `lora` `None` is the base model. An error once [`Model::give_up`] is asked.
     pub fn block(&self, layer: usize, x: &Tensor, rows: &Rows, lora: Option<&Lora>) -> Result<Tensor> {
+        self.give_up.check()?;
         let ops = TrainOps { operators: self.operators(), layer, rows, lora };
         DecoderBlock::new(&self.config, &self.weights, layer).forward(x, &ops)
     }

@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Result, Tensor, Var};
 use engine::decoder::DecoderConfig;
+use tokio::sync::watch;
 
 use self::save::Origin;
 use super::backward::Graph;
+use super::give_up::GiveUp;
 use super::lora::Lora;
 use super::lr_schedule::learning_rate;
 use super::memory;
@@ -58,6 +60,11 @@ impl SftTrainer {
     fn new(model: Model, lora: Option<Lora>, vars: BTreeMap<String, Var>, optim: OptimConfig) -> anyhow::Result<Self> {
         let optimiser = AdamW::new(optim, vars.clone())?;
         Ok(Self { model, lora, vars, optimiser, workers: Workers::per_core()?, origin: None })
+    }
+
+    /// Once `asked` turns true, a step that runs ends with an error and changes nothing.
+    pub fn give_up_when(&mut self, asked: watch::Receiver<bool>) {
+        self.model.give_up = GiveUp::when(asked);
     }
 
     /// The number of trained parameters.

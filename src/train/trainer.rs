@@ -12,9 +12,11 @@ use std::sync::Arc;
 use candle_core::{Device, Result, Tensor, Var};
 use engine::decoder::{DecoderConfig, Weights};
 use engine::{Adapter, LoraConfig};
+use tokio::sync::watch;
 
 use self::passes::{MicroBatchOutput, read_sums};
 use super::collate::MicroBatch;
+use super::give_up::GiveUp;
 use super::lora::Lora;
 use super::loss::{TokenSums, token_weights};
 use super::lr_schedule::learning_rate;
@@ -139,6 +141,24 @@ impl Trainer {
         }
         stats.finish();
         Ok(StepOutput { adapter: self.adapter()?, stats })
+    }
+
+    /// Once `asked` turns true, a computation that runs ends early.
+    pub fn give_up_when(&mut self, asked: watch::Receiver<bool>) {
+        self.model.give_up = GiveUp::when(asked);
+    }
+
+    /// As [`Trainer::step`]. `None` if the step was given up: then policy and optimiser are those from before it.
+    pub fn step_unless_given_up(&mut self, step: u64, samples: &[Sample]) -> Result<Option<StepOutput>> {
+        // A single update is the last thing that a step does.
+        let before = if self.settings.updates_per_step > 1 { Some(self.state()?) } else { None };
+        match self.step(step, samples) {
+            Err(_) if self.model.give_up.is_asked() => {
+                before.map_or(Ok(()), |before| self.put_back(&before))?;
+                Ok(None)
+            }
+            output => output.map(Some),
+        }
     }
 
     /// Natural-log probabilities of completions under the policy, without gradient.

@@ -6,21 +6,22 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::sample::Sample;
 use super::stats::Mismatch;
 use super::trainer::state::TrainerState;
 use super::trainer::{StepOutput, Trainer};
 
-/// Sends commands to the trainer's thread. Dropping it waits for the running command and joins the thread.
+/// Sends commands to the trainer's thread. Dropping it gives up the running command and joins the thread.
 pub struct TrainerHandle {
+    give_up: watch::Sender<bool>,
     commands: Option<mpsc::Sender<TrainerCommand>>,
     thread: Option<JoinHandle<()>>,
 }
 
 enum TrainerCommand {
-    Step { step: u64, samples: Vec<Sample>, reply: TrainerReply<StepOutput> },
+    Step { step: u64, samples: Vec<Sample>, reply: TrainerReply<Option<StepOutput>> },
     Mismatch { step: u64, samples: Vec<Sample>, reply: TrainerReply<Mismatch> },
     State { reply: TrainerReply<TrainerState> },
 }
@@ -29,14 +30,16 @@ type TrainerReply<T> = oneshot::Sender<candle_core::Result<T>>;
 
 impl TrainerHandle {
     /// Moves `trainer` to its own thread.
-    pub fn spawn(trainer: Trainer) -> std::io::Result<Self> {
+    pub fn spawn(mut trainer: Trainer) -> std::io::Result<Self> {
+        let (give_up, asked) = watch::channel(false);
+        trainer.give_up_when(asked);
         let (commands, inbox) = mpsc::channel();
         let thread = std::thread::Builder::new().name("trainer".into()).spawn(move || serve(trainer, inbox))?;
-        Ok(Self { commands: Some(commands), thread: Some(thread) })
+        Ok(Self { give_up, commands: Some(commands), thread: Some(thread) })
     }
 
-    /// Runs one policy step. Dropping the future does not stop the step.
-    pub async fn step(&self, step: u64, samples: Vec<Sample>) -> Result<StepOutput> {
+    /// Runs one policy step. Dropping the future does not stop the step. `None` if it was given up: then it changed nothing.
+    pub async fn step(&self, step: u64, samples: Vec<Sample>) -> Result<Option<StepOutput>> {
         self.call(|reply| TrainerCommand::Step { step, samples, reply }).await
     }
 
@@ -48,6 +51,11 @@ impl TrainerHandle {
     /// What a resume needs.
     pub async fn state(&self) -> Result<TrainerState> {
         self.call(|reply| TrainerCommand::State { reply }).await
+    }
+
+    /// Lets the running command and all later ones end early, except [`TrainerHandle::state`].
+    pub fn give_up(&self) {
+        self.give_up.send_replace(true);
     }
 
     async fn call<T>(&self, command: impl FnOnce(TrainerReply<T>) -> TrainerCommand) -> Result<T> {
@@ -63,7 +71,7 @@ fn serve(mut trainer: Trainer, inbox: mpsc::Receiver<TrainerCommand>) {
         // A dropped receiver means that the run is ending, so a failed send is no error.
         match command {
             TrainerCommand::Step { step, samples, reply } => {
-                drop(reply.send(trainer.fetched(|trainer| trainer.step(step, &samples))));
+                drop(reply.send(trainer.fetched(|trainer| trainer.step_unless_given_up(step, &samples))));
             }
             TrainerCommand::Mismatch { step, samples, reply } => {
                 drop(reply.send(trainer.fetched(|trainer| trainer.mismatch(&samples, step))));
@@ -75,6 +83,7 @@ fn serve(mut trainer: Trainer, inbox: mpsc::Receiver<TrainerCommand>) {
 
 impl Drop for TrainerHandle {
     fn drop(&mut self) {
+        self.give_up();
         drop(self.commands.take());
         if let Some(thread) = self.thread.take() {
             drop(thread.join());

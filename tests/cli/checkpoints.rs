@@ -17,17 +17,34 @@ fn a_run_is_not_overwritten() {
 }
 
 #[test]
-fn a_resume_needs_a_checkpoint_and_the_same_settings() {
+fn a_resume_needs_the_same_settings() {
     let work = Workspace::new();
     let good = format!("{HEAD}{DATA}");
-    work.train_refused(&good, &["--resume"], &["checkpoints", "no checkpoint", "--out"]);
     let checkpoint = work.run_with_checkpoint();
     work.train_refused(&good, &["--resume", "--set", "optim.lr=0.5"], &["optim.lr was 0.0001, is 0.5", "max_steps"]);
     work.train_refused(&good, &["--resume", "--set", "lora.rank=2"], &["lora.rank was 16, is 2"]);
     work.train_refused(&good, &["--resume", "--set", "data.people=3-5"], &["config.toml", "data.levels was"]);
     fs::remove_dir_all(checkpoint).expect("a checkpoint");
-    work.train_refused(&good, &["--resume"], &["checkpoints", "no checkpoint", "--out"]);
     work.refused(&["eval", &work.out()], &["checkpoints", "no checkpoint"]);
+    work.train_refused(&good, &["--resume", "--set", "lora.rank=2"], &["lora.rank was 16, is 2"]);
+}
+
+/// The advice of the refusal works: a run without a checkpoint begins again. What was saved once is not trained over.
+#[test]
+fn a_run_without_a_checkpoint_begins_again() {
+    let work = Workspace::new();
+    let (config, out) = (work.good_config(), work.out());
+    let resume = ["train", &config, "--out", &out, "--resume"];
+    fs::create_dir_all(work.path("run/checkpoints/step_1.tmp")).expect("half a checkpoint");
+    work.file("run/metrics.jsonl", "{\"step\":0,\"left\":1}\n{\"step\":1,\"le");
+    work.file("run/curriculum.jsonl", "{\"step\":1,\"left\":1}\n");
+    work.train_refused(&format!("{HEAD}{DATA}"), &[], &["already holds a run", "--resume"]);
+    printed(&resume);
+    let read = |name: &str| fs::read_to_string(work.path("run").join(name)).expect(name);
+    assert_eq!((read("metrics.jsonl").lines().count(), read("curriculum.jsonl").lines().count()), (3, 2));
+    assert!(!read("metrics.jsonl").contains("left") && !read("curriculum.jsonl").contains("left"));
+    fs::remove_dir_all(work.path("run/checkpoints")).expect("checkpoints");
+    work.refused(&resume, &["checkpoints", "are gone", "to step 2", "--out DIR"]);
 }
 
 #[test]

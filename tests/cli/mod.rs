@@ -14,6 +14,10 @@ mod import;
 mod init_model;
 mod mixture;
 mod model;
+#[cfg(target_os = "linux")]
+mod pipes;
 mod settings;
 mod sft;
+#[cfg(unix)]
+mod stops;
 mod text_files;

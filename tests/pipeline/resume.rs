@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -17,7 +18,7 @@ use tokio::sync::{Notify, watch};
 use crate::fixtures::records::{assert_same, check_ledger, metrics, newest_step, number};
 use crate::fixtures::runs::{FOREVER, block_on, finish, prepare, run_until, start, stop_at, train};
 use crate::fixtures::steered_engine::{Behaviour, SteeredEngine};
-use crate::fixtures::world::{B, STEPS, World, out_of_memory};
+use crate::fixtures::world::{B, G, STEPS, World, out_of_memory};
 
 #[test]
 fn a_resumed_run_equals_an_uninterrupted_one() {
@@ -68,6 +69,82 @@ fn a_stop_with_a_batch_ready_loses_nothing() {
     assert_eq!(observed, B, "the batch was not ready, so this test shows nothing");
     finish(&config, &out, world.engine());
     assert_same(&straight, &out);
+}
+
+/// A run that is asked to stop when the request `at`, from 0, of its evaluations arrives. That request is never answered.
+fn stop_in_evaluation(world: &World, config: &RunConfig, out: &Path, at: usize) -> End {
+    let (stop, stopped) = watch::channel(false);
+    let requests = AtomicUsize::new(0);
+    let engine = world.engine().with_latency(move |request| {
+        if request.group_size == G || requests.fetch_add(1, Ordering::SeqCst) != at {
+            return Duration::ZERO;
+        }
+        stop.send_replace(true);
+        FOREVER
+    });
+    block_on(train(config, out, Arc::new(engine), stopped)).expect("a good end")
+}
+
+/// It is done again, and its numbers are in the line of its step, even if a kill follows.
+#[test]
+fn an_evaluation_that_is_cut_off_is_done_again() {
+    let world = World::new();
+    let eval = EvalConfig { interval: 2, ..world.config().eval };
+    let config = RunConfig { eval, ..world.config() };
+    let straight = world.out("straight");
+    finish(&config, &straight, world.engine());
+    // Evaluations of nine requests each, at steps 0, 2, 4 and 5.
+    for (at, step) in [(0, 0), (8, 0), (9, 2), (20, 4), (27, 5), (35, 5)] {
+        let out = world.out(&format!("stopped at {at}"));
+        assert_eq!(stop_in_evaluation(&world, &config, &out, at), End::Stopped);
+        assert_eq!(
+            (newest_step(&out), metrics(&out).last().map_or(0, |line| number(line, "step") as u64 + 1)),
+            (step, step)
+        );
+        // Stopped in it once more, then killed after it.
+        assert_eq!(stop_in_evaluation(&world, &config, &out, 3), End::Stopped);
+        if step < STEPS {
+            let kill = Arc::new(Notify::new());
+            let killer = kill.clone();
+            let engine = world.engine().with_latency(move |request| {
+                if request.group_size != G {
+                    return Duration::ZERO;
+                }
+                killer.notify_one();
+                FOREVER
+            });
+            run_until(&config, &out, engine, &kill);
+        }
+        finish(&config, &out, world.engine());
+        assert_same(&straight, &out);
+    }
+}
+
+/// The step whose policy is being published is whole.
+#[test]
+fn a_stop_does_not_wait_for_a_publish() {
+    let world = World::new();
+    let eval = EvalConfig { interval: 1, ..world.config().eval };
+    for config in [RunConfig { eval, ..world.config() }, world.config()] {
+        let name = config.eval.interval;
+        let (straight, out) = (world.out(&format!("straight {name}")), world.out(&format!("stopped {name}")));
+        finish(&config, &straight, world.engine());
+        let (stop, stopped) = watch::channel(false);
+        let reached = Arc::new(Notify::new());
+        let engine =
+            SteeredEngine::new(world.engine(), Behaviour::HangsAtPublish { step: 3, reached: reached.clone() });
+        let end = block_on(async {
+            let stopping = async {
+                reached.notified().await;
+                stop.send_replace(true);
+            };
+            tokio::join!(train(&config, &out, Arc::new(engine), stopped), stopping).0
+        });
+        assert_eq!(end.expect("a good end"), End::Stopped);
+        assert_eq!(newest_step(&out), 3);
+        finish(&config, &out, world.engine());
+        assert_same(&straight, &out);
+    }
 }
 
 /// A kill leaves log lines of steps after the checkpoint, half a line, and half a checkpoint.

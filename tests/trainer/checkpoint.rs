@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use dump_rl::train::lora::Lora;
 use dump_rl::train::trainer::state::TrainerState;
 use engine::{Adapter, LoraConfig};
+use tokio::sync::watch;
 
 use super::{adapter, batch, fresh_trainer, model, settings, settings_of, trainer};
 
@@ -68,6 +70,44 @@ fn an_adapter_with_other_tensors_is_refused() {
         &|tensors| drop(tensors.insert(NAME.into(), tensors[NAME].t().unwrap().contiguous().unwrap())),
         ["expected shape [64, 4]", "found [4, 64]"],
     );
+}
+
+/// Given up at any moment, between two updates as well, a step leaves the policy and its optimiser as they were.
+#[test]
+fn a_step_that_is_given_up_changes_nothing() {
+    let mut settings = settings_of(|trainer| trainer.ppo_epochs = 4);
+    settings.updates_per_step = 4;
+    let mut straight = trainer(settings.clone());
+    let since = Instant::now();
+    let whole_step = straight.step(0, &batch()).unwrap();
+    let takes = since.elapsed();
+    let mut given_up = 0;
+    for part in 0..8 {
+        let mut trainer = trainer(settings.clone());
+        let before = trainer.state().unwrap();
+        let (ask, asked) = watch::channel(false);
+        trainer.give_up_when(asked);
+        if part == 0 {
+            ask.send_replace(true);
+        }
+        let output = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(takes * part / 8);
+                ask.send_replace(true)
+            });
+            trainer.step_unless_given_up(0, &batch()).unwrap()
+        });
+        let after = trainer.state().unwrap();
+        match output {
+            Some(output) => assert_eq!(output.adapter.hash, whole_step.adapter.hash),
+            None => {
+                given_up += 1;
+                assert_eq!((after.adapter.hash, after.updates), (before.adapter.hash, before.updates));
+                assert!(after.optimizer == before.optimizer, "the moments differ");
+            }
+        }
+    }
+    assert!(given_up > 0);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use super::{Case, Subject, cases, random_adapter, trainer_of, write_json};
+use super::{Case, Subject, cases, random_adapter, report, trainer_of};
 use crate::config::engine::{DeviceKind, EngineKind};
 use crate::config::run::RunConfig;
 use crate::memory::process::peak_mb;
@@ -64,8 +64,7 @@ pub async fn run(config: RunConfig, json: Option<&Path>) -> Result<()> {
     let requests = requests(&base, case);
     let (samples, seconds) = with_engine(base.clone(), adapter.clone(), Together { requests }).await?;
     let measured = compare(&base, &adapter, case, &samples, seconds)?;
-    println!("{}", table(&measured));
-    write_json(json, &measured)?;
+    report(json, &measured, table)?;
     verdict(&measured)
 }
 

@@ -9,10 +9,12 @@ pub mod rollout;
 pub mod sync;
 pub mod train;
 
+use std::io::Write;
 use std::path::Path;
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
+use comfy_table::Table;
 use engine::{Adapter, Precision, Quantization};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -24,6 +26,7 @@ use crate::config::resolve::EngineChoice;
 use crate::error::InputError;
 use crate::model::base::Base;
 use crate::seed::mix_seed;
+use crate::terminal;
 use crate::train::memory::Batch;
 use crate::train::tensors_to_bytes;
 use crate::train::trainer::Trainer;
@@ -134,6 +137,12 @@ fn trainer_of(base: &Base, adapter: &Adapter) -> Result<Trainer> {
     let trainer = base.trainer()?;
     let state = TrainerState { adapter: adapter.clone(), ..trainer.state()? };
     trainer.restore(&state)
+}
+
+/// Writes `json` and prints the table. The file comes first: it must not depend on who reads the table.
+fn report<T: Serialize>(json: Option<&Path>, measured: &[T], table: impl FnOnce(&[T]) -> Table) -> Result<()> {
+    write_json(json, measured)?;
+    terminal::give(|out| writeln!(out, "{}", table(measured)))
 }
 
 fn write_json<T: Serialize>(path: Option<&Path>, measured: &[T]) -> Result<()> {

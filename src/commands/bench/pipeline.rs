@@ -11,15 +11,16 @@ use anyhow::{Context, Result};
 use comfy_table::Table;
 use serde::Serialize;
 use serde_json::Value;
-use tokio::sync::watch;
 
 use super::card::{MemoryWatch, shown_mb};
-use super::{Subject, write_json};
+use super::{Subject, report};
 use crate::commands::train;
 use crate::config::resolve::Sharing;
 use crate::config::run::RunConfig;
 use crate::metric_names as names;
 use crate::pipeline::setup::Setup;
+use crate::run_dir::start::StartFrom;
+use crate::signals::Stop;
 use crate::table;
 
 /// One step.
@@ -48,25 +49,23 @@ struct StepResult {
     peak_device_mb: Option<f64>,
 }
 
-/// Makes `max_steps` steps, prints a table and writes `json`.
+/// Makes `max_steps` steps, or fewer if it is stopped, prints a table and writes `json`.
 ///
 /// # Errors
 /// As `train`.
-pub async fn run(mut config: RunConfig, json: Option<&Path>) -> Result<()> {
+pub async fn run(mut config: RunConfig, json: Option<&Path>, stop: Stop) -> Result<()> {
     (config.eval.interval, config.ckpt.interval) = (0, 0);
     let (memory, folder) = (MemoryWatch::start(&config.engine), Folder::new());
     let setup = Setup::for_training(config.clone())?;
     let (subject, sharing) = (Subject::new("pipeline", &setup.base), setup.base.resolved.sharing);
-    let (_stop, stopped) = watch::channel(false);
-    train::run_in(setup, &folder.0, None, stopped).await?;
+    train::run_in(setup, &folder.0, StartFrom::Nothing, stop).await?;
     let lines = fs::read_to_string(folder.0.join("metrics.jsonl")).context("reading the run's metrics")?;
     let mut measured = Vec::new();
     for line in lines.lines() {
         let step = step(&config, subject.clone(), sharing, &serde_json::from_str(line)?);
         measured.push(StepResult { peak_device_mb: memory.peak_mb(), ..step });
     }
-    println!("{}", table(&measured));
-    write_json(json, &measured)
+    report(json, &measured, table)
 }
 
 /// Removed when dropped.

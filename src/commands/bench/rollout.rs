@@ -24,10 +24,11 @@ use crate::memory::process::{peak_mb, resident_mb};
 use crate::model::base::Base;
 use crate::pipeline::setup::bench_base;
 use crate::pipeline::start_engine::{WithEngine, with_engine};
+use crate::processes::{Kind, Running};
 use crate::seed::mix_seed;
 use crate::table;
 
-use super::{Case, Subject, cases, quantile, write_json};
+use super::{Case, Subject, cases, quantile, report};
 
 /// One engine on one combination of the grid. Times are medians over the repeats.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -83,8 +84,7 @@ pub async fn run(file: &Path, sets: &[String], config: RunConfig, json: Option<&
             each.collect::<Result<Vec<_>>>()?.concat()
         }
     };
-    println!("{}", table(&measured));
-    write_json(json, &measured)
+    report(json, &measured, table)
 }
 
 /// The configured engines, or all that are built in and have the settings.
@@ -110,7 +110,9 @@ fn in_own_process(file: &Path, sets: &[String], engine: EngineKind) -> Result<Ve
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["bench", "rollout"]).arg(file).arg("--json").arg(&json);
     command.args(sets.iter().chain([&only]).flat_map(|set| ["--set", set]));
-    let status = command.stdout(Stdio::null()).status()?;
+    let mut child = command.stdout(Stdio::null()).spawn()?;
+    let _running = Running::new(Some(child.id()), Kind::Program);
+    let status = child.wait()?;
     match status.code() {
         Some(0) => {}
         Some(2) => return Err(InputError::new(format!("engine {engine:?}"), "could not be measured, see above").into()),

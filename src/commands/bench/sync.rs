@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::card::{MemoryWatch, shown_mb};
 use super::rollout::requests;
-use super::{Case, Subject, cases, quantile, random_adapter, write_json};
+use super::{Case, Subject, cases, quantile, random_adapter, report};
 use crate::config::resolve::Sharing;
 use crate::config::run::RunConfig;
 use crate::memory::predict;
@@ -62,8 +62,7 @@ pub async fn run(config: RunConfig, json: Option<&Path>) -> Result<()> {
     let case = cases(&base.config.bench, base.decoder.max_position_embeddings)?[0];
     let adapter = random_adapter(&base, 0)?;
     let measured = with_engine(base.clone(), adapter, MeasurePublishes { base, case, memory }).await?;
-    println!("{}", table(&measured));
-    write_json(json, &[measured])
+    report(json, &[measured], |measured| table(&measured[0]))
 }
 
 struct MeasurePublishes {

@@ -1,5 +1,6 @@
 //! `dump-rl bench train`: the time and memory of a policy step, and what part of the device's peak rate it reaches.
 
+use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
@@ -21,10 +22,10 @@ use crate::memory::{Workload, predict};
 use crate::model::base::Base;
 use crate::model::device;
 use crate::pipeline::setup::bench_base;
-use crate::table;
 use crate::train::flops::{self, Passes};
 use crate::train::sample::Sample;
 use crate::train::trainer::Trainer;
+use crate::{table, terminal};
 
 /// One combination of the grid.
 #[derive(Debug, Clone, Serialize)]
@@ -76,8 +77,7 @@ pub fn run(config: RunConfig, json: Option<&Path>) -> Result<()> {
         // Written after each, so that results stay if a longer case runs out of memory.
         write_json(json, &measured)?;
     }
-    println!("{}", table(&measured));
-    Ok(())
+    terminal::give(|out| writeln!(out, "{}", table(&measured)))
 }
 
 /// The grid, or the sequence lengths in `train_tokens`.

@@ -18,6 +18,7 @@ use crate::error::InputError;
 use crate::model::folder::{check_empty, write_folder};
 use crate::model::presets;
 use crate::task::kk;
+use crate::terminal;
 use crate::train::bpe::{self, END_OF_TURN};
 
 /// The most tokens of the tokenizer.
@@ -46,7 +47,7 @@ pub fn run(arch: &str, out: &Path, seed: u64) -> Result<()> {
         Ok(())
     })?;
     let (size, seconds) = (bytes as f64 / 1e9, since.elapsed().as_secs_f64());
-    println!("{}: {name}, random, {size:.2} GB in {seconds:.1} s", out.display());
+    terminal::say(format_args!("{}: {name}, random, {size:.2} GB in {seconds:.1} s", out.display()));
     Ok(())
 }
 

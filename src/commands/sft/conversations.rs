@@ -15,6 +15,7 @@ use crate::model::tokenizer::ChatTokenizer;
 use crate::pipeline::dataset::LongRows;
 use crate::seed::mix_seed;
 use crate::task::rows;
+use crate::terminal;
 use crate::train::sft::Example;
 
 /// All examples. Each pass over them has a new random order.
@@ -45,12 +46,14 @@ impl Conversations {
         }
         if too_long.count > 0 {
             let (left_out, all) = (too_long.count, too_long.count + examples.len());
-            println!("{left_out} of {all} examples are longer than {context} tokens and left out ({too_long})");
+            let what =
+                format_args!("{left_out} of {all} examples are longer than {context} tokens and left out ({too_long})");
+            terminal::say(what);
         }
         if examples.is_empty() {
             return Err(InputError::new("data.files", "hold no turn of an assistant that fits the context").into());
         }
-        println!("{} examples", examples.len());
+        terminal::say(format_args!("{} examples", examples.len()));
         let rng = ChaCha8Rng::seed_from_u64(mix_seed(config.seed, 0xC0DE));
         Ok(Self { next: examples.len(), examples, batch_tokens: config.batch_tokens, rng })
     }

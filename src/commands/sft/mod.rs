@@ -13,13 +13,16 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use engine::LoraConfig;
 use engine::decoder::{DecoderConfig, SlidingWindows};
+use tokio::sync::watch;
 
 use crate::config::sft::SftConfig;
 use crate::error::InputError;
 use crate::model::folder::copy_beside;
 use crate::model::hub;
 use crate::model::tokenizer::ChatTokenizer;
+use crate::signals::Stop;
 use crate::task::kk::parse_people;
+use crate::terminal;
 use crate::train::lora::ADAPTER;
 use crate::train::sft::{Example, SftStats, SftTrainer};
 use crate::train::{MAX_SKIPPED, bpe};
@@ -53,8 +56,8 @@ fn check_free(config: &SftConfig) -> Result<(), InputError> {
     }
 }
 
-/// Trains and saves the model. Never overwrites one.
-pub fn run(config: &SftConfig) -> Result<()> {
+/// Trains and saves the model, at the latest step once it is asked to stop. Never overwrites one.
+pub fn run(config: &SftConfig, stop: Stop) -> Result<()> {
     let dir = &config.out;
     check_free(config)?;
     let people = parse_people(&config.data.people).map_err(|e| InputError::new("data.people", e))?;
@@ -65,19 +68,30 @@ pub fn run(config: &SftConfig) -> Result<()> {
         false => from_model(config)?,
     };
     let tokenizer = ChatTokenizer::load(dir, trainer.config())?;
-    println!(
+    terminal::say(format_args!(
         "model of {} parameters, vocabulary of {} tokens, {} numbers to train",
         trainer.config().parameters(),
         trainer.config().vocab_size,
         trainer.trained(),
-    );
+    ));
     let context = trainer.config().max_position_embeddings;
     let mut examples: Box<dyn Examples> = match config.data.files.is_empty() {
         true => Box::new(demonstrations.with_tokenizer(tokenizer, context)),
         false => Box::new(Conversations::load(config, &tokenizer, context)?),
     };
-    train(config, &mut trainer, &mut *examples)?;
-    trainer.save(dir).with_context(|| format!("saving to {}", dir.display()))
+    let stop = stop.heed();
+    trainer.give_up_when(stop.clone());
+    let steps = train(config, &mut trainer, &mut *examples, &stop)?;
+    let is_stopped = *stop.borrow();
+    if is_stopped && steps == 0 {
+        terminal::say("stopped before a step was made");
+        return Ok(());
+    }
+    trainer.save(dir).with_context(|| format!("saving to {}", dir.display()))?;
+    if is_stopped {
+        terminal::say(format_args!("stopped; the model of step {steps} is in {}", dir.display()));
+    }
+    Ok(())
 }
 
 /// A new tokenizer and random weights.
@@ -105,11 +119,20 @@ fn from_model(config: &SftConfig) -> Result<SftTrainer> {
     SftTrainer::with_lora(&init, Arc::new(lora), config.optim.clone(), config.seed)
 }
 
-fn train(config: &SftConfig, trainer: &mut SftTrainer, examples: &mut dyn Examples) -> Result<()> {
+/// The number of steps that were made: all, or those before `stop` turned true. A step that runs then is given up.
+fn train(
+    config: &SftConfig,
+    trainer: &mut SftTrainer,
+    examples: &mut dyn Examples,
+    stop: &watch::Receiver<bool>,
+) -> Result<u64> {
     let (mut progress, mut skipped_in_a_row) = (Progress::new(), 0);
     for step in 0..config.max_steps {
         let batch = examples.batch(step as f64 / config.max_steps as f64)?;
-        let stats = trainer.step(&batch, config.micro_batch_tokens, step, config.max_steps)?;
+        let stats = match trainer.step(&batch, config.micro_batch_tokens, step, config.max_steps) {
+            Err(_) if *stop.borrow() => return Ok(step),
+            stats => stats?,
+        };
         skipped_in_a_row = if stats.grad_norm.is_finite() { 0 } else { skipped_in_a_row + 1 };
         if skipped_in_a_row > 0 {
             tracing::warn!(step = step + 1, "the gradient was not finite; the update was left out");
@@ -128,11 +151,11 @@ fn train(config: &SftConfig, trainer: &mut SftTrainer, examples: &mut dyn Exampl
         if (step + 1) % config.save_interval.max(1) == 0 {
             trainer.save(&config.out)?;
         }
-        if is_last {
-            break;
+        if is_last || *stop.borrow() {
+            return Ok(step + 1);
         }
     }
-    Ok(())
+    Ok(config.max_steps)
 }
 
 /// The model's shape: the configured sizes, and the smallest vocabulary that holds the tokenizer.
@@ -182,13 +205,13 @@ impl Progress {
     fn print(&mut self, step: u64, max_steps: u64) {
         let mean = |f: fn(&SftStats) -> f64| self.stats.iter().map(f).sum::<f64>() / self.stats.len() as f64;
         let tokens: usize = self.stats.iter().map(|s| s.tokens).sum();
-        println!(
+        terminal::say(format_args!(
             "step {step}/{max_steps}  completion loss {:.4}  loss {:.4}  grad norm {:.2}  {:.0} tokens/s",
             mean(|s| s.completion_loss),
             mean(|s| s.loss),
             mean(|s| s.grad_norm),
             tokens as f64 / self.since.elapsed().as_secs_f64(),
-        );
+        ));
         *self = Self::new();
     }
 }

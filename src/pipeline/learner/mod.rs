@@ -2,6 +2,7 @@
 //!
 //! - `check`: does a new engine compute what the trainer computes? · `publish`: a policy into the engine
 //! - `canary`: fresh samples scored again · [`eval`]: held-out rows · [`record`]: what a step is logged as
+//! - [`stuck`]: a run that cannot learn says so
 //! - [`logprob_check`]: how far an engine's log-probabilities are from the trainer's
 
 mod canary;
@@ -10,9 +11,11 @@ pub mod eval;
 pub mod logprob_check;
 mod publish;
 pub mod record;
+pub mod stuck;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -46,24 +49,34 @@ use record::StepTimes;
 pub enum End {
     /// All steps were made. The first and the last evaluation, where there were any.
     Finished { first: Option<Vec<SourceScore>>, last: Option<Vec<SourceScore>> },
-    /// The run was asked to stop. A checkpoint was written.
+    /// The run was asked to stop. Every whole step is in a checkpoint.
     Stopped,
 }
 
+/// Whether the run is asked to stop.
+pub(super) type Asked = watch::Receiver<bool>;
+
+/// An evaluation, where there was one.
+type Scores = Option<Vec<SourceScore>>;
+
 /// What the learner asks of a trainer. [`TrainerHandle`] is the real one; tests of the stages use one that takes virtual time.
 pub trait PolicyTrainer: Send + Sync + 'static {
-    /// One policy step on `samples` from the policy of `step`. Dropping the future does not stop the step.
-    fn step(&self, step: u64, samples: Vec<Sample>) -> impl Future<Output = Result<StepOutput>> + Send;
+    /// One policy step on `samples` from the policy of `step`. Dropping the future does not stop the step. `None` if the step was
+    /// given up: then it changed nothing.
+    fn step(&self, step: u64, samples: Vec<Sample>) -> impl Future<Output = Result<Option<StepOutput>>> + Send;
 
     /// How far an engine's log-probabilities are from those of the policy of `step`.
     fn mismatch(&self, step: u64, samples: Vec<Sample>) -> impl Future<Output = Result<Mismatch>> + Send;
 
     /// Everything that a resume needs.
     fn state(&self) -> impl Future<Output = Result<TrainerState>> + Send;
+
+    /// Gives up what is computed now, and all that is asked for later except [`PolicyTrainer::state`].
+    fn give_up(&self);
 }
 
 impl PolicyTrainer for TrainerHandle {
-    async fn step(&self, step: u64, samples: Vec<Sample>) -> Result<StepOutput> {
+    async fn step(&self, step: u64, samples: Vec<Sample>) -> Result<Option<StepOutput>> {
         TrainerHandle::step(self, step, samples).await
     }
 
@@ -73,6 +86,10 @@ impl PolicyTrainer for TrainerHandle {
 
     async fn state(&self) -> Result<TrainerState> {
         TrainerHandle::state(self).await
+    }
+
+    fn give_up(&self) {
+        TrainerHandle::give_up(self);
     }
 }
 
@@ -91,33 +108,34 @@ pub struct Learner<E, T> {
 }
 
 impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
-    /// Serves batches until the last step is made or `stop` turns true.
+    /// Serves batches until the last step is made or `stop` turns true. Then whatever runs is given up, except a step that is
+    /// trained: that one counts.
     ///
     /// # Errors
     /// An engine that fails its check or loads other weights than were published; too many gradients in a row that are not
     /// finite; what training, sampling or writing fails with.
     pub async fn work(mut self, batches: Receiver<Vec<ScoredGroup>>, mut stop: watch::Receiver<bool>) -> Result<End> {
-        self.check_engine().await?;
-        let first = tokio::select! {
-            biased;
-            () = stopped(&mut stop) => None,
-            scores = self.evaluate_first() => Some(scores?),
-        };
-        let Some(mut last_eval) = first else { return self.stop().await };
+        match self.all_steps(batches, &mut stop).await? {
+            Some(end) => Ok(end),
+            None => self.stop().await,
+        }
+    }
+
+    /// `None` if the run is asked to stop.
+    async fn all_steps(&mut self, batches: Receiver<Vec<ScoredGroup>>, stop: &mut Asked) -> Result<Option<End>> {
+        let Some(()) = unless_stopped(stop, self.check_engine()).await? else { return Ok(None) };
+        let Some(mut last) = self.catch_up(stop).await? else { return Ok(None) };
         let mut since = Instant::now();
         while self.step() < self.inputs.config.max_steps {
             let waiting = Instant::now();
-            let batch = tokio::select! {
-                biased;
-                () = stopped(&mut stop) => None,
-                batch = batches.recv() => Some(batch.context("the stages before the learner ended early")?),
-            };
-            let Some(batch) = batch else { return self.stop().await };
-            let wait_for_batch = waiting.elapsed();
-            last_eval = self.one_step(batch, StepTimes::new(since, wait_for_batch)).await?.or(last_eval);
+            let next = async { batches.recv().await.context("the stages before the learner ended early") };
+            let Some(batch) = unless_stopped(stop, next).await? else { return Ok(None) };
+            let times = StepTimes::new(since, waiting.elapsed());
+            let Some(scores) = self.one_step(batch, times, stop).await? else { return Ok(None) };
+            last = scores.or(last);
             since = Instant::now();
         }
-        Ok(End::Finished { first: self.history.first_eval, last: last_eval })
+        Ok(Some(End::Finished { first: self.history.first_eval.clone(), last }))
     }
 
     fn step(&self) -> u64 {
@@ -125,28 +143,50 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
     }
 
     async fn stop(self) -> Result<End> {
+        self.trainer.give_up();
         self.shared.change(|scheduler| scheduler.close());
         let path = self.checkpoint().await?;
         log::say(&format!("stopped; checkpoint in {}", path.display()));
         Ok(End::Stopped)
     }
 
-    /// Evaluates the base model, unless the run was resumed or never evaluates.
-    async fn evaluate_first(&mut self) -> Result<Option<Vec<SourceScore>>> {
-        if self.inputs.config.eval.interval == 0 || self.step() > 0 || self.history.first_eval.is_some() {
-            return Ok(None);
+    /// Evaluates the base model in a new run, and after a resume what the stop cut off.
+    async fn catch_up(&mut self, stop: &mut Asked) -> Result<Option<Scores>> {
+        if let Some(line) = self.history.unevaluated.clone() {
+            let Some(scores) = self.measure(MetricsLine::from(line), stop).await? else { return Ok(None) };
+            self.checkpoint().await?;
+            return Ok(Some(scores));
         }
-        let mut line = MetricsLine::new(0);
-        let scores = self.evaluate(0, &mut line).await?;
-        self.run.metrics(&line.into_map())?;
-        self.history.first_eval = Some(scores.clone());
-        Ok(Some(scores))
+        match self.step() == 0 && self.history.first_eval.is_none() && self.is_evaluated(0) {
+            true => self.measure(MetricsLine::new(0), stop).await,
+            false => Ok(Some(None)),
+        }
     }
 
-    async fn evaluate_at(&self, step: u64, line: &mut MetricsLine) -> Result<Option<Vec<SourceScore>>> {
+    fn is_evaluated(&self, step: u64) -> bool {
         let (interval, last) = (self.inputs.config.eval.interval, self.inputs.config.max_steps);
-        let due = interval > 0 && (step.is_multiple_of(interval) || step == last);
-        if due { self.evaluate(step, line).await.map(Some) } else { Ok(None) }
+        interval > 0 && (step.is_multiple_of(interval) || step == last)
+    }
+
+    /// Evaluates where that is due, and writes the line. `None` if the run is asked to stop: the line is kept for the resume.
+    async fn measure(&mut self, mut line: MetricsLine, stop: &mut Asked) -> Result<Option<Scores>> {
+        let step = line.step();
+        let scores = match self.is_evaluated(step) {
+            false => None,
+            true => match unless_stopped(stop, self.evaluate(step, &mut line)).await? {
+                None => {
+                    self.history.unevaluated = Some(line.into_map());
+                    return Ok(None);
+                }
+                scores => scores,
+            },
+        };
+        self.run.metrics(&line.into_map())?;
+        self.history.unevaluated = None;
+        if step == 0 {
+            self.history.first_eval = scores.clone();
+        }
+        Ok(Some(scores))
     }
 
     async fn evaluate(&self, step: u64, line: &mut MetricsLine) -> Result<Vec<SourceScore>> {
@@ -157,39 +197,56 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
         Ok(scores)
     }
 
+    /// `None` if the run is asked to stop.
     async fn one_step(
         &mut self,
         mut batch: Vec<ScoredGroup>,
         mut times: StepTimes,
-    ) -> Result<Option<Vec<SourceScore>>> {
+        stop: &mut Asked,
+    ) -> Result<Option<Scores>> {
         let step = self.step();
         if self.inputs.config.advantage.scale == AdvantageScale::BatchStd {
             scale_advantages(&mut batch);
         }
         let samples = self.samples(&batch)?;
         let since = Instant::now();
-        self.make_room().await?;
+        let Some(()) = unless_stopped(stop, self.make_room()).await? else { return Ok(None) };
         times.publish = since.elapsed();
         let since = Instant::now();
-        let output = self.trainer.step(step, samples).await?;
+        let Some(output) = self.train(step, samples, stop).await? else { return Ok(None) };
         times.train = since.elapsed();
         self.check_health(step, &output.stats, &batch)?;
         let since = Instant::now();
-        self.publish(step + 1, output.adapter).await?;
+        // From here on the step is made. A run that stops needs no engine any more: a resume publishes the policy.
+        unless_stopped(stop, self.publish(step + 1, output.adapter)).await?;
         times.publish += since.elapsed();
-        let canary = self.canary(step + 1).await?;
-        self.record(&batch, &output.stats, canary, &times).await
+        let canary = unless_stopped(stop, self.canary(step + 1)).await?.flatten();
+        self.record(&batch, &output.stats, canary, &times, stop).await
     }
 
-    /// Counts the step, writes what is known of it, evaluates and saves where that is due.
+    /// `None` if the run is asked to stop before the step is whole.
+    async fn train(&self, step: u64, samples: Vec<Sample>, stop: &mut Asked) -> Result<Option<StepOutput>> {
+        let mut training = pin!(self.trainer.step(step, samples));
+        tokio::select! {
+            output = &mut training => output,
+            () = stopped(stop) => {
+                self.trainer.give_up();
+                training.await
+            }
+        }
+    }
+
+    /// Counts the step, writes what is known of it, evaluates and saves where that is due. `None` if the run is asked to stop.
     async fn record(
         &mut self,
         batch: &[ScoredGroup],
         stats: &StepStats,
         canary: Option<f64>,
         times: &StepTimes,
-    ) -> Result<Option<Vec<SourceScore>>> {
-        let (config, sources) = (&self.inputs.config, self.inputs.train.names());
+        stop: &mut Asked,
+    ) -> Result<Option<Scores>> {
+        let (inputs, sources) = (self.inputs.clone(), self.inputs.train.names());
+        let config = &inputs.config;
         let (history, step, mut line) = {
             let mut scheduler = self.shared.lock();
             scheduler.trained(&batch.iter().map(|group| group.job.id).collect::<Vec<_>>());
@@ -199,24 +256,32 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
         };
         line.values(record::batch(batch));
         line.values(record::parts(batch));
-        line.values(record::graders(&self.inputs, self.shared.grading_clock.take()));
+        line.values(record::graders(&inputs, self.shared.grading_clock.take()));
         line.values(stats.metrics());
         line.values(canary.map(|difference| (names::MISMATCH_CANARY_MAX_DIFF, difference)));
         line.values(times.metrics(self.shared.engine_clock.take(), self.shared.take_waited(), batch));
         log::say(&progress::step_line(config.max_steps, &line, &sources));
+        self.warn_if_stuck(batch)?;
         self.run.rollouts(step, record::rollout_lines(step, batch, &sources))?;
         self.run.observations(&record::observations(step, &history.observed, &sources))?;
         self.run.decisions(&record::decisions(step, &history.ended, &sources))?;
 
-        let scores = self.evaluate_at(step, &mut line).await?;
-        self.run.metrics(&line.into_map())?;
+        let Some(scores) = self.measure(line, stop).await? else { return Ok(None) };
         let interval = config.ckpt.interval;
         if interval > 0 && step.is_multiple_of(interval) || step == config.max_steps {
             self.checkpoint().await?;
         }
         // With η = 0 the dispatcher may draw for the next step only now, so that evaluation and checkpoint see a policy at rest.
         self.shared.wake();
-        Ok(scores)
+        Ok(Some(scores))
+    }
+
+    fn warn_if_stuck(&mut self, batch: &[ScoredGroup]) -> Result<()> {
+        let told = self.history.watch.step(&stuck::signs(batch, &self.inputs)?);
+        if !told.is_empty() {
+            tracing::warn!("{}", stuck::describe(&told, batch, &self.inputs)?);
+        }
+        Ok(())
     }
 
     /// The batch as the trainer takes it. Each completion must name policies that were published.
@@ -287,8 +352,17 @@ fn scale_advantages(batch: &mut [ScoredGroup]) {
     advantages.zip(all).for_each(|(advantage, scaled)| *advantage = scaled);
 }
 
+/// What `work` gives. `None` if the run is asked to stop before: then `work` is dropped.
+pub(super) async fn unless_stopped<T>(stop: &mut Asked, work: impl Future<Output = Result<T>>) -> Result<Option<T>> {
+    tokio::select! {
+        biased;
+        () = stopped(stop) => Ok(None),
+        output = work => output.map(Some),
+    }
+}
+
 /// Returns when the run is asked to stop; never, if nothing can ask any more.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
+async fn stopped(stop: &mut Asked) {
     if stop.wait_for(|stop| *stop).await.is_err() {
         std::future::pending::<()>().await;
     }

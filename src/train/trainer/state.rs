@@ -6,6 +6,7 @@ use engine::{Adapter, LoraConfig};
 
 use super::Trainer;
 use crate::train::lora::Lora;
+use crate::train::optim::AdamW;
 use crate::train::tensors_to_bytes;
 
 /// What a resume needs, as the bytes of files.
@@ -29,15 +30,27 @@ impl Trainer {
     /// # Errors
     /// If the adapter or the moments do not fit this model, or the adapter has another rank, alpha or other target modules. The error
     /// names what was expected and what was found.
-    pub fn restore(self, state: &TrainerState) -> anyhow::Result<Self> {
+    pub fn restore(mut self, state: &TrainerState) -> anyhow::Result<Self> {
         check_same(self.lora.config(), &state.adapter.config)?;
+        self.put_back(state)?;
+        Ok(self)
+    }
+
+    /// Replaces policy and optimiser.
+    ///
+    /// # Errors
+    /// If the adapter or the moments do not fit this model.
+    pub(super) fn put_back(&mut self, state: &TrainerState) -> candle_core::Result<()> {
         // The base model's folder may have moved: its name is today's.
         let adapter = Adapter { config: Arc::new(self.lora.config().clone()), ..state.adapter.clone() };
-        let lora = Lora::from_adapter(&adapter, &self.model.config, &self.device)?;
-        let mut trainer = Self::with_lora(self.model, lora, self.settings, self.device)?;
-        let moments = candle_core::safetensors::load_buffer(&state.optimizer, &trainer.device)?;
-        trainer.optimiser.restore(&moments.into_iter().collect(), state.updates)?;
-        Ok(trainer)
+        let lora = Lora::from_adapter(&adapter, &self.model.config, &self.device);
+        let lora = lora.map_err(candle_core::Error::wrap)?;
+        let vars = lora.vars();
+        let mut optimiser = AdamW::new(self.settings.optim.clone(), vars.clone())?;
+        let moments = candle_core::safetensors::load_buffer(&state.optimizer, &self.device)?;
+        optimiser.restore(&moments.into_iter().collect(), state.updates)?;
+        (self.lora, self.vars, self.optimiser) = (lora, vars, optimiser);
+        Ok(())
     }
 }
 
