@@ -6,7 +6,7 @@
 //!   as in `dump-rl grade … | head`, the program ends as `grep` does: by SIGPIPE, without a word.
 
 use std::fmt::Display;
-use std::io::{self, BufWriter, StdoutLock, Write};
+use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 use std::sync::Once;
 
 use anyhow::{Result, anyhow};
@@ -30,6 +30,12 @@ pub fn say(line: impl Display) {
 #[allow(clippy::disallowed_methods)]
 pub fn warn(bytes: &[u8]) {
     let _ = io::stderr().write_all(bytes);
+}
+
+/// Whether somebody sees standard error on a terminal.
+#[allow(clippy::disallowed_methods)]
+pub fn is_watched() -> bool {
+    io::stderr().is_terminal()
 }
 
 /// Lets `write` write what the command is for to standard output.

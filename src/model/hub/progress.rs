@@ -1,11 +1,11 @@
 //! What a download shows on standard error: a bar on a terminal, else a line now and then.
 
-use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::environment;
+use crate::terminal;
 
 /// The time between two lines. A download that takes less shows none.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -29,7 +29,7 @@ impl Progress {
     pub fn new(repo: &str, total: u64, progress: environment::Progress) -> Self {
         let kind = match progress {
             environment::Progress::Hidden => Kind::Hidden,
-            environment::Progress::Shown if total > 0 && io::stderr().is_terminal() => Kind::Bar(bar(total)),
+            environment::Progress::Shown if total > 0 && terminal::is_watched() => Kind::Bar(bar(total)),
             environment::Progress::Shown => Kind::Lines { begun: Instant::now(), last: Instant::now() },
         };
         Self { kind, repo: repo.into(), file: String::new(), done: 0, total }
@@ -50,8 +50,7 @@ impl Progress {
             Kind::Lines { begun, last } if last.elapsed() >= INTERVAL => {
                 *last = Instant::now();
                 let line = line(&self.repo, &self.file, self.done, self.total, begun.elapsed());
-                // A reader that left does not end a download.
-                drop(writeln!(io::stderr(), "{line}"));
+                terminal::warn(format!("{line}\n").as_bytes());
             }
             Kind::Lines { .. } | Kind::Hidden => {}
         }
