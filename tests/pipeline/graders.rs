@@ -10,7 +10,7 @@ use dump_rl::config::run::RunConfig;
 use serde_json::{Value, json};
 
 use crate::fixtures::records::{all_metrics, check_ledger, dropped, metrics, number, rollouts};
-use crate::fixtures::runs::{fail, finish};
+use crate::fixtures::runs::{FOREVER, fail, finish};
 use crate::fixtures::world::{B, G, STEPS, World};
 
 /// Scores a completion by its length. `$first` runs before.
@@ -126,7 +126,9 @@ fn an_evaluation_that_cannot_be_graded_ends_the_run() {
     let world = World::new();
     let config = graded_by(world.config(), script(&for_test_rows("echo nonsense; continue"), 1));
     let config = RunConfig { eval: EvalConfig { interval: 1, ..config.eval }, ..config };
-    let error = fail(&config, &world.out("a"), world.engine());
+    // Groups are never answered: theirs would fail as well, and perhaps earlier.
+    let engine = world.engine().with_latency(|request| if request.group_size == G { FOREVER } else { Duration::ZERO });
+    let error = fail(&config, &world.out("a"), engine);
     assert!(error.contains("3 test rows in a row could not be graded") && error.contains("nonsense"), "{error}");
 }
 
