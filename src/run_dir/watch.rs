@@ -39,7 +39,9 @@ impl Sign {
             Self::AllTruncated => {
                 format!("every completion is cut off at engine.max_new_tokens = {max_new_tokens}: raise it")
             }
-            Self::PromptOpensTag => "the chat template opens a tag at the end of the prompt, so completions do not".into(),
+            Self::PromptOpensTag => {
+                "the chat template opens a tag at the end of the prompt, and it is not graded: set grader.prefill = \"graded\"".into()
+            }
             Self::SameCompletions => {
                 "all completions of a group are the same text: raise engine.temperature, or look at engine.top_k".into()
             }

@@ -53,7 +53,8 @@ fn has_no_format(batch: &[ScoredGroup], inputs: &Inputs) -> Result<bool, InputEr
 
 fn opens_tag(batch: &[ScoredGroup], inputs: &Inputs) -> Result<bool, InputError> {
     for group in batch {
-        if !ends_inside_tag(&prompt_end(group, inputs)?) {
+        // What is graded together with the completion is no cause.
+        if !group.prefill.is_empty() || !ends_inside_tag(&prompt_end(group, inputs)?) {
             return Ok(false);
         }
     }
