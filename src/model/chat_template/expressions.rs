@@ -1,17 +1,27 @@
 //! Expressions with calls in place of operators.
 
+use std::collections::HashSet;
+
 use minijinja::Value;
 use minijinja::machinery::Span;
 use minijinja::machinery::ast::{self, BinOpKind, CallArg, CompareOpKind, Expr, Spanned, UnaryOpKind};
 
-use super::syntax::{Parsed, Rewrite, refused};
+use super::text::{Parsed, refused};
 
-impl Rewrite<'_> {
-    pub fn expressions(&self, all: &[Expr<'static>]) -> Parsed<Vec<Expr<'static>>> {
-        all.iter().map(|it| self.expression(it)).collect()
+/// What must be known of the template around an expression.
+#[derive(Clone, Copy)]
+pub struct Expressions<'t> {
+    pub text: &'static str,
+    /// Macros that have parameters with defaults.
+    pub with_defaults: &'t HashSet<&'static str>,
+}
+
+impl Expressions<'_> {
+    fn all(&self, all: &[Expr<'static>]) -> Parsed<Vec<Expr<'static>>> {
+        all.iter().map(|it| self.one(it)).collect()
     }
 
-    pub fn expression(&self, expression: &Expr<'static>) -> Parsed<Expr<'static>> {
+    pub fn one(&self, expression: &Expr<'static>) -> Parsed<Expr<'static>> {
         let span = expression.span();
         Ok(match expression {
             Expr::Var(it) if ["self", "super", "varargs", "kwargs"].contains(&it.id) => {
@@ -20,7 +30,7 @@ impl Rewrite<'_> {
             Expr::Var(it) => variable(it.id, span),
             Expr::Const(it) => constant(it.value.clone(), span),
             Expr::List(it) => {
-                let items = self.expressions(&it.items)?;
+                let items = self.all(&it.items)?;
                 match self.text.as_bytes().get(span.start_offset as usize) {
                     Some(b'[') => Expr::List(Spanned::new(ast::List { items }, span)),
                     // minijinja has no tuples, and parses them as lists.
@@ -28,35 +38,34 @@ impl Rewrite<'_> {
                 }
             }
             Expr::Map(it) => {
-                let map = ast::Map { keys: self.expressions(&it.keys)?, values: self.expressions(&it.values)? };
+                let map = ast::Map { keys: self.all(&it.keys)?, values: self.all(&it.values)? };
                 Expr::Map(Spanned::new(map, span))
             }
             Expr::UnaryOp(it) => match it.op {
-                UnaryOpKind::Neg => call("negate", span, vec![self.expression(&it.expr)?]),
-                UnaryOpKind::Not => self.not(self.expression(&it.expr)?, span),
+                UnaryOpKind::Neg => call("negate", span, vec![self.one(&it.expr)?]),
+                UnaryOpKind::Not => self.not(self.one(&it.expr)?, span),
             },
             Expr::BinOp(it) => self.binary(it.op, &it.left, &it.right, span)?,
             Expr::Compare(it) => self.comparison(it)?,
             Expr::IfExpr(it) => {
-                let (test_expr, true_expr) = (self.expression(&it.test_expr)?, self.expression(&it.true_expr)?);
-                let false_expr = it.false_expr.as_ref().map(|it| self.expression(it)).transpose()?;
+                let (test_expr, true_expr) = (self.one(&it.test_expr)?, self.one(&it.true_expr)?);
+                let false_expr = it.false_expr.as_ref().map(|it| self.one(it)).transpose()?;
                 Expr::IfExpr(Spanned::new(ast::IfExpr { test_expr, true_expr, false_expr }, span))
             }
             Expr::Filter(it) => {
-                let expr = it.expr.as_ref().map(|it| self.expression(it)).transpose()?;
+                let expr = it.expr.as_ref().map(|it| self.one(it)).transpose()?;
                 Expr::Filter(Spanned::new(ast::Filter { name: it.name, expr, args: self.arguments(&it.args)? }, span))
             }
             Expr::Test(it) if is_test(&it.expr) => return Err(refused(span, "Jinja2 knows no test of a test")),
             Expr::Test(it) => {
-                let test =
-                    ast::Test { name: it.name, expr: self.expression(&it.expr)?, args: self.arguments(&it.args)? };
+                let test = ast::Test { name: it.name, expr: self.one(&it.expr)?, args: self.arguments(&it.args)? };
                 Expr::Test(Spanned::new(test, span))
             }
             Expr::GetAttr(it) => call(".", span, vec![self.object(&it.expr)?, constant(Value::from(it.name), span)]),
-            Expr::GetItem(it) => call("[]", span, vec![self.object(&it.expr)?, self.expression(&it.subscript_expr)?]),
+            Expr::GetItem(it) => call("[]", span, vec![self.object(&it.expr)?, self.one(&it.subscript_expr)?]),
             Expr::Slice(it) => {
                 let bound = |bound: &Option<Expr<'static>>| match bound {
-                    Some(it) => self.expression(it),
+                    Some(it) => self.one(it),
                     None => Ok(constant(Value::from(()), span)),
                 };
                 let bounds = [bound(&it.start)?, bound(&it.stop)?, bound(&it.step)?];
@@ -72,7 +81,7 @@ impl Rewrite<'_> {
             Expr::UnaryOp(it) if matches!(it.op, UnaryOpKind::Neg) => {
                 Err(refused(it.span(), "a minus in front of an attribute or an item is not supported"))
             }
-            _ => self.expression(expression),
+            _ => self.one(expression),
         }
     }
 
@@ -81,7 +90,7 @@ impl Rewrite<'_> {
     }
 
     fn binary(&self, op: BinOpKind, left: &Expr<'static>, right: &Expr<'static>, span: Span) -> Parsed<Expr<'static>> {
-        let (left, right) = (self.expression(left)?, self.expression(right)?);
+        let (left, right) = (self.one(left)?, self.one(right)?);
         Ok(match operator(op) {
             Some(name) => call(name, span, vec![left, right]),
             None => {
@@ -132,16 +141,16 @@ impl Rewrite<'_> {
         {
             args = args.into_iter().map(given).collect();
         }
-        Ok(Expr::Call(Spanned::new(ast::Call { expr: self.expression(&it.expr)?, args }, it.span())))
+        Ok(Expr::Call(Spanned::new(ast::Call { expr: self.one(&it.expr)?, args }, it.span())))
     }
 
     fn arguments(&self, all: &[CallArg<'static>]) -> Parsed<Vec<CallArg<'static>>> {
         let argument = |it: &CallArg<'static>| {
             Ok(match it {
-                CallArg::Pos(it) => CallArg::Pos(self.expression(it)?),
-                CallArg::Kwarg(name, it) => CallArg::Kwarg(name, self.expression(it)?),
-                CallArg::PosSplat(it) => CallArg::PosSplat(self.expression(it)?),
-                CallArg::KwargSplat(it) => CallArg::KwargSplat(self.expression(it)?),
+                CallArg::Pos(it) => CallArg::Pos(self.one(it)?),
+                CallArg::Kwarg(name, it) => CallArg::Kwarg(name, self.one(it)?),
+                CallArg::PosSplat(it) => CallArg::PosSplat(self.one(it)?),
+                CallArg::KwargSplat(it) => CallArg::KwargSplat(self.one(it)?),
             })
         };
         all.iter().map(argument).collect()

@@ -1,95 +1,17 @@
 //! Methods of Python's strings, lists and dicts. Those that change a list or a dict are refused, as transformers refuses them.
 
 use minijinja::value::{Kwargs, Rest};
-use minijinja::{Error, State, Value};
+use minijinja::{Environment, Error, State, Value};
 
 use super::value::{self, Python, View};
-use super::{operators, refused};
+use super::{method_names, operators, refused};
 
-const OF_STRINGS: [&str; 33] = [
-    "capitalize",
-    "count",
-    "encode",
-    "endswith",
-    "find",
-    "format",
-    "index",
-    "isalnum",
-    "isalpha",
-    "isdigit",
-    "islower",
-    "isspace",
-    "isupper",
-    "join",
-    "ljust",
-    "lower",
-    "lstrip",
-    "partition",
-    "removeprefix",
-    "removesuffix",
-    "replace",
-    "rfind",
-    "rindex",
-    "rjust",
-    "rpartition",
-    "rsplit",
-    "rstrip",
-    "split",
-    "splitlines",
-    "startswith",
-    "strip",
-    "title",
-    "upper",
-];
-const OF_LISTS: [&str; 11] =
-    ["append", "clear", "copy", "count", "extend", "index", "insert", "pop", "remove", "reverse", "sort"];
-const OF_DICTS: [&str; 11] =
-    ["clear", "copy", "fromkeys", "get", "items", "keys", "pop", "popitem", "setdefault", "update", "values"];
-
-/// Whether Python has an attribute of this name, which Jinja2 finds before an item.
-pub fn exists(value: &Value, name: &str) -> bool {
-    match Python::of(value) {
-        Python::Str(_) => OF_STRINGS.contains(&name) || OTHERS_OF_STRINGS.contains(&name),
-        Python::List(_) => OF_LISTS.contains(&name),
-        Python::Tuple(_) => ["count", "index"].contains(&name),
-        Python::Dict(_) => OF_DICTS.contains(&name),
-        Python::Bool(_) | Python::Int(_) | Python::Float(_) => OF_NUMBERS.contains(&name),
-        Python::None | Python::Undefined | Python::Other => false,
-        Python::View(_) | Python::Generator(_) => true,
-    }
+pub fn add_to(environment: &mut Environment<'static>) {
+    environment.add_function("()", call);
 }
 
-const OTHERS_OF_STRINGS: [&str; 13] = [
-    "casefold",
-    "center",
-    "expandtabs",
-    "format_map",
-    "isascii",
-    "isdecimal",
-    "isidentifier",
-    "isnumeric",
-    "isprintable",
-    "istitle",
-    "maketrans",
-    "swapcase",
-    "translate",
-];
-const OF_NUMBERS: [&str; 11] = [
-    "as_integer_ratio",
-    "bit_count",
-    "bit_length",
-    "conjugate",
-    "denominator",
-    "from_bytes",
-    "imag",
-    "is_integer",
-    "numerator",
-    "real",
-    "to_bytes",
-];
-
 /// `args[0].args[1](args[2..])`.
-pub fn call(state: &State, args: Rest<Value>) -> Result<Value, Error> {
+fn call(state: &State, args: Rest<Value>) -> Result<Value, Error> {
     let [object, name, given @ ..] = &args[..] else { return Err(refused("a method call without a method")) };
     let name = value::string(name)?;
     let unknown = || refused(format!("the method `{name}` of {} is not supported", Python::of(object).name()));
@@ -107,7 +29,7 @@ pub fn call(state: &State, args: Rest<Value>) -> Result<Value, Error> {
             ("get", [key]) => Ok(dict.get(key).cloned().unwrap_or(Value::from(()))),
             ("get", [key, default]) if !default.is_kwargs() => Ok(dict.get(key).unwrap_or(default).clone()),
             ("copy", []) => Ok(object.clone()),
-            _ if OF_DICTS.contains(&name) => Err(unknown()),
+            _ if method_names::exists(object, name) => Err(unknown()),
             _ => operators::attribute(object, name)?.call(state, given),
         },
         Python::List(items) => of_items(&items, name, given)?.ok_or_else(unknown),

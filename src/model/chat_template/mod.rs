@@ -13,6 +13,7 @@ mod expressions;
 mod filters;
 mod globals;
 mod json;
+mod method_names;
 mod methods;
 mod operators;
 mod percent;
@@ -94,6 +95,7 @@ fn environment(now: NaiveDateTime) -> Environment<'static> {
         output.write_str(&text).map_err(Error::from)
     });
     operators::add_to(&mut environment);
+    methods::add_to(&mut environment);
     globals::add_to(&mut environment, now);
     filters::add_to(&mut environment);
     checks::add_to(&mut environment);

@@ -6,7 +6,7 @@ use minijinja::value::Rest;
 use minijinja::{Environment, Error, Value};
 
 use super::value::{self, Python, Tuple};
-use super::{methods, percent, refused};
+use super::{method_names, percent, refused};
 
 type Computed = Result<Value, Error>;
 
@@ -38,7 +38,6 @@ pub fn add_to(environment: &mut Environment<'static>) {
     environment.add_function(".", |a: Value, name: String| attribute(&a, &name));
     environment.add_function("[]", |a: Value, key: Value| item(&a, &key));
     environment.add_function("[:]", |a: Value, start: Value, stop: Value, step: Value| slice(&a, [start, stop, step]));
-    environment.add_function("()", methods::call);
 }
 
 fn unsupported(operator: &str, a: &Value, b: &Value) -> Error {
@@ -236,7 +235,7 @@ pub fn attribute(whole: &Value, name: &str) -> Computed {
         Python::Other if name.starts_with('_') => Err(refused(format!("`.{name}` is not allowed"))),
         // Loops, macros and namespaces are minijinja's, with Jinja2's attributes.
         Python::Other => Ok(whole.get_attr(name).unwrap_or(Value::UNDEFINED)),
-        _ if methods::exists(whole, name) || name.starts_with("__") => {
+        _ if method_names::exists(whole, name) || name.starts_with("__") => {
             Err(refused(format!("`.{name}` without a call is not supported")))
         }
         Python::Dict(dict) => Ok(dict.get(&Value::from(name)).cloned().unwrap_or(Value::UNDEFINED)),

@@ -1,14 +1,12 @@
 //! A parsed template in which operators, attributes and method calls are calls of functions. Their names are no identifiers, so no
 //! template can name or replace them.
 
-use std::collections::HashSet;
-
+use minijinja::Error;
 use minijinja::machinery::ast::{self, Expr, Spanned, Stmt};
 use minijinja::machinery::{Span, WhitespaceConfig};
-use minijinja::{Error, ErrorKind};
 
-use super::expressions::{call, variable};
-use super::text::scan;
+use super::expressions::{Expressions, call, variable};
+use super::text::{Parsed, refused, scan};
 
 /// # Errors
 /// A template that cannot be parsed, or that has a statement or a name that is not supported.
@@ -16,10 +14,9 @@ pub fn parse(text: &'static str) -> Result<Stmt<'static>, Error> {
     let whitespace = WhitespaceConfig { trim_blocks: true, lstrip_blocks: true, ..WhitespaceConfig::default() };
     let with_defaults = scan(text, whitespace)?;
     let template = minijinja::machinery::parse(text, "template", Default::default(), whitespace)?;
-    Rewrite { text, with_defaults: &with_defaults, scope: Scope::Template }.statement(&template)
+    let expressions = Expressions { text, with_defaults: &with_defaults };
+    Rewrite { expressions, scope: Scope::Template }.statement(&template)
 }
-
-pub type Parsed<T> = Result<T, Error>;
 
 /// The innermost scope that a statement is in.
 #[derive(Clone, Copy, PartialEq)]
@@ -32,10 +29,8 @@ enum Scope {
 }
 
 #[derive(Clone, Copy)]
-pub struct Rewrite<'t> {
-    pub text: &'static str,
-    /// Macros that have parameters with defaults.
-    pub with_defaults: &'t HashSet<&'static str>,
+struct Rewrite<'t> {
+    expressions: Expressions<'t>,
     scope: Scope,
 }
 
@@ -54,12 +49,12 @@ impl Rewrite<'_> {
                 Stmt::Template(Spanned::new(ast::Template { children: self.statements(&it.children)? }, it.span()))
             }
             Stmt::EmitExpr(it) => {
-                Stmt::EmitExpr(Spanned::new(ast::EmitExpr { expr: self.expression(&it.expr)? }, it.span()))
+                Stmt::EmitExpr(Spanned::new(ast::EmitExpr { expr: self.expressions.one(&it.expr)? }, it.span()))
             }
             Stmt::EmitRaw(it) => Stmt::EmitRaw(Spanned::new(ast::EmitRaw { raw: it.raw }, it.span())),
             Stmt::ForLoop(it) => Stmt::ForLoop(Spanned::new(self.for_loop(it)?, it.span())),
             Stmt::IfCond(it) => {
-                let (expr, true_body) = (self.expression(&it.expr)?, self.statements(&it.true_body)?);
+                let (expr, true_body) = (self.expressions.one(&it.expr)?, self.statements(&it.true_body)?);
                 let condition = ast::IfCond { expr, true_body, false_body: self.statements(&it.false_body)? };
                 Stmt::IfCond(Spanned::new(condition, it.span()))
             }
@@ -68,16 +63,16 @@ impl Rewrite<'_> {
                 if it.assignments.len() > 1 {
                     return Err(refused(it.span(), "a `with` of several variables is not supported"));
                 }
-                let assign = |(to, from): &(Expr<'static>, _)| Ok((self.target(to)?, self.expression(from)?));
+                let assign = |(to, from): &(Expr<'static>, _)| Ok((self.target(to)?, self.expressions.one(from)?));
                 let assignments = it.assignments.iter().map(assign).collect::<Parsed<_>>()?;
                 self.scoped(assignments, &it.body, it.span())?
             }
             Stmt::Set(it) => {
-                let set = ast::Set { target: self.target(&it.target)?, expr: self.expression(&it.expr)? };
+                let set = ast::Set { target: self.target(&it.target)?, expr: self.expressions.one(&it.expr)? };
                 Stmt::Set(Spanned::new(set, it.span()))
             }
             Stmt::SetBlock(it) => {
-                let filter = it.filter.as_ref().map(|it| self.expression(it)).transpose()?;
+                let filter = it.filter.as_ref().map(|it| self.expressions.one(it)).transpose()?;
                 let body = vec![self.scoped(Vec::new(), &it.body, it.span())?];
                 Stmt::SetBlock(Spanned::new(
                     ast::SetBlock { target: self.target(&it.target)?, filter, body },
@@ -85,7 +80,7 @@ impl Rewrite<'_> {
                 ))
             }
             Stmt::FilterBlock(it) => {
-                let filter = self.expression(&it.filter)?;
+                let filter = self.expressions.one(&it.filter)?;
                 let body = vec![self.scoped(Vec::new(), &it.body, it.span())?];
                 Stmt::FilterBlock(Spanned::new(ast::FilterBlock { filter, body }, it.span()))
             }
@@ -94,7 +89,7 @@ impl Rewrite<'_> {
             }
             Stmt::Macro(it) => Stmt::Macro(self.macro_(it)?),
             Stmt::CallBlock(it) => {
-                let call = match self.call(&it.call)? {
+                let call = match self.expressions.call(&it.call)? {
                     Expr::Call(call) => call,
                     _ => return Err(refused(it.span(), "this `call` is not supported")),
                 };
@@ -132,8 +127,8 @@ impl Rewrite<'_> {
         }
         Ok(ast::ForLoop {
             target: self.target(&it.target)?,
-            iter: call("iterate", it.span(), vec![self.expression(&it.iter)?]),
-            filter_expr: it.filter_expr.as_ref().map(|it| self.expression(it)).transpose()?,
+            iter: call("iterate", it.span(), vec![self.expressions.one(&it.iter)?]),
+            filter_expr: it.filter_expr.as_ref().map(|it| self.expressions.one(it)).transpose()?,
             recursive: false,
             body: self.within(Scope::Loop).statements(&it.body)?,
             else_body: self.statements(&it.else_body)?,
@@ -146,7 +141,7 @@ impl Rewrite<'_> {
         if it.defaults.iter().any(|default| !matches!(default, Expr::Const(_) | Expr::List(_) | Expr::Map(_))) {
             return Err(refused(it.span(), "a parameter's default that is computed is not supported"));
         }
-        let defaults = it.defaults.iter().map(|it| self.expression(it)).collect::<Parsed<_>>()?;
+        let defaults = it.defaults.iter().map(|it| self.expressions.one(it)).collect::<Parsed<_>>()?;
         let body = self.within(Scope::Macro).statements(&it.body)?;
         Ok(Spanned::new(ast::Macro { name: it.name, args, defaults, body }, it.span()))
     }
@@ -165,8 +160,4 @@ impl Rewrite<'_> {
             other => return Err(refused(other.span(), "nothing can be assigned to this")),
         })
     }
-}
-
-pub fn refused(span: Span, reason: &str) -> Error {
-    Error::new(ErrorKind::SyntaxError, format!("line {}: {reason}", span.start_line))
 }

@@ -3,11 +3,9 @@
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
-use minijinja::Error;
 use minijinja::machinery::{Span, Token, WhitespaceConfig};
+use minijinja::{Error, ErrorKind};
 use regex::{Captures, Regex};
-
-use super::syntax::refused;
 
 /// Comments and raw blocks, which stay, and the tags that surround what an assistant says.
 static TAGS: LazyLock<Regex> = LazyLock::new(|| {
@@ -47,6 +45,13 @@ pub fn scan(text: &'static str, whitespace: WhitespaceConfig) -> Result<HashSet<
         before = if let Token::Ident(it) = token { Some(it) } else { None };
     }
     Ok(with_defaults)
+}
+
+pub type Parsed<T> = Result<T, Error>;
+
+/// The error of a part of a template.
+pub fn refused(span: Span, reason: &str) -> Error {
+    Error::new(ErrorKind::SyntaxError, format!("line {}: {reason}", span.start_line))
 }
 
 /// `text` begins with a string at `span`.
