@@ -99,7 +99,8 @@ fn what_belongs_to_a_model_comes_along() {
     ["additional_chat_templates/rag.jinja", "original/params.json", "onnx/model.onnx"]
         .iter()
         .for_each(|name| put(name));
-    let of_tokenizer = ["tokenizer.json", "tokenizer_config.json"];
+    fs::write(work.model.path().join("chat_template.jinja"), work.model.chat_template()).expect("a file");
+    let of_tokenizer = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
     let names = |folder: &Path| -> BTreeSet<String> {
         let entries = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
         let inner = entries(&folder.join("additional_chat_templates"));

@@ -75,7 +75,9 @@ impl World {
 
 /// The files of a model, with some that a model has beside what the program reads, and some that nobody wants.
 fn model() -> Files {
-    let mut all = files(TinyModel::new().path());
+    let tiny = TinyModel::new();
+    let mut all = files(tiny.path());
+    all.insert("chat_template.jinja".into(), tiny.chat_template().into());
     for name in
         ["README.md", "pytorch_model.bin", "tiny.gguf", "onnx/model.onnx", "original/params.json", ".gitattributes"]
     {
