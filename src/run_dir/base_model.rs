@@ -1,6 +1,6 @@
 //! What a run's base model was, by the contents of its files: a folder may move, and another model is noticed.
 //!
-//! Configuration, tokenizer and templates are hashed whole. Of weights the header is, and of each tensor [`BLOCKS`] pieces from its
+//! Configuration, tokenizer and templates are hashed whole. Of weights the header is, and of each tensor `BLOCKS` pieces from its
 //! beginning to its end: about 14 MB of a model of 7 B parameters are read. Training or merging changes every matrix nearly
 //! everywhere, so that the pieces differ too. What changes single rows of a large matrix can go unnoticed.
 

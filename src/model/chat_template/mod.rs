@@ -4,9 +4,9 @@
 //! knows no `'%s' % x`. So before a template is compiled, its operators become calls of functions that behave like Python's.
 //! What Python or Jinja2 would do otherwise, or what is not known, is an error and never another text.
 //!
-//! - [`source`]: which file the template is in · [`text`]: what is looked for in it · [`syntax`] and [`expressions`]: the template
+//! - [`source`]: which file the template is in · `text`: what is looked for in it · `syntax` and `expressions`: the template
 //!   with calls in place of operators
-//! - [`value`]: Python's values as text · [`operators`], [`methods`], [`filters`], [`checks`], [`json`], [`percent`]: what Python's do
+//! - `value`: Python's values as text · `operators`, `methods`, `filters`, `checks`, `json`, `percent`: what Python's do
 
 mod checks;
 mod expressions;

@@ -1,8 +1,8 @@
 //! Models and data sets by their name on the Hugging Face hub, from its local cache or downloaded into it.
 //!
 //! - [`environment`]: the variables of `huggingface_hub`, with their meaning there · [`cache`]: the same layout on disk
-//! - [`models`], [`datasets`]: which files, and from where · [`download`]: a file, whole or not at all
-//! - [`client`]: requests · [`errors`]: what can go wrong, a sentence each · [`progress`]: what a download shows
+//! - `models`, `datasets`: which files, and from where · `download`: a file, whole or not at all
+//! - `client`: requests · `errors`: what can go wrong, a sentence each · `progress`: what a download shows
 //!
 //! Where a branch or a tag is named and the hub can be reached, it is asked for the commit, as `huggingface_hub` does. Where it
 //! cannot, the commit in the cache is used, with a warning.

@@ -1,6 +1,6 @@
 //! A model's tokenizer and chat template. Prompts become ids here, once; completions become text.
 //!
-//! - [`settings`]: the files beside `tokenizer.json` · [`opening`]: what a template begins of an answer
+//! - `settings`: the files beside `tokenizer.json` · `opening`: what a template begins of an answer
 
 mod opening;
 mod settings;

@@ -84,7 +84,7 @@ impl Dataset {
 /// now.
 ///
 /// # Errors
-/// As [`scorers`]; a function that cannot be loaded.
+/// As `scorers`; a function that cannot be loaded.
 pub fn loaded_scorers(config: &RunConfig) -> Result<Scorers, InputError> {
     let scorers = scorers(config)?;
     scorers.load_functions().map_err(|problem| InputError::new("configuration", problem))?;
