@@ -27,6 +27,9 @@ pub enum EngineError {
     /// A failure while the engine runs.
     #[error("generation failed: {0}")]
     Generate(String),
+    /// A server does not do what training needs: the caller's input.
+    #[error("{url}: {problem}")]
+    Endpoint { url: String, problem: String },
     /// The engine's thread has ended.
     #[error("the engine has stopped")]
     Stopped,
@@ -35,7 +38,7 @@ pub enum EngineError {
 impl EngineError {
     /// Whether the user's input is at fault, not the run.
     pub fn is_input(&self) -> bool {
-        matches!(self, EngineError::Model { .. } | EngineError::PromptLength { .. })
+        matches!(self, EngineError::Model { .. } | EngineError::PromptLength { .. } | EngineError::Endpoint { .. })
     }
 
     /// The same failure if it happened before the first request.

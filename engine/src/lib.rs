@@ -6,7 +6,8 @@
 //! - [`sampler`]: how a token is drawn · [`seed`]: seeds for random streams
 //! - [`decoder`]: model configuration, weights and block, shared with the trainer
 //! - [`kernels`]: a decoder's arithmetic on a CPU, also used by the trainer · [`math`]: functions that vectorise
-//! - [`native`]: our own engine · [`mistral`]: mistral.rs in process · [`scripted`]: a deterministic fake for tests
+//! - [`native`]: our own engine · [`mistral`]: mistral.rs in process · [`remote`]: servers over HTTP · [`scripted`]: a
+//!   deterministic fake for tests
 
 pub mod adapter;
 pub mod decoder;
@@ -17,6 +18,7 @@ pub mod math;
 #[cfg(feature = "mistralrs")]
 pub mod mistral;
 pub mod native;
+pub mod remote;
 pub mod sampler;
 pub mod scripted;
 pub mod seed;
@@ -24,6 +26,7 @@ pub mod types;
 pub mod version;
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use adapter::{Adapter, LoraConfig};
@@ -68,6 +71,30 @@ pub trait Engine: Send + Sync + 'static {
     /// Removes and returns the durations of the last steps (decoding and prefill together), oldest first. Empty if the
     /// engine has no steps of its own.
     fn take_step_times(&self) -> Vec<Duration> {
+        Vec::new()
+    }
+
+    /// The addresses of the servers that sample now; empty if the engine samples in this process.
+    fn endpoints(&self) -> Vec<Arc<str>> {
+        Vec::new()
+    }
+
+    /// As [`Engine::generate`], on this one of [`Engine::endpoints`] and no other.
+    ///
+    /// # Errors
+    /// As [`Engine::generate`]; if the server has gone.
+    fn generate_at(
+        &self,
+        endpoint: &str,
+        request: Request,
+    ) -> impl Future<Output = Result<Vec<Completion>, EngineError>> + Send {
+        let _ = endpoint;
+        self.generate(request)
+    }
+
+    /// What the engine counted since its start, by the names that metrics use: failures of servers, retries and the
+    /// like. Empty if it counts nothing.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
         Vec::new()
     }
 }

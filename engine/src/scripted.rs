@@ -178,7 +178,15 @@ fn complete(mut tokens: Vec<u32>, most: usize, sampling: &Sampling, policy: &Pol
     let (len, finish) = (1..=tokens.len()).find_map(ends).unwrap_or((tokens.len(), Finish::Length));
     tokens.truncate(len);
     let (policy, last_policy) = (policy.clone(), policy.clone());
-    Completion { tokens, full_log_probs: Vec::new(), log_probs: Vec::new(), finish, policy, last_policy }
+    Completion {
+        tokens,
+        full_log_probs: Vec::new(),
+        log_probs: Vec::new(),
+        finish,
+        policy,
+        last_policy,
+        endpoint: None,
+    }
 }
 
 #[cfg(test)]

@@ -105,6 +105,10 @@ impl StopStrings {
         self.strings.is_empty()
     }
 
+    pub fn strings(&self) -> &[String] {
+        &self.strings
+    }
+
     /// Whether the last of `tokens` completes one of the strings; no earlier token may have.
     fn end(&self, tokens: &[u32]) -> bool {
         let (Some(decode), Some(longest)) = (&self.decode, self.strings.iter().map(String::len).max()) else {
@@ -148,6 +152,8 @@ pub struct Completion {
     pub policy: PolicyVersion,
     /// The policy of the last token: another one if there was a publish in between.
     pub last_policy: PolicyVersion,
+    /// The address of the server that sampled it; `None`: this process.
+    pub endpoint: Option<Arc<str>>,
 }
 
 /// Number format of weights and activations.

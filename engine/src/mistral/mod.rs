@@ -118,7 +118,15 @@ impl Engine for MistralRs {
             let Captured { tokens, log_probs, full_log_probs, finish } =
                 answer.await.map_err(|_| EngineError::Stopped)??;
             let (policy, last_policy) = (policy.version.clone(), policy.version.clone());
-            completions.push(Completion { tokens, log_probs, full_log_probs, finish, policy, last_policy });
+            completions.push(Completion {
+                tokens,
+                log_probs,
+                full_log_probs,
+                finish,
+                policy,
+                last_policy,
+                endpoint: None,
+            });
         }
         Ok(completions)
     }

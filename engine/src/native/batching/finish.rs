@@ -45,6 +45,7 @@ impl<C: Compute> ContinuousBatcher<C> {
             finish,
             policy: state.first_policy.clone(),
             last_policy: policy,
+            endpoint: None,
         });
         let complete = group.completions.iter().all(Option::is_some);
         let id = sequence.group;
