@@ -28,7 +28,8 @@ use tokio::sync::oneshot;
 use crate::decoder::{DecoderConfig, Weights};
 use crate::kernels::LANES;
 use crate::{Adapter, Completion, Engine, EngineError, PolicyVersion, Precision, Request};
-use batching::{ContinuousBatcher, LivePolicy};
+use batching::{ContinuousBatcher, LivePolicy, Submission};
+pub use batching::{DrawnToken, TokenSink};
 pub use cache::BLOCK_TOKENS;
 use cache::{BlockLayout, BlockStore, blocks_of_request};
 use compute::Compute;
@@ -171,6 +172,42 @@ impl Native {
         })
     }
 
+    /// A policy for [`Native::generate_with`], which [`Engine::publish`] leaves alone.
+    ///
+    /// # Errors
+    /// As [`Engine::publish`].
+    pub async fn policy(&self, step: u64, adapter: Adapter) -> Result<Policy, EngineError> {
+        Ok(Policy(Arc::new(self.build(step, adapter).await?)))
+    }
+
+    /// As [`Engine::generate`], under `policy` from the first token to the last (`None`: the engine's own), and with
+    /// each token sent to `tokens` as soon as it is drawn.
+    ///
+    /// # Errors
+    /// As [`Engine::generate`].
+    pub async fn generate_with(
+        &self,
+        request: Request,
+        policy: Option<&Policy>,
+        tokens: Option<TokenSink>,
+    ) -> Result<Vec<Completion>, EngineError> {
+        let room = request.room(self.config.max_position_embeddings)?;
+        if let Some(id) = request.prompt.iter().find(|id| **id as usize >= self.config.vocab_size) {
+            let problem = format!("prompt token {id} is not in the model's vocabulary of {}", self.config.vocab_size);
+            return Err(EngineError::Generate(problem));
+        }
+        let policy = policy.map(|policy| Arc::clone(&policy.0));
+        let (reply, answer) = oneshot::channel();
+        self.send(EngineCommand::Generate(Submission { request, room, policy, tokens, reply }))?;
+        answer.await.map_err(|_| EngineError::Stopped)?
+    }
+
+    async fn build(&self, step: u64, adapter: Adapter) -> Result<LivePolicy, EngineError> {
+        let (config, device) = (self.config.clone(), self.device.clone());
+        let built = tokio::task::spawn_blocking(move || policy(step, &adapter, &config, &device)).await;
+        built.map_err(|_| EngineError::Stopped)?
+    }
+
     fn send(&self, command: EngineCommand) -> Result<(), EngineError> {
         self.commands.as_ref().and_then(|commands| commands.send(command).ok()).ok_or(EngineError::Stopped)
     }
@@ -186,29 +223,31 @@ impl Drop for Native {
     }
 }
 
+/// A policy that requests can name. Clones are the same policy; its memory is freed with the last of them.
+#[derive(Clone)]
+pub struct Policy(Arc<LivePolicy>);
+
+impl Policy {
+    pub fn version(&self) -> &PolicyVersion {
+        &self.0.version
+    }
+}
+
 /// The policy of an adapter, named by the hash of its bytes.
 fn policy(step: u64, adapter: &Adapter, config: &DecoderConfig, device: &Device) -> Result<LivePolicy, EngineError> {
     let version = PolicyVersion { step, adapter: adapter.verify()? };
-    Ok(LivePolicy { version, adapter: LiveAdapter::new(adapter, config, device)? })
+    Ok(LivePolicy::new(version, LiveAdapter::new(adapter, config, device)?))
 }
 
 impl Engine for Native {
     async fn generate(&self, request: Request) -> Result<Vec<Completion>, EngineError> {
-        let room = request.room(self.config.max_position_embeddings)?;
-        if let Some(id) = request.prompt.iter().find(|id| **id as usize >= self.config.vocab_size) {
-            let problem = format!("prompt token {id} is not in the model's vocabulary of {}", self.config.vocab_size);
-            return Err(EngineError::Generate(problem));
-        }
-        let (reply, answer) = oneshot::channel();
-        self.send(EngineCommand::Generate(request, room, reply))?;
-        answer.await.map_err(|_| EngineError::Stopped)?
+        self.generate_with(request, None, None).await
     }
 
     async fn publish(&self, step: u64, adapter: Adapter) -> Result<PolicyVersion, EngineError> {
-        let (config, device) = (self.config.clone(), self.device.clone());
-        let built = tokio::task::spawn_blocking(move || policy(step, &adapter, &config, &device)).await;
+        let policy = self.build(step, adapter).await?;
         let (reply, published) = oneshot::channel();
-        self.send(EngineCommand::Publish(built.map_err(|_| EngineError::Stopped)??, reply))?;
+        self.send(EngineCommand::Publish(policy, reply))?;
         published.await.map_err(|_| EngineError::Stopped)?
     }
 

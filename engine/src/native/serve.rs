@@ -6,14 +6,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::batching::{ContinuousBatcher, GroupReply, LivePolicy};
+use super::batching::{ContinuousBatcher, LivePolicy, Submission};
 use super::compute::Compute;
-use crate::{EngineError, PolicyVersion, Request};
+use crate::{EngineError, PolicyVersion};
 
 /// What a caller sends to the thread.
 pub enum EngineCommand {
-    /// A request, and how many tokens it may draw.
-    Generate(Request, usize, GroupReply),
+    Generate(Submission),
     Publish(LivePolicy, Published),
     Suspend(oneshot::Sender<()>),
 }
@@ -53,7 +52,7 @@ pub fn serve<C: Compute>(
         let command =
             if batcher.is_idle() { commands.recv().map_err(mpsc::TryRecvError::from) } else { commands.try_recv() };
         match command {
-            Ok(EngineCommand::Generate(request, room, reply)) => batcher.submit(request, room, reply),
+            Ok(EngineCommand::Generate(submission)) => batcher.submit(submission),
             Ok(EngineCommand::Publish(policy, reply)) => {
                 let _ = reply.send(Ok(batcher.publish(policy)));
             }
@@ -83,7 +82,7 @@ fn wait_for_policy<C: Compute>(
     let mut waiting = Vec::new();
     loop {
         match commands.recv().ok()? {
-            EngineCommand::Generate(request, room, reply) => waiting.push((request, room, reply)),
+            EngineCommand::Generate(submission) => waiting.push(submission),
             EngineCommand::Suspend(reply) => drop(reply.send(())),
             EngineCommand::Publish(policy, reply) => match batcher.resume() {
                 Ok(()) => {
@@ -94,6 +93,6 @@ fn wait_for_policy<C: Compute>(
             },
         }
     }
-    waiting.into_iter().for_each(|(request, room, reply)| batcher.submit(request, room, reply));
+    waiting.into_iter().for_each(|submission| batcher.submit(submission));
     Some(())
 }

@@ -45,7 +45,7 @@ impl<C: Compute> ContinuousBatcher<C> {
                 }
                 PromptState::Waiting => {
                     group.prompt = PromptState::Running;
-                    let prompt = Sequence::new(id, None, group.request.prompt.to_vec());
+                    let prompt = Sequence::new(id, None, group.request.prompt.to_vec(), group.policy.clone());
                     self.start(prompt).map(|prompt| self.drop_prompt(prompt)).is_none()
                 }
                 // One block to write to, and one for the tokens after it.
@@ -87,7 +87,7 @@ impl<C: Compute> ContinuousBatcher<C> {
         let policy = prompt.policy.clone();
         let (log_probs, full_log_probs) = (Vec::new(), Vec::new());
         let completion = CompletionState { index, sampler, log_probs, full_log_probs, first_policy: policy.clone() };
-        let mut sequence = Sequence::new(id, Some(completion), request.prompt.to_vec());
+        let mut sequence = Sequence::new(id, Some(completion), request.prompt.to_vec(), group.policy.clone());
         (sequence.computed, sequence.blocks) = (sequence.tokens.len(), prompt.blocks.clone());
         group.started += 1;
         if group.started == request.group_size {

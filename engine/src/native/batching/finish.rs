@@ -2,8 +2,8 @@
 
 use tokio::sync::oneshot;
 
-use super::group::{CachedPrompt, PromptState};
-use super::state::{ContinuousBatcher, RunningSequence};
+use super::group::{CachedPrompt, DrawnToken, PromptState};
+use super::state::{ContinuousBatcher, RunningSequence, id_of};
 use crate::native::compute::Compute;
 use crate::sampler::SampledToken;
 use crate::{Completion, EngineError, PolicyVersion};
@@ -12,14 +12,14 @@ impl<C: Compute> ContinuousBatcher<C> {
     /// Puts the full blocks that a prompt has computed so far into the prefix cache.
     pub(super) fn share_prefix(&mut self, sequence: &RunningSequence<C>) {
         if sequence.completion.is_none() && sequence.is_current && sequence.scheduled > 0 {
-            self.prefixes.insert(&sequence.tokens[..sequence.computed], &sequence.blocks);
+            self.prefixes.insert(id_of(&sequence.policy), &sequence.tokens[..sequence.computed], &sequence.blocks);
         }
     }
 
     /// Keeps a computed prompt for the completions that fork from it.
     pub(super) fn finish_prompt(&mut self, sequence: RunningSequence<C>, logits: Vec<f32>) {
+        let policy = self.live(&sequence.policy).version.clone();
         let Some(group) = self.groups.get_mut(&sequence.group) else { return self.release(sequence.blocks) };
-        let policy = self.policy.version.clone();
         group.prompt = PromptState::Cached(CachedPrompt { policy, blocks: sequence.blocks, logits });
     }
 
@@ -34,6 +34,11 @@ impl<C: Compute> ContinuousBatcher<C> {
         sequence.tokens.push(drawn.token);
         state.log_probs.push(drawn.log_prob);
         state.full_log_probs.push(drawn.full_log_prob);
+        if let Some(sink) = &group.tokens {
+            let SampledToken { token, log_prob, full_log_prob } = drawn;
+            // Fails only if the caller listens no longer, but still waits for the group.
+            let _ = sink.send(DrawnToken { index: state.index, token, log_prob, full_log_prob });
+        }
         let completion = &sequence.tokens[group.request.prompt.len()..];
         let Some(finish) = group.request.sampling.finish(completion, group.max_new_tokens) else {
             return self.running.push(sequence);

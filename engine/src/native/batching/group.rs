@@ -2,16 +2,43 @@
 
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
+use super::state::OwnPolicy;
 use crate::{Completion, EngineError, PolicyVersion, Request};
 
 /// Answers the caller of a group.
 pub type GroupReply = oneshot::Sender<Result<Vec<Completion>, EngineError>>;
 
+/// A token of a completion, as soon as it is drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DrawnToken {
+    /// Which completion of the group.
+    pub index: usize,
+    pub token: u32,
+    /// As in [`Completion`].
+    pub log_prob: f32,
+    pub full_log_prob: f32,
+}
+
+/// Takes a group's tokens while it runs. Those that follow each other in a completion come in that order.
+pub type TokenSink = mpsc::UnboundedSender<DrawnToken>;
+
+/// What a caller asks for.
+pub struct Submission {
+    pub request: Request,
+    /// How many tokens it may draw ([`Request::room`]).
+    pub room: usize,
+    pub policy: OwnPolicy,
+    pub tokens: Option<TokenSink>,
+    pub reply: GroupReply,
+}
+
 /// One request.
 pub struct SequenceGroup<B> {
     pub request: Request,
+    pub policy: OwnPolicy,
+    pub tokens: Option<TokenSink>,
     pub reply: GroupReply,
     pub max_new_tokens: usize,
     pub prompt: PromptState<B>,

@@ -20,17 +20,21 @@ mod plan;
 mod sequence;
 mod state;
 
+use std::sync::Arc;
+
 use super::cache::{BLOCK_TOKENS, blocks_of_request};
 use super::compute::Compute;
 use crate::sampler::SampledToken;
-use crate::{EngineError, PolicyVersion, Request};
-pub use group::GroupReply;
+use crate::{EngineError, PolicyVersion};
+pub use group::{DrawnToken, Submission, TokenSink};
 use group::{PromptState, SequenceGroup};
 pub use state::{ContinuousBatcher, LivePolicy};
+use state::{OwnPolicy, id_of};
 
 impl<C: Compute> ContinuousBatcher<C> {
-    /// Adds a request that may draw up to `max_new_tokens` tokens ([`Request::room`]).
-    pub fn submit(&mut self, request: Request, max_new_tokens: usize, reply: GroupReply) {
+    /// Adds a request.
+    pub fn submit(&mut self, submission: Submission) {
+        let Submission { request, room: max_new_tokens, policy, tokens: sink, reply } = submission;
         let tokens = request.prompt.len() + max_new_tokens;
         if !self.pool.grow(blocks_of_request(tokens)) {
             let has = self.pool.capacity() * BLOCK_TOKENS;
@@ -45,6 +49,8 @@ impl<C: Compute> ContinuousBatcher<C> {
             max_new_tokens,
             completions: vec![None; request.group_size],
             request,
+            policy,
+            tokens: sink,
             reply,
             prompt: PromptState::Waiting,
             started: 0,
@@ -53,12 +59,13 @@ impl<C: Compute> ContinuousBatcher<C> {
         self.waiting.push_back(id);
     }
 
-    /// Everything continues under the new policy. That includes prompts: if they started again, they would never finish
-    /// when publishes follow each other closely. The prefix cache is cleared.
+    /// Every request that names no policy continues under the new one. That includes prompts: if they started again,
+    /// they would never finish when publishes follow each other closely. The prefix cache is cleared.
     pub fn publish(&mut self, policy: LivePolicy) -> PolicyVersion {
         self.prefixes.clear(&mut self.pool);
-        self.running.iter_mut().for_each(|sequence| sequence.is_current = false);
-        self.policy = policy;
+        let follow = self.running.iter_mut().filter(|sequence| sequence.policy.is_none());
+        follow.for_each(|sequence| sequence.is_current = false);
+        self.policy = Arc::new(policy);
         self.policy.version.clone()
     }
 
@@ -84,7 +91,8 @@ impl<C: Compute> ContinuousBatcher<C> {
         self.groups.is_empty()
     }
 
-    /// One forward pass over everything that can run. If it fails, every request is answered with the error.
+    /// One forward pass for each policy over everything that can run. If one fails, every request is answered with the
+    /// error.
     pub fn step(&mut self) {
         self.prepare();
         if let Err(error) = self.compute() {
@@ -99,14 +107,18 @@ impl<C: Compute> ContinuousBatcher<C> {
         self.plan();
     }
 
-    /// Runs the pass and takes in its results.
+    /// Runs the passes and takes in their results.
     fn compute(&mut self) -> candle_core::Result<()> {
         let mut drawn = vec![SampledToken::default(); self.running.len()];
         let mut logits = vec![Vec::new(); self.running.len()];
-        let outputs = drawn.iter_mut().zip(&mut logits);
-        let chunks = self.running.iter_mut().zip(outputs).filter(|(sequence, _)| sequence.scheduled > 0);
-        let chunks = chunks.map(|(sequence, (drawn, logits))| sequence.chunk(drawn, logits)).collect();
-        self.model.forward(chunks, &self.policy.adapter)?;
+        for policy in self.scheduled_policies() {
+            let live = self.live(&policy);
+            let outputs = drawn.iter_mut().zip(&mut logits);
+            let scheduled = self.running.iter_mut().zip(outputs).filter(|(sequence, _)| sequence.scheduled > 0);
+            let chunks = scheduled.filter(|(sequence, _)| id_of(&sequence.policy) == id_of(&policy));
+            let chunks = chunks.map(|(sequence, (drawn, logits))| sequence.chunk(drawn, logits)).collect();
+            self.model.forward(chunks, &live.adapter)?;
+        }
         let sequences = std::mem::take(&mut self.running);
         for ((mut sequence, drawn), logits) in sequences.into_iter().zip(drawn).zip(logits) {
             sequence.computed += sequence.scheduled;
@@ -115,10 +127,24 @@ impl<C: Compute> ContinuousBatcher<C> {
             match (complete, sequence.completion.is_some()) {
                 (false, _) => self.running.push(sequence),
                 (true, false) => self.finish_prompt(sequence, logits),
-                (true, true) => self.accept(sequence, drawn, self.policy.version.clone()),
+                (true, true) => {
+                    let version = self.live(&sequence.policy).version.clone();
+                    self.accept(sequence, drawn, version);
+                }
             }
         }
         Ok(())
+    }
+
+    /// The policies of the sequences that the coming step computes, each once.
+    fn scheduled_policies(&self) -> Vec<OwnPolicy> {
+        let mut policies: Vec<OwnPolicy> = Vec::new();
+        for sequence in self.running.iter().filter(|sequence| sequence.scheduled > 0) {
+            if !policies.iter().any(|policy| id_of(policy) == id_of(&sequence.policy)) {
+                policies.push(sequence.policy.clone());
+            }
+        }
+        policies
     }
 
     /// Answers every request with the error and clears the cache, which may be partly written.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::state::{OwnPolicy, id_of};
 use crate::PolicyVersion;
 use crate::native::cache::{BLOCK_TOKENS, BlockPool, BlockStore, PrefixCache};
 use crate::native::compute::{ChunkOutput, SequenceChunk};
@@ -20,7 +21,8 @@ pub struct Sequence<B> {
     pub blocks: Vec<Arc<B>>,
     /// How many tokens the coming step computes.
     pub scheduled: usize,
-    /// Whether all of `blocks` were computed under the current policy.
+    pub policy: OwnPolicy,
+    /// Whether all of `blocks` were computed under its policy of now.
     pub is_current: bool,
 }
 
@@ -36,8 +38,8 @@ pub struct CompletionState {
 }
 
 impl<B> Sequence<B> {
-    pub fn new(group: u64, completion: Option<CompletionState>, tokens: Vec<u32>) -> Self {
-        Self { group, completion, tokens, computed: 0, blocks: Vec::new(), scheduled: 0, is_current: true }
+    pub fn new(group: u64, completion: Option<CompletionState>, tokens: Vec<u32>, policy: OwnPolicy) -> Self {
+        Self { group, completion, tokens, computed: 0, blocks: Vec::new(), scheduled: 0, policy, is_current: true }
     }
 
     /// How many of its tokens are not computed yet.
@@ -48,7 +50,7 @@ impl<B> Sequence<B> {
     /// Takes the blocks of its prefix that others have computed, if they are more than its own. The last token is
     /// always computed, because its logits are needed.
     pub fn share<S: BlockStore<Block = B>>(&mut self, prefixes: &mut PrefixCache<S>, pool: &mut BlockPool<S>) {
-        let found = prefixes.find(&self.tokens[..self.tokens.len() - 1]);
+        let found = prefixes.find(id_of(&self.policy), &self.tokens[..self.tokens.len() - 1]);
         if found.len() * BLOCK_TOKENS <= self.computed {
             return found.into_iter().for_each(|block| pool.release(block));
         }
@@ -64,7 +66,10 @@ impl<B> Sequence<B> {
             && self.computed < end
             && end <= self.computed + self.scheduled;
         // `other` computes its last token itself.
-        shares && end < other.tokens.len() && self.tokens[..end] == other.tokens[..end]
+        shares
+            && id_of(&self.policy) == id_of(&other.policy)
+            && end < other.tokens.len()
+            && self.tokens[..end] == other.tokens[..end]
     }
 
     /// How many more blocks its tokens need.

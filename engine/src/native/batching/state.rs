@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::group::SequenceGroup;
 use super::sequence::Sequence;
@@ -10,16 +11,35 @@ use crate::native::cache::{BlockPool, PrefixCache};
 use crate::native::compute::{BlockOf, Compute};
 use crate::native::live_adapter::LiveAdapter;
 
-/// The weights that sample now.
+/// The weights that sample: the base model with an adapter.
 pub struct LivePolicy {
+    /// Another one for each value ever made, from 1.
+    id: u64,
     pub version: PolicyVersion,
     pub adapter: LiveAdapter,
+}
+
+impl LivePolicy {
+    pub fn new(version: PolicyVersion, adapter: LiveAdapter) -> Self {
+        static IDS: AtomicU64 = AtomicU64::new(1);
+        Self { id: IDS.fetch_add(1, Ordering::Relaxed), version, adapter }
+    }
+}
+
+/// The policy that a request names, to be answered under it whatever is published. `None`: the engine's policy of the
+/// moment.
+pub type OwnPolicy = Option<Arc<LivePolicy>>;
+
+/// What tells policies apart, now and later: 0 stands for the engine's policy.
+pub fn id_of(policy: &OwnPolicy) -> u64 {
+    policy.as_ref().map_or(0, |policy| policy.id)
 }
 
 /// Runs the sequences of many requests together.
 pub struct ContinuousBatcher<C: Compute> {
     pub(super) model: C,
-    pub(super) policy: LivePolicy,
+    /// The policy of every request that names none.
+    pub(super) policy: Arc<LivePolicy>,
     pub(super) max_sequences: usize,
     pub(super) pool: BlockPool<C::Store>,
     pub(super) prefixes: PrefixCache<C::Store>,
@@ -42,7 +62,7 @@ impl<C: Compute> ContinuousBatcher<C> {
     pub fn new(model: C, policy: LivePolicy, max_sequences: usize, store: C::Store, blocks: usize) -> Self {
         Self {
             model,
-            policy,
+            policy: Arc::new(policy),
             max_sequences: max_sequences.max(1),
             pool: BlockPool::new(store, blocks),
             prefixes: PrefixCache::default(),
@@ -52,6 +72,11 @@ impl<C: Compute> ContinuousBatcher<C> {
             running: Vec::new(),
             preempted: VecDeque::new(),
         }
+    }
+
+    /// The weights that compute a sequence with this policy now.
+    pub(super) fn live(&self, own: &OwnPolicy) -> Arc<LivePolicy> {
+        Arc::clone(own.as_ref().unwrap_or(&self.policy))
     }
 
     /// Ends a sequence's claim on its blocks.

@@ -6,15 +6,18 @@ use std::sync::Arc;
 use super::pool::BlockPool;
 use super::store::{BLOCK_TOKENS, BlockStore};
 
-/// Full blocks of prompts that were computed under the current policy, by their tokens.
+/// Full blocks of computed prompts, by the policy that computed them and their tokens.
 ///
-/// A block depends on all tokens before it. So its key is its parent and its own tokens: a tree in which a block is
-/// reached only through its prefix.
+/// A block depends on all tokens before it. So its key is its parent and its own tokens: for each policy a tree in which
+/// a block is reached only through its prefix. A tree whose policy is used no longer ends by eviction.
 pub struct PrefixCache<S: BlockStore> {
-    nodes: HashMap<(u64, [u32; BLOCK_TOKENS]), Node<S::Block>>,
+    nodes: HashMap<Key, Node<S::Block>>,
     ids: u64,
     clock: u64,
 }
+
+/// The policy, the parent (0: none) and the block's tokens.
+type Key = (u64, u64, [u32; BLOCK_TOKENS]);
 
 struct Node<B> {
     id: u64,
@@ -30,12 +33,12 @@ impl<S: BlockStore> Default for PrefixCache<S> {
 }
 
 impl<S: BlockStore> PrefixCache<S> {
-    /// The blocks of the longest known prefix of `tokens`, shared with the caller.
-    pub fn find(&mut self, tokens: &[u32]) -> Vec<Arc<S::Block>> {
+    /// The blocks of the longest prefix of `tokens` that is known under `policy`, shared with the caller.
+    pub fn find(&mut self, policy: u64, tokens: &[u32]) -> Vec<Arc<S::Block>> {
         self.clock += 1;
         let (mut parent, mut found) = (0, Vec::new());
         for own in tokens.as_chunks().0 {
-            let Some(node) = self.nodes.get_mut(&(parent, *own)) else { break };
+            let Some(node) = self.nodes.get_mut(&(policy, parent, *own)) else { break };
             node.last_used = self.clock;
             parent = node.id;
             found.push(Arc::clone(&node.block));
@@ -44,12 +47,12 @@ impl<S: BlockStore> PrefixCache<S> {
     }
 
     /// Adds the full blocks of a computed prompt.
-    pub fn insert(&mut self, tokens: &[u32], blocks: &[Arc<S::Block>]) {
+    pub fn insert(&mut self, policy: u64, tokens: &[u32], blocks: &[Arc<S::Block>]) {
         self.clock += 1;
         let mut parent = 0;
         for (depth, (own, block)) in tokens.as_chunks().0.iter().zip(blocks).enumerate() {
             let (ids, clock) = (&mut self.ids, self.clock);
-            let node = self.nodes.entry((parent, *own)).or_insert_with(|| {
+            let node = self.nodes.entry((policy, parent, *own)).or_insert_with(|| {
                 *ids += 1;
                 Node { id: *ids, block: Arc::clone(block), last_used: clock, depth }
             });
@@ -75,7 +78,7 @@ impl<S: BlockStore> PrefixCache<S> {
         }
     }
 
-    /// Removes everything, because the policy has changed.
+    /// Removes everything, because a policy has changed.
     pub fn clear(&mut self, pool: &mut BlockPool<S>) {
         for (_, node) in self.nodes.drain() {
             pool.release(node.block);
@@ -99,22 +102,23 @@ mod tests {
             (BlockPool::new(BlockLayout { layers: 1, kv_heads: 1, head_dim: 16 }, 4), PrefixCache::default());
         let tokens: Vec<u32> = (0..40).collect();
         let blocks = vec![pool.take().unwrap(), pool.take().unwrap()];
-        prefixes.insert(&tokens, &blocks);
-        assert_eq!(prefixes.find(&tokens[..39]).len(), 2);
-        assert_eq!(prefixes.find(&tokens[..31]).len(), 1);
-        assert_eq!(prefixes.find(&tokens[16..]).len(), 0, "the second block without the first");
+        prefixes.insert(0, &tokens, &blocks);
+        assert_eq!(prefixes.find(0, &tokens[..39]).len(), 2);
+        assert_eq!(prefixes.find(0, &tokens[..31]).len(), 1);
+        assert_eq!(prefixes.find(0, &tokens[16..]).len(), 0, "the second block without the first");
+        assert_eq!(prefixes.find(1, &tokens).len(), 0, "another policy");
         prefixes.evict(&mut pool, 4);
         assert_eq!(pool.in_use(), 2, "they have another holder");
         blocks.into_iter().for_each(|block| pool.release(block));
         prefixes.evict(&mut pool, 3);
-        assert_eq!((pool.in_use(), prefixes.find(&tokens).len()), (1, 1), "the deeper one was evicted");
+        assert_eq!((pool.in_use(), prefixes.find(0, &tokens).len()), (1, 1), "the deeper one was evicted");
         // Found, then extended: the prefix was used as recently as the tail, and is evicted after it.
         let tail = pool.take().unwrap();
-        let longer = [prefixes.find(&tokens), vec![tail]].concat();
-        prefixes.insert(&tokens, &longer);
+        let longer = [prefixes.find(0, &tokens), vec![tail]].concat();
+        prefixes.insert(0, &tokens, &longer);
         longer.into_iter().for_each(|block| pool.release(block));
         prefixes.evict(&mut pool, 3);
-        assert_eq!(prefixes.find(&tokens).len(), 1, "the deeper one was evicted");
+        assert_eq!(prefixes.find(0, &tokens).len(), 1, "the deeper one was evicted");
         prefixes.clear(&mut pool);
         assert_eq!((pool.in_use(), prefixes.len()), (0, 0));
     }

@@ -6,7 +6,14 @@ use super::*;
 
 #[derive(Debug, Clone)]
 enum Event {
-    Submit { prompt: usize, group: usize, tokens: usize, way: usize },
+    /// `own`: 0, or which policy the request names.
+    Submit {
+        prompt: usize,
+        group: usize,
+        tokens: usize,
+        way: usize,
+        own: usize,
+    },
     Step(usize),
     Publish,
     Abandon(usize),
@@ -47,8 +54,8 @@ fn check_ending(request: &Request, completion: &Completion) {
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
     let event = prop_oneof![
-        4 => (1..CONTEXT - 1, 1..6usize, 1..60usize, 0..4usize)
-            .prop_map(|(prompt, group, tokens, way)| Event::Submit { prompt, group, tokens, way }),
+        4 => (1..CONTEXT - 1, 1..6usize, 1..60usize, 0..4usize, 0..3usize)
+            .prop_map(|(prompt, group, tokens, way, own)| Event::Submit { prompt, group, tokens, way, own }),
         4 => (1..20usize).prop_map(Event::Step),
         1 => Just(Event::Publish),
         1 => (0..8usize).prop_map(Event::Abandon),
@@ -56,21 +63,24 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     proptest::collection::vec(event, 1..24)
 }
 
-/// Plays the events and checks the invariants. Completions under one policy must be `alike` those of the request alone.
+/// Plays the events and checks the invariants. Completions under one policy must be `alike` those of the request alone
+/// under that policy.
 fn check_events<C: Compute>(
     mut batcher: ContinuousBatcher<C>,
     events: Vec<Event>,
     alike: impl Fn(&[Completion], &[Completion]) -> bool,
 ) -> Result<(), TestCaseError> {
     let max_sequences = batcher.max_sequences;
-    let mut answers: Vec<(Request, Answer)> = Vec::new();
+    let policies: [OwnPolicy; 3] = [None, Some(Arc::new(policy(1001))), Some(Arc::new(policy(1002)))];
+    let mut answers: Vec<(Request, OwnPolicy, Answer)> = Vec::new();
     let mut abandoned = BTreeSet::new();
     let mut published = 0;
     for event in events {
         match event {
-            Event::Submit { prompt, group, tokens, way } => {
+            Event::Submit { prompt, group, tokens, way, own } => {
                 let request = vary(way, request(answers.len() as u64, prompt, group, tokens));
-                answers.push((request.clone(), submit(&mut batcher, request)));
+                let own = policies[own].clone();
+                answers.push((request.clone(), own.clone(), submit_under(&mut batcher, request, own)));
             }
             Event::Step(steps) => (0..steps).for_each(|_| batcher.step()),
             Event::Publish => {
@@ -78,7 +88,7 @@ fn check_events<C: Compute>(
                 batcher.publish(policy(published));
             }
             Event::Abandon(index) if index < answers.len() => {
-                answers[index].1.close();
+                answers[index].2.close();
                 abandoned.insert(index);
             }
             Event::Abandon(_) => {}
@@ -87,7 +97,7 @@ fn check_events<C: Compute>(
         prop_assert!(batcher.running.len() <= max_sequences);
     }
     run(&mut batcher);
-    for (index, (request, mut answer)) in answers.into_iter().enumerate() {
+    for (index, (request, own, mut answer)) in answers.into_iter().enumerate() {
         let Ok(completions) = answer.try_recv() else {
             prop_assert!(abandoned.contains(&index), "request {} was never answered", index);
             continue;
@@ -97,8 +107,8 @@ fn check_events<C: Compute>(
         completions.iter().for_each(|completion| check_ending(&request, completion));
         prop_assert!(completions.iter().all(|c| c.tokens.len() == c.log_probs.len() && !c.tokens.is_empty()));
         prop_assert!(completions.iter().all(|c| c.policy.step <= c.last_policy.step));
-        if published == 0 {
-            prop_assert!(alike(&completions, &alone(request)));
+        if published == 0 || own.is_some() {
+            prop_assert!(alike(&completions, &alone_under(Split::Alone, request, own)));
         }
     }
     prop_assert!(batcher.running.is_empty() && batcher.preempted.is_empty() && batcher.waiting.is_empty());

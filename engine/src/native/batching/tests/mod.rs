@@ -12,7 +12,7 @@ use crate::native::cache::BlockLayout;
 use crate::native::cpu::CpuModel;
 use crate::native::device::{DeviceBlocks, DeviceModel};
 use crate::native::live_adapter::LiveAdapter;
-use crate::{Adapter, AdapterHash, Completion, Finish, LoraConfig, Precision, Sampling, StopStrings};
+use crate::{Adapter, AdapterHash, Completion, Finish, LoraConfig, Precision, Request, Sampling, StopStrings};
 
 mod any_order;
 
@@ -36,7 +36,7 @@ fn random(shape: &[usize], rng: &mut ChaCha8Rng) -> Tensor {
 
 fn policy(step: u64) -> LivePolicy {
     let version = PolicyVersion { step, adapter: AdapterHash(step.to_string().into()) };
-    LivePolicy { version, adapter: live_adapter(step, if step == 0 { 0.0 } else { 1.0 }) }
+    LivePolicy::new(version, live_adapter(step, if step == 0 { 0.0 } else { 1.0 }))
 }
 
 fn live_adapter(seed: u64, scale: f64) -> LiveAdapter {
@@ -80,9 +80,13 @@ fn request(seed: u64, prompt_len: usize, group_size: usize, max_new_tokens: usiz
 type Answer = oneshot::Receiver<Result<Vec<Completion>, EngineError>>;
 
 fn submit<C: Compute>(batcher: &mut ContinuousBatcher<C>, request: Request) -> Answer {
+    submit_under(batcher, request, None)
+}
+
+fn submit_under<C: Compute>(batcher: &mut ContinuousBatcher<C>, request: Request, policy: OwnPolicy) -> Answer {
     let (reply, answer) = oneshot::channel();
     let room = request.room(CONTEXT).unwrap();
-    batcher.submit(request, room, reply);
+    batcher.submit(Submission { request, room, policy, tokens: None, reply });
     answer
 }
 
@@ -101,8 +105,12 @@ fn alone(request: Request) -> Vec<Completion> {
 }
 
 fn alone_in(split: Split, request: Request) -> Vec<Completion> {
+    alone_under(split, request, None)
+}
+
+fn alone_under(split: Split, request: Request, policy: OwnPolicy) -> Vec<Completion> {
     let mut batcher = batcher_of(weights(), split, 1, 0);
-    let mut answer = submit(&mut batcher, request);
+    let mut answer = submit_under(&mut batcher, request, policy);
     run(&mut batcher);
     answer.try_recv().unwrap().unwrap()
 }
@@ -196,6 +204,50 @@ fn a_publish_takes_effect_at_the_next_token_and_both_policies_are_named() {
     }
 }
 
+/// Two requests with the same prompt under two policies: neither computes with the other's adapter or its keys, and a
+/// publish in between changes nothing.
+#[test]
+fn a_request_with_its_own_policy_is_answered_under_it_alone() {
+    let own: Vec<OwnPolicy> = [5, 6].map(|step| Some(Arc::new(policy(step)))).into();
+    let mut batcher = batcher(64, 1000);
+    let long = request(3, 40, 2, 20);
+    let mut answers: Vec<Answer> = own.iter().map(|it| submit_under(&mut batcher, long.clone(), it.clone())).collect();
+    (0..5).for_each(|_| batcher.step());
+    batcher.publish(policy(1));
+    run(&mut batcher);
+    let answers: Vec<_> = answers.iter_mut().map(|answer| answer.try_recv().unwrap().unwrap()).collect();
+    for (answer, own) in answers.iter().zip(&own) {
+        assert_eq!(answer, &alone_under(Split::Alone, long.clone(), own.clone()));
+    }
+    assert_eq!(answers.iter().map(|answer| answer[0].last_policy.step).collect::<Vec<_>>(), [5, 6]);
+    assert_ne!(answers[0][0].log_probs, answers[1][0].log_probs, "the two policies differ");
+    // Each found its own prefix in the cache only.
+    let mut again = submit_under(&mut batcher, long.clone(), own[1].clone());
+    run(&mut batcher);
+    assert_eq!(again.try_recv().unwrap().unwrap(), answers[1]);
+}
+
+#[test]
+fn tokens_are_sent_as_they_are_drawn() {
+    let mut batcher = batcher(64, 1000);
+    let (sink, mut sent) = tokio::sync::mpsc::unbounded_channel();
+    let (reply, mut answer) = oneshot::channel();
+    let request = request(3, 10, 3, 12);
+    let room = request.room(CONTEXT).unwrap();
+    batcher.submit(Submission { request, room, policy: None, tokens: Some(sink), reply });
+    batcher.step();
+    batcher.step();
+    let early = std::iter::from_fn(|| sent.try_recv().ok()).collect::<Vec<_>>();
+    assert!(!early.is_empty() && answer.try_recv().is_err(), "before the group is done");
+    run(&mut batcher);
+    let all: Vec<DrawnToken> = early.into_iter().chain(std::iter::from_fn(|| sent.try_recv().ok())).collect();
+    for (index, completion) in answer.try_recv().unwrap().unwrap().into_iter().enumerate() {
+        let of = all.iter().filter(|token| token.index == index);
+        let (tokens, log_probs): (Vec<u32>, Vec<f32>) = of.map(|it| (it.token, it.log_prob)).unzip();
+        assert_eq!((tokens, log_probs), (completion.tokens, completion.log_probs));
+    }
+}
+
 /// Six prompts of 80 tokens that arrive together and share the first 64: one computes 80 tokens, each other one 16.
 #[test]
 fn prompts_that_arrive_together_share_their_prefix() {
@@ -235,7 +287,7 @@ fn a_cache_grows_to_the_longest_request_and_no_further() {
 #[test]
 fn infinite_and_nan_logits_are_an_error_and_do_not_spread() {
     let (mut batcher, good) = (batcher(8, 0), request(1, 40, 2, 8));
-    batcher.publish(LivePolicy { version: policy(1).version, adapter: live_adapter(1, 1e30) });
+    batcher.publish(LivePolicy::new(policy(1).version, live_adapter(1, 1e30)));
     let mut answer = submit(&mut batcher, good.clone());
     run(&mut batcher);
     assert!(matches!(answer.try_recv().unwrap(), Err(EngineError::Generate(problem)) if problem.contains("finite")));
@@ -305,7 +357,7 @@ fn a_failed_pass_answers_every_request_with_the_error_and_the_next_pass_works() 
     let bytes = safetensors::serialize(tensors, None).unwrap();
     let adapter = Adapter::new(LoraConfig::new(4, 8.0, vec!["v_proj".into()], String::new()).into(), bytes);
     let wider = DecoderConfig { hidden_size: 48, ..config() };
-    batcher.publish(LivePolicy { version, adapter: LiveAdapter::new(&adapter, &wider, &Device::Cpu).unwrap() });
+    batcher.publish(LivePolicy::new(version, LiveAdapter::new(&adapter, &wider, &Device::Cpu).unwrap()));
     run(&mut batcher);
     for answer in &mut answers {
         assert!(matches!(answer.try_recv().unwrap(), Err(EngineError::Generate(problem)) if problem.contains("shape")));
