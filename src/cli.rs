@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use dump_rl::commands::data::SplitFiles;
+use dump_rl::commands::serve::ServeArgs;
 use dump_rl::config;
 use dump_rl::config::run::RunConfig;
 use dump_rl::error::InputError;
@@ -100,6 +101,8 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         model: Option<String>,
     },
+    /// Serve a model, or a run's newest policy, as an OpenAI-compatible endpoint (docs/serve.md).
+    Serve(ServeArgs),
     /// Turn a GGUF file of a Llama model into a Hugging Face folder.
     Import {
         /// The GGUF file.

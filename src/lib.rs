@@ -36,6 +36,8 @@ pub mod reward;
 #[cfg(feature = "train")]
 pub mod run_dir;
 #[cfg(feature = "train")]
+pub mod serve;
+#[cfg(feature = "train")]
 pub mod signals;
 #[cfg(feature = "train")]
 pub mod table;

@@ -103,6 +103,7 @@ fn run(command: Command, stop: Stop) -> Result<()> {
             Ok(())
         }
         Command::Export { run, out, merge, model } => commands::export::run(&run, &out, merge, model.as_deref()),
+        Command::Serve(args) => block_on(commands::serve::run(args, stop)),
         Command::Import { file, out } => commands::import::run(&file, &out),
         Command::InitModel { arch, out, seed } => commands::init_model::run(&arch, &out, seed),
         Command::Grade { data, completions, grader, published } => {

@@ -76,6 +76,9 @@ pub const PEAK_MEMORY: &str = "perf/peak_memory";
 /// Tokens of all training completions since the start, including those of dropped groups.
 pub const TOTAL_TOKENS: &str = "perf/total_tokens";
 
+/// The prefix of what an engine counts, since the start of the program.
+const ENGINE: &str = "engine/";
+
 /// The source name of the means over all distributions in an evaluation.
 pub const MEAN: &str = "mean";
 
@@ -137,6 +140,11 @@ impl EvalMetric {
             Self::MeanLength => format!("{EVAL}{source}/mean_length"),
         }
     }
+}
+
+/// What an engine counts by this name.
+pub fn of_engine(counter: &str) -> String {
+    format!("{ENGINE}{counter}")
 }
 
 /// The mean of one part of the reward.

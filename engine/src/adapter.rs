@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::decoder::{DecoderConfig, Module};
@@ -51,6 +52,63 @@ impl LoraConfig {
             bias: "none".into(),
             lora_dropout: 0.0,
         }
+    }
+
+    /// Reads an `adapter_config.json` that PEFT or another program wrote.
+    ///
+    /// # Errors
+    /// [`EngineError::Adapter`] if a key is missing or has a value that asks for something else than alpha / r · B·A on linear
+    /// layers. It names the key.
+    pub fn read(text: &str) -> Result<Self, EngineError> {
+        // These say how it was trained, or what is read from the tensors' names.
+        const WITHOUT_EFFECT: [&str; 19] = [
+            "auto_mapping",
+            "base_model_name_or_path",
+            "exclude_modules",
+            "inference_mode",
+            "init_lora_weights",
+            "layers_pattern",
+            "layers_to_transform",
+            "lora_dropout",
+            "lora_alpha",
+            "megatron_config",
+            "megatron_core",
+            "peft_type",
+            "peft_version",
+            "r",
+            "revision",
+            "runtime_config",
+            "target_modules",
+            "task_type",
+            "qalora_group_size",
+        ];
+        let wrong = |problem: String| EngineError::Adapter(format!("{ADAPTER_CONFIG}: {problem}"));
+        let all: serde_json::Map<String, Value> = serde_json::from_str(text).map_err(|e| wrong(e.to_string()))?;
+        let text = |key: &str| all.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
+        if text("peft_type") != "LORA" {
+            return Err(wrong(format!("peft_type is {:?}; only \"LORA\" is read", text("peft_type"))));
+        }
+        // These begin from other base weights than the model's.
+        let begin = text("init_lora_weights").to_lowercase();
+        if ["pissa", "olora", "corda", "loftq", "lora_ga"].iter().any(|other| begin.starts_with(other)) {
+            return Err(wrong(format!("init_lora_weights is {begin:?}, which changes the base weights too")));
+        }
+        let asks = |(key, value): &(&String, &Value)| {
+            !WITHOUT_EFFECT.contains(&key.as_str()) && !(*key == "bias" && *value == "none") && !is_unset(value)
+        };
+        if let Some((key, value)) = all.iter().find(asks) {
+            return Err(wrong(format!("{key} is {value}, which is not supported")));
+        }
+        let rank = all.get("r").and_then(Value::as_u64).and_then(|r| usize::try_from(r).ok()).filter(|r| *r > 0);
+        let rank = rank.ok_or_else(|| wrong("r must be a whole number from 1".into()))?;
+        let alpha = all.get("lora_alpha").and_then(Value::as_f64).filter(|alpha| alpha.is_finite());
+        let alpha = alpha.ok_or_else(|| wrong("lora_alpha must be a number".into()))?;
+        let modules = match all.get("target_modules") {
+            Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).map(String::from).collect(),
+            // A pattern; the tensors' names say what it matched.
+            _ => Vec::new(),
+        };
+        Ok(Self::new(rank, alpha, modules, text("base_model_name_or_path")))
     }
 
     /// What multiplies B·A: alpha / r.
@@ -168,6 +226,11 @@ impl Adapter {
         for layer in 0..decoder.num_hidden_layers {
             for module in Module::ALL {
                 if let Some(pair) = take_pair(&mut tensors, layer, module, decoder.linear_shape(module))? {
+                    let (rank, r) = (pair.a.dims()[0], self.config.r);
+                    if rank != r {
+                        let place = layer_path(layer, module);
+                        return Err(EngineError::Adapter(format!("{place}: its rank is {rank}, but r is {r}")));
+                    }
                     pairs.insert((layer, module), pair);
                 }
             }
@@ -254,6 +317,16 @@ fn to_tensor(name: &str, view: &safetensors::tensor::TensorView) -> Result<Tenso
         .map_err(|e| EngineError::Adapter(format!("{name}: {e}")))
 }
 
+/// Whether a value stands for a key that is not there.
+fn is_unset(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        _ => false,
+    }
+}
+
 /// SHA-256 of `bytes` in hexadecimal.
 pub fn hash_bytes(bytes: &[u8]) -> AdapterHash {
     let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
@@ -321,6 +394,38 @@ mod tests {
         check(adapter(transposed), Some("(10 × rank)"), "expected shape [10, 2], found [2, 10]");
         // The engine takes an adapter that covers one layer only.
         check(adapter(|tensors| tensors.retain(|name, _| name.contains("layers.0"))), None, "is missing");
+    }
+
+    /// What PEFT 0.19 writes for `LoraConfig(r=16, lora_alpha=32, target_modules=["q_proj"])`.
+    const PEFT: &str = r#"{"alora_invocation_tokens": null, "alpha_pattern": {}, "arrow_config": null, "auto_mapping": null,
+        "base_model_name_or_path": "m", "bias": "none", "corda_config": null, "ensure_weight_tying": false, "eva_config": null,
+        "exclude_modules": null, "fan_in_fan_out": false, "inference_mode": true, "init_lora_weights": true,
+        "layer_replication": null, "layers_pattern": null, "layers_to_transform": null, "loftq_config": {}, "lora_alpha": 32,
+        "lora_bias": false, "lora_dropout": 0.05, "megatron_config": null, "megatron_core": "megatron.core",
+        "modules_to_save": null, "peft_type": "LORA", "peft_version": "0.19.1", "qalora_group_size": 16, "r": 16,
+        "rank_pattern": {}, "revision": null, "target_modules": ["q_proj"], "target_parameters": null,
+        "task_type": "CAUSAL_LM", "trainable_token_indices": null, "use_dora": false, "use_qalora": false, "use_rslora": false}"#;
+
+    #[test]
+    fn a_configuration_of_peft_is_read_and_what_changes_the_computation_is_refused() {
+        let read = LoraConfig::read(PEFT).unwrap();
+        assert_eq!((read.r, read.scale(), read.target_modules), (16, 2.0, vec!["q_proj".to_string()]));
+        for (from, to, says) in [
+            (r#""use_dora": false"#, r#""use_dora": true"#, "use_dora"),
+            (r#""use_rslora": false"#, r#""use_rslora": true"#, "use_rslora"),
+            (r#""bias": "none""#, r#""bias": "all""#, "bias"),
+            (r#""alpha_pattern": {}"#, r#""alpha_pattern": {"q_proj": 1}"#, "alpha_pattern"),
+            (r#""modules_to_save": null"#, r#""modules_to_save": ["lm_head"]"#, "modules_to_save"),
+            (r#""init_lora_weights": true"#, r#""init_lora_weights": "pissa_niter_4""#, "pissa"),
+            (r#""peft_type": "LORA""#, r#""peft_type": "IA3""#, "IA3"),
+            (r#""r": 16,"#, r#""r": 0,"#, "r must be"),
+            (r#""lora_alpha": 32"#, r#""lora_alpha": "x""#, "lora_alpha"),
+            (r#""use_qalora": false"#, r#""use_something_new": true"#, "use_something_new"),
+        ] {
+            assert!(PEFT.contains(from));
+            let error = LoraConfig::read(&PEFT.replacen(from, to, 1)).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
     }
 
     #[test]

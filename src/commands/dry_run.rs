@@ -12,7 +12,7 @@ use engine::decoder::{DecoderConfig, Weights, has_weights};
 use super::train::describe;
 use crate::config;
 use crate::config::engine::DeviceKind;
-use crate::config::resolve::{HAS_CUDA, check_engine};
+use crate::config::resolve::{EngineChoice, HAS_CUDA, check_engine};
 use crate::config::run::RunConfig;
 use crate::error::InputError;
 use crate::memory::{Workload, budget, predict};
@@ -131,9 +131,13 @@ fn print_prediction(workload: &Workload, out: &mut impl Write) -> Result<()> {
         DeviceKind::Cpu => {
             print_parts(workload, out)?;
             let (generate, train) = predict::seconds(workload, gemm::measured_rate());
+            let generation = match workload.resolved.engine {
+                EngineChoice::Remote => "generation on servers, whose speed is not known,".to_string(),
+                EngineChoice::Native | EngineChoice::Mistralrs => format!("about {generate:.0} s of generation"),
+            };
             writeln!(
                 out,
-                "time     about {generate:.0} s of generation and {train:.0} s of training per step, if every completion has the greatest length"
+                "time     {generation} and {train:.0} s of training per step, if every completion has the greatest length"
             )?;
         }
         DeviceKind::Cuda => {

@@ -9,5 +9,6 @@ pub mod grade;
 pub mod import;
 pub mod init_model;
 pub mod replay;
+pub mod serve;
 pub mod sft;
 pub mod train;

@@ -107,7 +107,7 @@ pub(super) fn describe(
     format!(
         "model    {} ({:.*} M parameters; LoRA rank {}: {:.2} M parameters are trained)\ndata     {} in {}\n\
          run      {} of {} × {}, curriculum {}, at most {}\n\
-         engine   {}, {}{}, {}; up to {} at a time\nout      {}",
+         engine   {}, {}{}, {}\nout      {}",
         config.model.display(),
         if millions < 1000.0 { 2 } else { 0 },
         millions,
@@ -123,11 +123,34 @@ pub(super) fn describe(
         engine_name(config.engine.kind, resolved.engine),
         configured(resolved.engine_precision),
         packed(config.engine.quantization),
-        configured(resolved.device),
-        count(config.engine.max_sequences as u64, "sequence"),
+        place(config, resolved),
         out.display(),
     )
 }
+
+/// Where the engine samples, and how much at a time.
+fn place(config: &RunConfig, resolved: &Resolved) -> String {
+    let engine = &config.engine;
+    let sequences = count(engine.max_sequences as u64, "sequence");
+    if resolved.engine != EngineChoice::Remote {
+        return format!("{}; up to {sequences} at a time", configured(resolved.device));
+    }
+    let mut places: Vec<String> = engine.endpoints.iter().take(NAMED).map(|it| it.url.clone()).collect();
+    if engine.endpoints.len() > NAMED {
+        places.push(format!("{} more", engine.endpoints.len() - NAMED));
+    }
+    if !engine.remote.endpoints_file.as_os_str().is_empty() {
+        places.push(format!("those in {}", engine.remote.endpoints_file.display()));
+    }
+    format!(
+        "on {}; up to {sequences} at a time on each; training on {}",
+        places.join(", "),
+        configured(resolved.device)
+    )
+}
+
+/// How many servers are named.
+const NAMED: usize = 4;
 
 /// "1 step", "2 steps".
 fn count(n: u64, what: &str) -> String {
@@ -137,7 +160,7 @@ fn count(n: u64, what: &str) -> String {
 fn engine_name(kind: EngineKind, choice: EngineChoice) -> String {
     match kind {
         EngineKind::Auto => format!("{} (chosen by auto)", configured(choice)),
-        EngineKind::Native | EngineKind::Mistralrs => configured(choice),
+        EngineKind::Native | EngineKind::Mistralrs | EngineKind::Remote => configured(choice),
     }
 }
 

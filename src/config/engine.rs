@@ -3,6 +3,7 @@
 use engine::{CacheFormat, Precision, Quantization};
 use serde::{Deserialize, Serialize};
 
+use super::remote::{Endpoint, RemoteConfig, check_endpoints};
 use crate::error::KeyError;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -16,7 +17,8 @@ pub struct EngineConfig {
     pub device_index: usize,
     /// Memory of the GPU that the budget assumes, in MiB. 0: ask the card.
     pub device_memory_mb: usize,
-    /// The engine's number format, and on a GPU also the trainer's. On a CPU `bf16` needs AVX-512 BF16.
+    /// The engine's number format, and on a GPU also the trainer's. On a CPU `bf16` needs AVX-512 BF16. With servers it is the
+    /// format that they compute in.
     pub dtype: Precision,
     /// Whether the engine is compared with the trainer before the first step: a few completions are sampled together and
     /// scored by the trainer. If the two disagree, the run ends.
@@ -50,24 +52,32 @@ pub struct EngineConfig {
     pub cache_dtype: CacheFormat,
     /// How mistral.rs quantizes its matrices. The trainer's are not quantized; `loss.rollout_is` corrects for the difference.
     pub quantization: Quantization,
+    /// Servers that sample instead of this process: addresses such as `http://host:8000`, or tables with `url`, `model` and
+    /// `max_sequences`.
+    pub endpoints: Vec<Endpoint>,
+    /// How to talk to the servers.
+    pub remote: RemoteConfig,
 }
 
 /// Which engine samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EngineKind {
-    /// On a CPU `native` if it can run the model, else `mistralrs`. On a GPU `mistralrs` if it is built in, else `native`.
+    /// `remote` if there are `endpoints`. Else on a CPU `native` if it can run the model, or `mistralrs`; on a GPU `mistralrs`
+    /// if it is built in, or `native`.
     Auto,
     /// Our own engine: continuous batching, with the trainer's weights.
     Native,
     Mistralrs,
+    /// Serving engines over HTTP: `dump-rl serve`, vLLM or SGLang.
+    Remote,
 }
 
 /// Whether the engine is compared with the trainer before the first step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EngineCheck {
-    /// On a GPU, where no engine has passed the comparison yet.
+    /// On a GPU, where no engine has passed the comparison yet, and with servers.
     Auto,
     Always,
     Never,
@@ -119,6 +129,8 @@ impl Default for EngineConfig {
             block_size: 32,
             cache_dtype: CacheFormat::Auto,
             quantization: Quantization::None,
+            endpoints: Vec::new(),
+            remote: RemoteConfig::default(),
         }
     }
 }
@@ -154,6 +166,26 @@ impl EngineConfig {
         if self.stop.iter().any(String::is_empty) {
             return Err(KeyError::new("stop", "an empty string would end every completion at once"));
         }
+        check_endpoints(&self.endpoints)?;
+        self.remote.check().map_err(|e| e.under("remote"))?;
+        if self.kind == EngineKind::Remote && !self.has_endpoints() {
+            let problem = "name the servers: endpoints = [\"http://10.0.0.2:8000\"], or set remote.endpoints_file";
+            return Err(KeyError::new("endpoints", problem));
+        }
         Ok(())
+    }
+
+    /// Whether there are servers.
+    pub fn has_endpoints(&self) -> bool {
+        !self.endpoints.is_empty() || !self.remote.endpoints_file.as_os_str().is_empty()
+    }
+
+    /// Whether servers sample.
+    pub fn is_remote(&self) -> bool {
+        match self.kind {
+            EngineKind::Remote => true,
+            EngineKind::Auto => self.has_endpoints(),
+            EngineKind::Native | EngineKind::Mistralrs => false,
+        }
     }
 }

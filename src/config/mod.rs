@@ -19,6 +19,7 @@ pub mod loss;
 pub mod optim;
 mod paths;
 pub mod pipeline;
+pub mod remote;
 pub mod resolve;
 pub mod reward;
 pub mod run;

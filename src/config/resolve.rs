@@ -39,6 +39,7 @@ pub struct Card {
 pub enum EngineChoice {
     Native,
     Mistralrs,
+    Remote,
 }
 
 /// How trainer and engine share the memory of a device: [`SyncMode`] without `auto`.
@@ -66,6 +67,8 @@ pub struct Resolved {
     pub replicas: usize,
     /// Threads that compute micro-batches.
     pub trainer_workers: usize,
+    /// Tokens of the longest prompt with its completion, at most the model's context.
+    pub longest_request: usize,
     /// Requests in flight. `None`: as many as the engine advises.
     pub rollout_workers: Option<usize>,
     /// Whether the engine is compared with the trainer before the first step.
@@ -109,19 +112,27 @@ impl Resolved {
         let settings = &config.engine;
         let engine = engine_choice(settings, model);
         let is_gpu = settings.device == DeviceKind::Cuda;
+        let is_remote = engine == EngineChoice::Remote;
         let computes_f32 = engine == EngineChoice::Native && !is_gpu && !machine.has_bf16;
         Ok(Self {
             engine,
             device: settings.device,
             engine_precision: if computes_f32 { Precision::F32 } else { settings.dtype },
             trainer_precision: if is_gpu { settings.dtype } else { Precision::F32 },
-            sharing: settings.sync.sharing().unwrap_or(Sharing::SideBySide),
-            cache_mb: settings.cache_mb,
+            // Servers take nothing of this machine's memory.
+            sharing: settings.sync.sharing().filter(|_| !is_remote).unwrap_or(Sharing::SideBySide),
+            cache_mb: if is_remote { 0 } else { settings.cache_mb },
             replicas: replicas(settings.replicas, model, machine.cores),
             trainer_workers: if is_gpu { 1 } else { machine.cores },
-            rollout_workers: Some(config.pipeline.rollout_workers).filter(|workers| *workers > 0),
+            longest_request: model.max_position_embeddings,
+            rollout_workers: match config.pipeline.rollout_workers {
+                // More servers may come later.
+                0 if is_remote => Some(most_in_flight(config)),
+                0 => None,
+                workers => Some(workers),
+            },
             checks_engine: match settings.check {
-                EngineCheck::Auto => is_gpu,
+                EngineCheck::Auto => is_gpu || is_remote,
                 EngineCheck::Always => true,
                 EngineCheck::Never => false,
             },
@@ -134,6 +145,8 @@ impl Resolved {
 fn engine_choice(settings: &EngineConfig, model: &DecoderConfig) -> EngineChoice {
     let native_can = settings.quantization == Quantization::None && Native::supports(model);
     match (settings.device, settings.kind) {
+        (_, EngineKind::Remote) => EngineChoice::Remote,
+        (_, EngineKind::Auto) if settings.has_endpoints() => EngineChoice::Remote,
         (DeviceKind::Cuda, kind) => choice_on_gpu(kind),
         (DeviceKind::Cpu, EngineKind::Mistralrs) => EngineChoice::Mistralrs,
         (DeviceKind::Cpu, EngineKind::Auto) if !native_can => EngineChoice::Mistralrs,
@@ -147,7 +160,15 @@ fn choice_on_gpu(kind: EngineKind) -> EngineChoice {
         EngineKind::Auto if cfg!(feature = "mistralrs") => EngineChoice::Mistralrs,
         EngineKind::Auto | EngineKind::Native => EngineChoice::Native,
         EngineKind::Mistralrs => EngineChoice::Mistralrs,
+        EngineKind::Remote => EngineChoice::Remote,
     }
+}
+
+/// The most groups that the scheduler lets run: those of a step, and of each step that it may be ahead.
+fn most_in_flight(config: &RunConfig) -> usize {
+    const MOST: usize = 16_384;
+    let steps = usize::try_from(config.pipeline.max_off_policy_steps).unwrap_or(MOST).saturating_add(1);
+    steps.saturating_mul(config.batch_size).clamp(1, MOST)
 }
 
 /// One copy per core for a model whose matrix products are too small to be split over cores.
@@ -163,6 +184,9 @@ fn replicas(configured: usize, model: &DecoderConfig, cores: usize) -> usize {
 /// # Errors
 /// Settings that the engine does not have on the device, whatever the model.
 pub fn check_engine(engine: &EngineConfig) -> Result<(), InputError> {
+    if engine.is_remote() {
+        return check_remote(engine);
+    }
     let is_native = match engine.device {
         DeviceKind::Cpu => engine.kind == EngineKind::Native,
         DeviceKind::Cuda => choice_on_gpu(engine.kind) == EngineChoice::Native,
@@ -209,6 +233,17 @@ fn check_native(engine: &EngineConfig) -> Result<(), InputError> {
     Ok(())
 }
 
+/// # Errors
+/// Settings that say something about an engine in this process.
+fn check_remote(engine: &EngineConfig) -> Result<(), InputError> {
+    if engine.quantization != Quantization::None {
+        let problem = "servers are started with their own quantization; use \"none\", and loss.rollout_is = \"truncate\" \
+                       if theirs is another";
+        return Err(InputError::new("engine.quantization", problem));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,6 +267,15 @@ mod tests {
         assert_eq!(resolved(&config, MACHINE).engine, EngineChoice::Native);
         config.engine.quantization = Quantization::Q8_0;
         assert_eq!(resolved(&config, MACHINE).engine, EngineChoice::Mistralrs);
+    }
+
+    #[test]
+    fn auto_takes_servers_where_there_are_any() {
+        let mut config = config(EngineKind::Auto, DeviceKind::Cuda, Precision::Bf16);
+        config.engine.remote.endpoints_file = "servers.txt".into();
+        assert_eq!(resolved(&config, MACHINE).engine, EngineChoice::Remote);
+        config.engine.kind = EngineKind::Native;
+        assert_eq!(resolved(&config, MACHINE).engine, EngineChoice::Native);
     }
 
     #[test]
@@ -263,6 +307,10 @@ mod tests {
         assert_eq!((cpu.trainer_workers, cpu.replicas, cpu.checks_engine, cpu.rollout_workers), (4, 4, false, None));
         let gpu = resolved(&config(EngineKind::Native, DeviceKind::Cuda, Precision::Bf16), MACHINE);
         assert_eq!((gpu.trainer_workers, gpu.checks_engine, gpu.sharing), (1, true, Sharing::SideBySide));
+        let mut remote = config(EngineKind::Remote, DeviceKind::Cpu, Precision::F32);
+        (remote.batch_size, remote.pipeline.max_off_policy_steps) = (16, 2);
+        let remote = resolved(&remote, MACHINE);
+        assert_eq!((remote.rollout_workers, remote.checks_engine, remote.cache_mb), (Some(48), true, 0));
         let mut given = config(EngineKind::Native, DeviceKind::Cpu, Precision::F32);
         (given.engine.check, given.pipeline.rollout_workers, given.engine.replicas) = (EngineCheck::Always, 3, 2);
         let given = resolved(&given, MACHINE);
@@ -275,6 +323,9 @@ mod tests {
             assert_eq!(check_engine(&config.engine).expect_err("not possible").place, key, "{:?}", config.engine);
         };
         refused(config(EngineKind::Mistralrs, DeviceKind::Cpu, Precision::Bf16), "engine.dtype");
+        let mut packed = config(EngineKind::Remote, DeviceKind::Cpu, Precision::Bf16);
+        packed.engine.quantization = Quantization::Q8_0;
+        refused(packed, "engine.quantization");
         let native = |device| config(EngineKind::Native, device, Precision::Bf16);
         let mut quantized = native(DeviceKind::Cpu);
         quantized.engine.quantization = Quantization::Q4K;

@@ -85,7 +85,15 @@ impl Default for RunConfig {
 }
 
 impl Config for RunConfig {
-    const PATHS: &'static [&'static str] = &["model", "data.train_files", "data.test_files"];
+    const PATHS: &'static [&'static str] = &[
+        "model",
+        "data.train_files",
+        "data.test_files",
+        "engine.remote.endpoints_file",
+        "engine.remote.adapters",
+        "engine.remote.token_file",
+        "engine.remote.ca_file",
+    ];
     const MODELS: &'static [&'static str] = &["model"];
     const BY_NAME: &'static [&'static str] = &["curriculum.fixed_mix.weights", "data.where"];
     const GRADERS: &'static [&'static str] = &["grader.default", "grader.always", "data.grader"];

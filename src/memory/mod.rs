@@ -38,7 +38,8 @@ impl<'a> Workload<'a> {
         machine: Machine,
         prompt_tokens: usize,
     ) -> Result<Self, InputError> {
-        let resolved = Resolved::new(config, model, machine)?;
+        let longest_request = (prompt_tokens + config.engine.max_new_tokens).min(model.max_position_embeddings);
+        let resolved = Resolved { longest_request, ..Resolved::new(config, model, machine)? };
         Ok(Self { config, model, machine, prompt_tokens, eval_prompt_tokens: 0, resolved })
     }
 

@@ -98,6 +98,7 @@ pub fn run(workload: &Workload) -> Vec<Part> {
             let most = (resolved.cache_mb << 20).max(engine::native::cache_bytes(model, longest));
             parts.push(Part { what: "key-value cache, at most", bytes: used.min(most) });
         }
+        EngineChoice::Remote => {}
     }
     parts.push(Part { what: "the program, tokenizer and rows", bytes: PROGRAM_BYTES });
     parts

@@ -41,7 +41,7 @@ impl Base {
             Precision::F32 => DType::F32,
             Precision::Bf16 => DType::BF16,
         };
-        let rests = resolved.sharing == Sharing::Alternate && resolved.engine != EngineChoice::Native;
+        let rests = resolved.sharing == Sharing::Alternate && resolved.engine == EngineChoice::Mistralrs;
         let weights = Weights::load(&folder, &decoder, dtype, if rests { &Device::Cpu } else { &device })?;
         Ok(Self { config, folder, decoder, weights, resolved, device })
     }

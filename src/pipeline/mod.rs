@@ -15,13 +15,14 @@ pub mod dispatch;
 pub mod group;
 pub mod inputs;
 pub mod learner;
+pub mod remote_settings;
 pub mod reward;
 pub mod rollout;
 pub mod setup;
 pub mod shared;
 pub mod start_engine;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -153,7 +154,18 @@ impl<T: PolicyTrainer> Run<T> {
         }
         let published = BTreeMap::from([(step, adapter.hash)]);
         let history = from.checkpoint().map_or_else(RunHistory::default, |checkpoint| checkpoint.history.clone());
-        Ok(Learner { sampling: inputs.sampling(), inputs, resolved, engine, trainer, shared, run, published, history })
+        Ok(Learner {
+            sampling: inputs.sampling(),
+            inputs,
+            resolved,
+            engine,
+            trainer,
+            shared,
+            run,
+            published,
+            history,
+            checked: BTreeSet::new(),
+        })
     }
 }
 

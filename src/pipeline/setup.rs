@@ -62,6 +62,7 @@ pub fn bench_base(config: RunConfig) -> Result<Base> {
     let machine = device::machine(&config.engine, device.as_ref().ok());
     let resolved = Workload::new(&config, &decoder, machine, prompt_tokens)?.unchecked();
     let on_device = Resolved { sharing: Sharing::SideBySide, ..resolved };
+    let new_tokens = config.bench.new_tokens.iter().copied().max().unwrap_or(0);
     let base = Base::load(config, folder, decoder, on_device, device?)?;
-    Ok(Base { resolved, ..base })
+    Ok(Base { resolved: Resolved { longest_request: prompt_tokens + new_tokens, ..resolved }, ..base })
 }

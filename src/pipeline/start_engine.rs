@@ -8,6 +8,7 @@ use engine::{Adapter, Engine};
 
 use crate::config::resolve::EngineChoice;
 use crate::model::base::Base;
+use crate::pipeline::remote_settings;
 
 /// Something to do with an engine of any kind.
 pub trait WithEngine {
@@ -19,11 +20,12 @@ pub trait WithEngine {
 /// Starts the engine with `adapter` as the policy of step 0 and passes it to `then`.
 ///
 /// # Errors
-/// If the engine is not built in or cannot load the model; what `then` returns.
+/// If the engine is not built in or cannot load the model, or a server does not do what training needs; what `then` returns.
 pub async fn with_engine<W: WithEngine>(base: Base, adapter: Adapter, then: W) -> Result<W::Output> {
     match base.resolved.engine {
         EngineChoice::Mistralrs => with_mistral(&base, adapter, then).await,
         EngineChoice::Native => then.call(Arc::new(native(base, adapter)?)).await,
+        EngineChoice::Remote => with_servers(&base, adapter, then).await,
     }
 }
 
@@ -39,6 +41,15 @@ fn native(base: Base, adapter: Adapter) -> Result<Native> {
         tracing::warn!("this CPU has no AVX-512 BF16: the engine computes in f32, on the trainer's own weights");
     }
     Ok(Native::start(base.decoder, base.weights, settings, adapter)?)
+}
+
+/// Servers, from which this run's policies are removed at the end, however it ends.
+async fn with_servers<W: WithEngine>(base: &Base, adapter: Adapter, then: W) -> Result<W::Output> {
+    remote_settings::raise_file_limit();
+    let engine = Arc::new(engine::remote::start(remote_settings::read(base)?, adapter).await?);
+    let result = then.call(engine.clone()).await;
+    engine.close().await;
+    result
 }
 
 #[cfg(feature = "mistralrs")]

@@ -40,7 +40,7 @@ pub const REPORT: &str = "report.html";
 const RUN_FILES: [&str; 4] = [CONFIG, METRICS, CURRICULUM, CHECKPOINTS];
 
 /// Settings that a resume may change.
-const MAY_CHANGE: [&str; 3] = ["max_steps", "eval", "ckpt"];
+const MAY_CHANGE: [&str; 5] = ["max_steps", "eval", "ckpt", "engine.endpoints", "engine.remote"];
 
 /// A folder that belongs to one run, and to this process until the value is dropped.
 pub struct RunDir {
@@ -215,10 +215,22 @@ impl RunDir {
 
 /// The first key whose value differs and must not, as "key was X, is Y".
 fn first_difference<C: Config>(old: &C, new: &C, may_change: &[&str]) -> Result<Option<String>> {
-    let (old, new) = (toml::Table::try_from(old)?, toml::Table::try_from(new)?);
-    let differs = |key: &&String| !may_change.contains(&key.as_str()) && old.get(*key) != new.get(*key);
-    let Some(key) = new.keys().find(differs) else { return Ok(None) };
+    let (mut old, mut new) = (toml::Table::try_from(old)?, toml::Table::try_from(new)?);
+    may_change.iter().for_each(|key| [&mut old, &mut new].into_iter().for_each(|table| remove(table, key)));
+    let Some(key) = new.keys().find(|key| old.get(*key) != new.get(*key)) else { return Ok(None) };
     Ok(Some(difference(key, old.get(key), new.get(key))))
+}
+
+/// Removes a dotted key.
+fn remove(table: &mut toml::Table, key: &str) {
+    match key.split_once('.') {
+        None => drop(table.remove(key)),
+        Some((outer, inner)) => {
+            if let Some(toml::Value::Table(table)) = table.get_mut(outer) {
+                remove(table, inner);
+            }
+        }
+    }
 }
 
 /// Goes into tables, and into lists of tables that are as long as before.
@@ -298,6 +310,8 @@ mod tests {
         let error = RunDir::create(dir.path(), &RunConfig::default()).err().unwrap().to_string();
         assert!(error.contains("--resume") && error.contains("--out"), "{error}");
         let mut changed = RunConfig { max_steps: 7, ..RunConfig::default() };
+        assert!(RunDir::resume(dir.path(), &changed, 0, None).is_ok());
+        changed.engine.remote.retries = 3;
         assert!(RunDir::resume(dir.path(), &changed, 0, None).is_ok());
         changed.optim.lr = 0.5;
         let error = RunDir::resume(dir.path(), &changed, 0, None).err().unwrap().to_string();

@@ -23,7 +23,7 @@ fn an_engine_that_fails_its_check_is_not_trained_on() {
     };
     let out = world.out("checked");
     let error = fail(&with_check(EngineCheck::Always), &out, world.engine());
-    assert!(error.contains("nothing was trained") && error.contains("of 16 completions"), "{error}");
+    assert!(error.contains("training ends here") && error.contains("of 16 completions"), "{error}");
     assert!(metrics(&out).is_empty() && !out.join("checkpoints").join("step_1").exists());
     finish(&with_check(EngineCheck::Never), &world.out("unchecked"), world.engine());
     // On a CPU there is no check by default.

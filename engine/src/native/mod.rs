@@ -172,6 +172,11 @@ impl Native {
         })
     }
 
+    /// Whether the thread that computes still runs: it ends only by a panic.
+    pub fn is_running(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
     /// A policy for [`Native::generate_with`], which [`Engine::publish`] leaves alone.
     ///
     /// # Errors
@@ -230,6 +235,11 @@ pub struct Policy(Arc<LivePolicy>);
 impl Policy {
     pub fn version(&self) -> &PolicyVersion {
         &self.0.version
+    }
+
+    /// Whether there is another clone, such as that of a running request.
+    pub fn is_used(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
     }
 }
 

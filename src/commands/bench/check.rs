@@ -111,7 +111,7 @@ impl WithEngine for Together {
 
     async fn call<E: Engine>(self, engine: Arc<E>) -> Result<Self::Output> {
         let since = Instant::now();
-        let samples = sample_together(&engine, self.requests).await?;
+        let samples = sample_together(&engine, None, self.requests).await?;
         Ok((samples, since.elapsed().as_secs_f64()))
     }
 }

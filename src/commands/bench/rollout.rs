@@ -92,6 +92,9 @@ fn engines(config: &RunConfig) -> Vec<EngineKind> {
     if !config.bench.engines.is_empty() {
         return config.bench.engines.clone();
     }
+    if config.engine.is_remote() {
+        return vec![EngineKind::Remote];
+    }
     let has_settings = |kind: &EngineKind| {
         let engine = EngineConfig { kind: *kind, ..config.engine.clone() };
         check_engine(&engine).is_ok()

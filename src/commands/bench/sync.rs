@@ -125,7 +125,7 @@ impl MeasurePublishes {
         ensure!(loaded.adapter == hash, "the engine loaded {}, not the adapter that was published", loaded.adapter);
         let since = Instant::now();
         let requests = requests(self.case, self.base.decoder.vocab_size as u32, step);
-        let samples = sample_together(engine, requests).await?;
+        let samples = sample_together(engine, None, requests).await?;
         let stale = samples.iter().find(|sample| sample.policy_step != step);
         ensure!(stale.is_none(), "after step {step} was published, the engine still answered by an older policy");
         let tokens = samples.iter().map(|sample| sample.completion.len()).sum();

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use engine::Quantization;
 
-use super::{allowed, available, cache_mb, fitting, is_native, least_cache_mb};
+use super::{allowed, available, cache_mb, fitting, least_cache_mb};
 use crate::config::engine::{EngineKind, SyncMode};
-use crate::config::resolve::{Card, Sharing};
+use crate::config::resolve::{Card, EngineChoice, Sharing};
 use crate::config::run::RunConfig;
 use crate::memory::Workload;
 
@@ -54,7 +54,7 @@ fn changes(workload: &Workload, card: Card) -> Vec<Change> {
     for (quantization, name) in [(Quantization::Q8_0, "q8_0"), (Quantization::Q4K, "q4k")] {
         let mut changed = config.clone();
         changed.engine.quantization = quantization;
-        if config.engine.quantization == Quantization::None && !is_native(workload) {
+        if config.engine.quantization == Quantization::None && is_mistral(workload) {
             all.push((format!("engine.quantization = \"{name}\""), changed));
         }
     }
@@ -79,11 +79,15 @@ type Key = (&'static str, fn(&mut RunConfig) -> &mut usize);
 
 const LEAST_TOKENS: usize = 256;
 
+fn is_mistral(workload: &Workload) -> bool {
+    workload.resolved.engine == EngineChoice::Mistralrs
+}
+
 /// The engine that has no weights of its own, where it has the settings.
 fn native(workload: &Workload) -> Option<Change> {
     let mut changed = workload.config.clone();
     changed.engine.kind = EngineKind::Native;
-    let can = !is_native(workload) && workload.with(&changed).is_some();
+    let can = is_mistral(workload) && workload.with(&changed).is_some();
     can.then(|| ("engine.kind = \"native\"".to_string(), changed))
 }
 
@@ -107,6 +111,9 @@ fn other_sharing(workload: &Workload) -> Vec<Change> {
 
 /// The largest cache that fits, or the smallest that works.
 fn cache(workload: &Workload, card: Card) -> Option<Change> {
+    if workload.resolved.engine == EngineChoice::Remote {
+        return None;
+    }
     const STEP: usize = 256;
     let engine = &workload.config.engine;
     let with = |mb: usize| {

@@ -33,7 +33,7 @@ pub struct Sizes {
     pub trainer_weights: usize,
     pub adapter: usize,
     pub activations: usize,
-    /// Whether the engine samples with the trainer's base weights. Then `engine_weights` is its adapter only.
+    /// Whether the engine has no base weights of its own here. Then `engine_weights` is its adapter only.
     pub shares_weights: bool,
     pub engine_weights: usize,
     pub cache: usize,
@@ -65,20 +65,21 @@ impl Sizes {
     pub fn new(workload: &Workload, cache_mb: usize) -> Self {
         let Workload { config, model, .. } = workload;
         let trainer = predict::trainer(workload, predict::longest_batch(workload));
-        let shares_weights = is_native(workload);
-        let (engine_weights, sampling, merging) = match shares_weights {
-            true => (4 * predict::adapter_parameters(config, model), native_sampling(workload), 0),
-            false => (
+        let engine = workload.resolved.engine;
+        let (engine_weights, sampling, merging) = match engine {
+            EngineChoice::Native => (4 * predict::adapter_parameters(config, model), native_sampling(workload), 0),
+            EngineChoice::Mistralrs => (
                 engine_weights(workload),
                 mistral_sampling(workload),
                 3 * weight_bytes(workload) * model.hidden_size * model.intermediate_size,
             ),
+            EngineChoice::Remote => (0, 0, 0),
         };
         Self {
             trainer_weights: trainer.weights,
             adapter: trainer.adapter,
             activations: trainer.activations + trainer.freed(),
-            shares_weights,
+            shares_weights: engine != EngineChoice::Mistralrs,
             engine_weights,
             cache: cache_mb * MIB,
             sampling,
@@ -110,9 +111,9 @@ impl Sizes {
     }
 }
 
-/// Whether the engine is the native one.
-fn is_native(workload: &Workload) -> bool {
-    workload.resolved.engine == EngineChoice::Native
+/// Whether servers sample: then the device holds the trainer alone.
+fn is_remote(workload: &Workload) -> bool {
+    workload.resolved.engine == EngineChoice::Remote
 }
 
 /// Activations, attention scores and logits of mistral.rs.
@@ -170,9 +171,15 @@ fn token_bytes(workload: &Workload) -> usize {
 
 /// The smallest cache, in MiB, that holds one completion of the greatest length.
 fn least_cache_mb(workload: &Workload) -> usize {
+    if is_remote(workload) {
+        return 0;
+    }
     let Workload { config, model, prompt_tokens, .. } = *workload;
     let longest = (prompt_tokens + config.engine.max_new_tokens).min(model.max_position_embeddings);
-    let block = if is_native(workload) { BLOCK_TOKENS } else { config.engine.block_size };
+    let block = match workload.resolved.engine {
+        EngineChoice::Mistralrs => config.engine.block_size,
+        EngineChoice::Native | EngineChoice::Remote => BLOCK_TOKENS,
+    };
     // One more block for the token after the last, and one that mistral.rs reserves (or the native engine's copy of the prompt's last).
     let tokens = longest.next_multiple_of(block) + 2 * block;
     (tokens * token_bytes(workload)).div_ceil(MIB)
@@ -186,8 +193,8 @@ fn longest_completions(workload: &Workload, cache_mb: usize) -> usize {
 /// The size of the cache: `engine.cache_mb`, or what `engine.gpu_memory_utilization` leaves of a card of `total` bytes.
 fn cache_mb(workload: &Workload, total: usize) -> usize {
     let part = workload.config.engine.gpu_memory_utilization;
-    if part == 0.0 {
-        return workload.config.engine.cache_mb;
+    if part == 0.0 || is_remote(workload) {
+        return workload.resolved.cache_mb;
     }
     let Sizes { trainer_weights, engine_weights, shares_weights, sampling, .. } = Sizes::new(workload, 0);
     let weights = engine_weights + if shares_weights { trainer_weights } else { 0 };
@@ -197,16 +204,19 @@ fn cache_mb(workload: &Workload, total: usize) -> usize {
 
 /// The ways of sharing that the engine has.
 fn available(workload: &Workload) -> Vec<Sharing> {
-    let is_native = is_native(workload);
-    ALL.into_iter().filter(|sharing| !(is_native && *sharing == Sharing::Reload)).collect()
+    match workload.resolved.engine {
+        EngineChoice::Mistralrs => ALL.to_vec(),
+        EngineChoice::Native => vec![Sharing::SideBySide, Sharing::Alternate],
+        EngineChoice::Remote => vec![Sharing::SideBySide],
+    }
 }
 
 /// Those of them that the configuration allows.
 fn allowed(workload: &Workload) -> Vec<Sharing> {
     let overlaps = workload.config.pipeline.max_off_policy_steps > 0;
     match workload.config.engine.sync.sharing() {
-        Some(sharing) => vec![sharing],
-        None => {
+        Some(sharing) if !is_remote(workload) => vec![sharing],
+        _ => {
             let all = available(workload).into_iter();
             all.filter(|sharing| !(overlaps && *sharing == Sharing::Alternate)).collect()
         }

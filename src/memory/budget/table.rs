@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use comfy_table::Table;
 
-use super::{MIB, Sizes, allowed, available, cache_mb, fitting, gb, longest_completions};
+use super::{MIB, Sizes, allowed, available, cache_mb, fitting, gb, is_remote, longest_completions};
 use crate::config::resolve::{Card, Sharing};
 use crate::memory::Workload;
 use crate::table;
@@ -32,12 +32,17 @@ pub fn describe(workload: &Workload) -> String {
         sharing.name()
     );
     // Writing into a string cannot fail.
-    for (what, bytes) in parts(&sizes) {
+    for (what, bytes) in parts(&sizes).into_iter().filter(|(_, bytes)| *bytes > 0) {
         let _ = writeln!(text, "  {:>9.2} GB  {what}", gb(bytes));
     }
     let _ = writeln!(text, "{}", phases(workload, &sizes));
-    let longest = longest_completions(workload, cache_mb);
-    let _ = write!(text, "cache    {cache_mb} MiB hold {longest} completions of the greatest length at a time");
+    let _ = match is_remote(workload) {
+        true => write!(text, "cache    on the servers"),
+        false => {
+            let longest = longest_completions(workload, cache_mb);
+            write!(text, "cache    {cache_mb} MiB hold {longest} completions of the greatest length at a time")
+        }
+    };
     text
 }
 

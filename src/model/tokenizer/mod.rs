@@ -143,7 +143,12 @@ impl ChatTokenizer {
 
     /// The ids of plain text, without special tokens added.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, InputError> {
-        let encoding = self.inner.encode(text, false).map_err(|e| InputError::new(self.path.display(), e))?;
+        self.encode_with(text, false)
+    }
+
+    /// The ids of plain text. With `adds_special` also those that the tokenizer puts around a text, such as its beginning.
+    pub fn encode_with(&self, text: &str, adds_special: bool) -> Result<Vec<u32>, InputError> {
+        let encoding = self.inner.encode(text, adds_special).map_err(|e| InputError::new(self.path.display(), e))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -151,7 +156,12 @@ impl ChatTokenizer {
     pub fn stop_strings(this: &Arc<Self>, strings: Vec<String>) -> StopStrings {
         let this = Arc::clone(this);
         // Ids that cannot be decoded are reported when the whole completion is decoded.
-        StopStrings::new(strings, move |tokens| this.inner.decode(tokens, false).unwrap_or_default())
+        StopStrings::new(strings, move |tokens| this.decode(tokens, false))
+    }
+
+    /// The text of tokens, without special ones if `skips_special`. What cannot be decoded has no text.
+    pub fn decode(&self, tokens: &[u32], skips_special: bool) -> String {
+        self.inner.decode(tokens, skips_special).unwrap_or_default()
     }
 
     /// The text of a completion, without a stop token at its end.

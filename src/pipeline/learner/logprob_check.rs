@@ -97,17 +97,24 @@ fn variation(values: &[f32]) -> f64 {
     values.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum()
 }
 
-/// Sends all requests at once. Returns the completions as samples, in the order of the requests.
+/// Sends all requests at once, to one server if `server` names it. Returns the completions as samples, in the order of the requests.
 ///
 /// # Errors
 /// The first request that fails.
-pub async fn sample_together<E: Engine>(engine: &Arc<E>, requests: Vec<Request>) -> Result<Vec<Sample>> {
+pub async fn sample_together<E: Engine>(
+    engine: &Arc<E>,
+    server: Option<Arc<str>>,
+    requests: Vec<Request>,
+) -> Result<Vec<Sample>> {
     let mut running = JoinSet::new();
     for (index, request) in requests.into_iter().enumerate() {
-        let engine = engine.clone();
+        let (engine, server) = (engine.clone(), server.clone());
         running.spawn(async move {
             let prompt = request.prompt.clone();
-            let completions = engine.generate(request).await?;
+            let completions = match server {
+                Some(server) => engine.generate_at(&server, request).await?,
+                None => engine.generate(request).await?,
+            };
             Ok::<_, EngineError>((index, completions.into_iter().map(|it| sample(prompt.clone(), it)).collect()))
         });
     }

@@ -13,7 +13,7 @@ mod publish;
 pub mod record;
 pub mod stuck;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -105,6 +105,8 @@ pub struct Learner<E, T> {
     /// The adapter that each recent step published.
     pub(super) published: BTreeMap<u64, AdapterHash>,
     pub(super) history: RunHistory,
+    /// Servers that compute what the trainer computes.
+    pub(super) checked: BTreeSet<Arc<str>>,
 }
 
 impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
@@ -208,6 +210,7 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
         if self.inputs.config.advantage.scale == AdvantageScale::BatchStd {
             scale_advantages(&mut batch);
         }
+        let Some(()) = unless_stopped(stop, self.check_new_servers(&batch)).await? else { return Ok(None) };
         let samples = self.samples(&batch)?;
         let since = Instant::now();
         let Some(()) = unless_stopped(stop, self.make_room()).await? else { return Ok(None) };
@@ -257,6 +260,7 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
         line.values(record::batch(batch));
         line.values(record::parts(batch));
         line.values(record::graders(&inputs, self.shared.grading_clock.take()));
+        line.values(record::engine(&*self.engine));
         line.values(stats.metrics());
         line.values(canary.map(|difference| (names::MISMATCH_CANARY_MAX_DIFF, difference)));
         line.values(times.metrics(self.shared.engine_clock.take(), self.shared.take_waited(), batch));

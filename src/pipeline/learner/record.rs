@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use engine::Finish;
+use engine::{Engine, Finish};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
@@ -114,6 +114,11 @@ pub fn graders(inputs: &Inputs, busy: Duration) -> Vec<(&'static str, f64)> {
     ]
 }
 
+/// What the engine counted since its start.
+pub fn engine(engine: &impl Engine) -> Vec<(String, f64)> {
+    engine.counters().into_iter().map(|(name, count)| (names::of_engine(name), count as f64)).collect()
+}
+
 /// The state of the curriculum: the weights that the latest job was drawn with, the scores, and the ledger.
 pub fn curriculum(scheduler: &Scheduler) -> Vec<(String, f64)> {
     let ledger = scheduler.ledger();
@@ -165,6 +170,9 @@ pub struct RolloutLine<'a> {
     policy_step: u64,
     last_policy_step: u64,
     adapter: &'a str,
+    /// The server that sampled it; absent: this process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoint: Option<&'a str>,
 }
 
 /// Every completion of a batch, in the order of dispatch.
@@ -193,6 +201,7 @@ pub fn rollout_lines<'a>(
                 policy_step: completion.policy.step,
                 last_policy_step: completion.last_policy.step,
                 adapter: completion.policy.adapter.short(),
+                endpoint: completion.endpoint.as_deref(),
             }
         })
     })
