@@ -73,7 +73,7 @@ impl Transport {
     pub async fn call(&self, method: Method, url: Url, body: Body, limits: Limits) -> Result<Reply, Failure> {
         let late = || self.failure(FailureKind::TimedOut, &format!("no answer within {:?}", limits.time));
         let exchange = async {
-            let response = self.request(method, url, body).send().await.map_err(|e| self.broken_off(&e))?;
+            let response = self.request(method, url, body).send().await.map_err(|e| self.broken_off(e))?;
             let status = response.status();
             Ok(Reply { status, bytes: self.read(response, limits.bytes).await? })
         };
@@ -107,11 +107,12 @@ impl Transport {
 
     /// A failure whose text may hold what a server said: one short line without the token.
     pub fn failure(&self, kind: FailureKind, problem: &str) -> Failure {
+        let line = one_line(problem);
         let hidden = match &self.token {
-            Some(token) if !token.secret().is_empty() => problem.replace(token.secret(), "…"),
-            _ => problem.into(),
+            Some(token) if !token.secret().is_empty() => line.replace(token.secret(), "…"),
+            _ => line,
         };
-        Failure::new(kind, one_line(&hidden))
+        Failure::new(kind, cut(hidden))
     }
 
     fn request(&self, method: Method, url: Url, body: Body) -> RequestBuilder {
@@ -127,7 +128,7 @@ impl Transport {
     /// Reads chunk by chunk, so that no server can fill the memory.
     async fn read(&self, mut response: Response, limit: usize) -> Result<Vec<u8>, Failure> {
         let mut bytes = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|e| self.broken_off(&e))? {
+        while let Some(chunk) = response.chunk().await.map_err(|e| self.broken_off(e))? {
             if bytes.len() + chunk.len() > limit {
                 let problem = format!("the answer is longer than the {limit} bytes it may have");
                 return Err(self.failure(FailureKind::Broken, &problem));
@@ -137,13 +138,14 @@ impl Transport {
         Ok(bytes)
     }
 
-    fn broken_off(&self, error: &reqwest::Error) -> Failure {
-        let kind = match error {
+    fn broken_off(&self, error: reqwest::Error) -> Failure {
+        let kind = match &error {
             e if e.is_timeout() => FailureKind::TimedOut,
-            e if e.is_builder() || e.is_decode() => FailureKind::Broken,
+            e if e.is_builder() => FailureKind::Broken,
             _ => FailureKind::Unreachable,
         };
-        self.failure(kind, &chain(error))
+        // Whoever reports the failure names the address.
+        self.failure(kind, &chain(&error.without_url()))
     }
 }
 
@@ -190,8 +192,11 @@ fn message(bytes: &[u8]) -> String {
 }
 
 fn one_line(text: &str) -> String {
-    let clean = text.chars().map(|c| if c.is_control() { ' ' } else { c });
-    let line: String = clean.collect::<String>().split_whitespace().collect::<Vec<_>>().join(" ");
+    let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    clean.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn cut(line: String) -> String {
     match line.char_indices().nth(MAX_MESSAGE) {
         Some(_) => line.chars().take(MAX_MESSAGE - 1).chain(['…']).collect(),
         None => line,
