@@ -153,8 +153,9 @@ fn headers(token: Option<&Token>) -> Result<HeaderMap, EngineError> {
     let mut headers = HeaderMap::new();
     if let Some(token) = token {
         // The error would not print the value, but nothing is won by naming its cause.
-        let mut value = HeaderValue::from_str(&format!("Bearer {}", token.secret()))
-            .map_err(|_| EngineError::Start("the token of the servers has characters that no header may have".into()))?;
+        let mut value = HeaderValue::from_str(&format!("Bearer {}", token.secret())).map_err(|_| {
+            EngineError::Start("the token of the servers has characters that no header may have".into())
+        })?;
         value.set_sensitive(true);
         headers.insert(AUTHORIZATION, value);
     }
