@@ -23,7 +23,6 @@ use url::Url;
 use self::answer::{Asked, Choice};
 use self::completions::{Completions, Dialect};
 use self::probe::Models;
-use self::sglang::Generated;
 use self::transport::{Body, Limits, MAX_CONTROL_ANSWER, Reply, Transport};
 use super::folder::AdapterStore;
 use super::{Answer, Capabilities, Connect, EndpointSettings, Failure, FailureKind, RemoteSettings, Server};
@@ -49,13 +48,7 @@ pub struct HttpServer {
     shared: Arc<Shared>,
     settings: EndpointSettings,
     url: Arc<str>,
-    found: Mutex<Option<Found>>,
-}
-
-/// What a probe found, as far as requests depend on it.
-#[derive(Debug, Clone, Copy)]
-struct Found {
-    program: Program,
+    program: Mutex<Option<Program>>,
 }
 
 /// The programs that can serve training.
@@ -115,7 +108,7 @@ impl Connect for HttpServers {
             check_url(url)?;
         }
         let url = settings.url.as_str().trim_end_matches('/').into();
-        Ok(HttpServer { shared: self.shared.clone(), settings: settings.clone(), url, found: Mutex::default() })
+        Ok(HttpServer { shared: self.shared.clone(), settings: settings.clone(), url, program: Mutex::default() })
     }
 
     async fn retire(&self, policy: &str) {
@@ -167,18 +160,19 @@ impl HttpServer {
         }
     }
 
-    async fn found(&self) -> Result<Found, Failure> {
-        let known = *self.found.lock().unwrap_or_else(PoisonError::into_inner);
+    /// As the last probe found it; the first caller probes.
+    async fn program(&self) -> Result<Program, Failure> {
+        let known = *self.program.lock().unwrap_or_else(PoisonError::into_inner);
         match known {
-            Some(found) => Ok(found),
-            None => self.find().await.map(|(found, _)| found),
+            Some(program) => Ok(program),
+            None => self.find().await.map(|(program, _)| program),
         }
     }
 
-    async fn find(&self) -> Result<(Found, Capabilities), Failure> {
-        let (found, capabilities) = probe::probe(self).await?;
-        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
-        Ok((found, capabilities))
+    async fn find(&self) -> Result<(Program, Capabilities), Failure> {
+        let (program, capabilities) = probe::probe(self).await?;
+        *self.program.lock().unwrap_or_else(PoisonError::into_inner) = Some(program);
+        Ok((program, capabilities))
     }
 
     fn asked<'a>(&self, request: &'a Request, program: Program) -> Result<Asked<'a>, Failure> {
@@ -197,7 +191,7 @@ impl HttpServer {
         let choices = match program {
             Program::Ours => transport.parse::<Completions>(reply)?.choices(Dialect::Ours),
             Program::Vllm => transport.parse::<Completions>(reply)?.choices(Dialect::Vllm),
-            Program::Sglang => transport.parse::<Generated>(reply)?.choices(prompt),
+            Program::Sglang => sglang::choices(sglang::outputs(transport, reply)?, prompt),
         };
         choices.map_err(|problem| transport.failure(FailureKind::Broken, &problem))
     }
@@ -253,7 +247,7 @@ impl Server for HttpServer {
     }
 
     async fn generate(&self, policy: &str, request: &Request) -> Result<Vec<Answer>, Failure> {
-        let (program, transport) = (self.found().await?.program, &self.shared.transport);
+        let (program, transport) = (self.program().await?, &self.shared.transport);
         let asked = self.asked(request, program)?;
         let body: Value = match program {
             Program::Ours => completions::body(Dialect::Ours, policy, asked),
@@ -271,14 +265,14 @@ impl Server for HttpServer {
     }
 
     async fn load(&self, policy: &str, adapter: &Adapter) -> Result<(), Failure> {
-        match self.found().await?.program {
+        match self.program().await? {
             Program::Ours => self.upload(policy, adapter).await,
             program => self.load_path(program, policy, adapter).await,
         }
     }
 
     async fn unload(&self, policy: &str) -> Result<(), Failure> {
-        let program = self.found().await?.program;
+        let program = self.program().await?;
         let body = Body::Json(json!({"lora_name": policy}));
         let reply = self.control(Method::POST, program.unload_route(), body).await?;
         let absent = reply.status == StatusCode::NOT_FOUND

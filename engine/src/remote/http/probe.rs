@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::completions::{self, Completions, Dialect};
 use super::transport::Body;
-use super::{Found, HttpServer, Program};
+use super::{HttpServer, Program};
 use crate::remote::{Capabilities, Failure, FailureKind};
 
 /// A log-probability this close to 0 is that of the only token allowed.
@@ -44,7 +44,7 @@ struct Identity {
     keeps_seeds: bool,
 }
 
-pub async fn probe(server: &HttpServer) -> Result<(Found, Capabilities), Failure> {
+pub async fn probe(server: &HttpServer) -> Result<(Program, Capabilities), Failure> {
     let models = server.models().await?;
     let identity = identify(server, &models).await?;
     let base = base(server, &models)?;
@@ -62,7 +62,7 @@ pub async fn probe(server: &HttpServer) -> Result<(Found, Capabilities), Failure
         name: format!("{} {}", identity.program.name(), identity.version),
         keeps_seeds: identity.keeps_seeds,
     };
-    Ok((Found { program: identity.program }, capabilities))
+    Ok((identity.program, capabilities))
 }
 
 async fn identify(server: &HttpServer, models: &Models) -> Result<Identity, Failure> {

@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 
 use super::answer::{Asked, Choice};
 use super::completions::top_k;
+use super::transport::{Reply, Transport};
+use crate::remote::Failure;
 
 /// What is sent. `ignore_eos` stays off, because SGLang then ignores `stop_token_ids` too; an end token that the request
 /// does not name is found when the answer is checked.
@@ -35,14 +37,6 @@ pub fn body(policy: &str, asked: Asked) -> Value {
     })
 }
 
-/// A list, or without it if there is one completion.
-#[derive(Deserialize)]
-#[serde(untagged)]
-pub enum Generated {
-    Many(Vec<Output>),
-    One(Output),
-}
-
 #[derive(Deserialize)]
 pub struct Output {
     output_ids: Option<Vec<u32>>,
@@ -63,16 +57,18 @@ struct Reason {
     kind: String,
 }
 
-impl Generated {
-    /// # Errors
-    /// Where the answer contradicts itself or the request.
-    pub fn choices(self, prompt: &[u32]) -> Result<Vec<Choice>, String> {
-        let outputs = match self {
-            Generated::Many(outputs) => outputs,
-            Generated::One(output) => vec![output],
-        };
-        outputs.into_iter().enumerate().map(|(index, output)| output.choice(index, prompt)).collect()
+/// The answer is a list, or without it if there is one completion.
+pub fn outputs(transport: &Transport, reply: &Reply) -> Result<Vec<Output>, Failure> {
+    match reply.bytes.trim_ascii_start().starts_with(b"[") {
+        true => transport.parse(reply),
+        false => Ok(vec![transport.parse(reply)?]),
     }
+}
+
+/// # Errors
+/// Where the answer contradicts itself or the request.
+pub fn choices(outputs: Vec<Output>, prompt: &[u32]) -> Result<Vec<Choice>, String> {
+    outputs.into_iter().enumerate().map(|(index, output)| output.choice(index, prompt)).collect()
 }
 
 impl Output {
