@@ -1,12 +1,14 @@
 //! Servers that speak HTTP: `dump-rl serve`, vLLM and SGLang.
 //!
 //! - `transport.rs` sends and reads, within limits · `probe.rs` what a server is, and whether it will do
+//! - `program.rs` where the programs differ in a route or in a status
 //! - `completions.rs`, `sglang.rs` the two protocols of generation · `answer.rs` checks what came back
 //! - `upload.rs` an adapter as a form
 
 mod answer;
 mod completions;
 mod probe;
+mod program;
 mod sglang;
 #[cfg(test)]
 mod tests;
@@ -23,6 +25,7 @@ use url::Url;
 use self::answer::{Asked, Choice};
 use self::completions::{Completions, Dialect};
 use self::probe::Models;
+use self::program::Program;
 use self::transport::{Body, Limits, MAX_CONTROL_ANSWER, Reply, Transport};
 use super::folder::AdapterStore;
 use super::{Answer, Capabilities, Connect, EndpointSettings, Failure, FailureKind, RemoteSettings, Server};
@@ -49,45 +52,6 @@ pub struct HttpServer {
     settings: EndpointSettings,
     url: Arc<str>,
     program: Mutex<Option<Program>>,
-}
-
-/// The programs that can serve training.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Program {
-    Ours,
-    Vllm,
-    Sglang,
-}
-
-impl Program {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Ours => "dump-rl",
-            Self::Vllm => "vLLM",
-            Self::Sglang => "SGLang",
-        }
-    }
-
-    fn generate_route(self) -> &'static str {
-        match self {
-            Self::Ours | Self::Vllm => "/v1/completions",
-            Self::Sglang => "/generate",
-        }
-    }
-
-    fn load_route(self) -> &'static str {
-        match self {
-            Self::Ours | Self::Vllm => "/v1/load_lora_adapter",
-            Self::Sglang => "/load_lora_adapter",
-        }
-    }
-
-    fn unload_route(self) -> &'static str {
-        match self {
-            Self::Ours | Self::Vllm => "/v1/unload_lora_adapter",
-            Self::Sglang => "/unload_lora_adapter",
-        }
-    }
 }
 
 impl HttpServers {
@@ -213,23 +177,10 @@ impl HttpServer {
         let path = self.shared.store.as_ref().ok_or_else(without)?.put(policy, adapter).await?;
         let body = Body::Json(json!({"lora_name": policy, "lora_path": path}));
         let reply = self.control(Method::POST, program.load_route(), body).await?;
-        match reply.status.is_success() || (reply.status == StatusCode::BAD_REQUEST && says(&reply, "already")) {
+        match reply.status.is_success() || program.has_policy(&reply) {
             true => Ok(()),
             false => Err(self.shared.transport.refusal(&reply)),
         }
-    }
-}
-
-/// Whether the body of an answer has these words.
-fn says(reply: &Reply, words: &str) -> bool {
-    String::from_utf8_lossy(&reply.bytes).to_lowercase().contains(words)
-}
-
-/// Whether the adapter is missing there: vLLM and ours have a status for it, SGLang only words.
-fn lacks_policy(program: Program, reply: &Reply) -> bool {
-    match program {
-        Program::Ours | Program::Vllm => reply.status == StatusCode::NOT_FOUND,
-        Program::Sglang => reply.status.is_client_error() && says(reply, "lora") && says(reply, "not loaded"),
     }
 }
 
@@ -257,7 +208,7 @@ impl Server for HttpServer {
         let url = route(self.shared.settings.router.as_ref().unwrap_or(&self.settings.url), program.generate_route());
         let limits = Limits { bytes: asked.most_bytes(), time: self.shared.settings.request_timeout };
         let reply = transport.call(Method::POST, url, Body::Json(body), limits).await?;
-        if lacks_policy(program, &reply) {
+        if program.lacks_policy(&reply) {
             return Err(Failure { kind: FailureKind::NoSuchPolicy, ..transport.refusal(&reply) });
         }
         let choices = self.choices(program, &reply, &request.prompt)?;
@@ -275,9 +226,7 @@ impl Server for HttpServer {
         let program = self.program().await?;
         let body = Body::Json(json!({"lora_name": policy}));
         let reply = self.control(Method::POST, program.unload_route(), body).await?;
-        let absent = reply.status == StatusCode::NOT_FOUND
-            || (reply.status == StatusCode::BAD_REQUEST && program == Program::Sglang);
-        match reply.status.is_success() || absent {
+        match reply.status.is_success() || program.had_no_policy(&reply) {
             true => Ok(()),
             false => Err(self.shared.transport.refusal(&reply)),
         }

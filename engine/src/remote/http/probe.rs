@@ -4,9 +4,10 @@ use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::HttpServer;
 use super::completions::{self, Completions, Dialect};
+use super::program::Program;
 use super::transport::Body;
-use super::{HttpServer, Program};
 use crate::remote::{Capabilities, Failure, FailureKind};
 
 /// A log-probability this close to 0 is that of the only token allowed.
