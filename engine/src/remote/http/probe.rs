@@ -116,7 +116,7 @@ fn check_context(server: &HttpServer, base: &Model) -> Result<(), Failure> {
             server,
             &format!(
                 "its context is {found} tokens, but prompts and completions may have {needed}: start it with a longer \
-                 one (`--max-model-len`, `--context-length`), or make `engine.context` shorter"
+                 one (`--max-model-len`, in SGLang `--context-length`)"
             ),
         )),
         _ => Ok(()),
