@@ -50,6 +50,11 @@ bench:
     cargo bench --bench kk --no-default-features
     cargo bench --bench curriculum --no-default-features
 
+# Measure what the stages beside engine and trainer, and the client of many servers, cost (docs/scaling.md)
+bench-scale:
+    cargo test --release -p engine --lib remote -- --ignored --nocapture --test-threads 1
+    cargo test --release --test main scale -- --ignored --nocapture
+
 # Compare how fast the engines sample
 bench-rollout *ARGS:
     cargo run --release -- bench rollout configs/kk-tiny.toml {{ARGS}}

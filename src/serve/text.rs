@@ -35,12 +35,14 @@ impl<'a> GrowingText<'a> {
 
     /// What has been added since the last call and cannot be cut off any more.
     pub fn take(&mut self) -> String {
+        // The rest may be the beginning of a string that is cut off.
         let held = self.cut.iter().map(|string| string.len() - 1).max().unwrap_or(0);
-        let mut end = self.text.len().saturating_sub(held).max(self.given);
+        let mut end = self.text.len().saturating_sub(held);
         while !self.text.is_char_boundary(end) {
             end -= 1;
         }
-        let piece = self.text[self.given..end.max(self.given)].to_string();
+        let end = self.cut_at().map_or(end, |cut| cut.min(end)).max(self.given);
+        let piece = self.text[self.given..end].to_string();
         self.given += piece.len();
         piece
     }
@@ -49,9 +51,14 @@ impl<'a> GrowingText<'a> {
     pub fn finish(mut self) -> String {
         let (known, now) = self.decoded();
         self.append(&known, &now);
-        let first = self.cut.iter().filter_map(|string| self.text.find(string.as_str())).min();
-        let end = first.unwrap_or(self.text.len()).max(self.given);
+        let end = self.cut_at().unwrap_or(self.text.len()).max(self.given);
         self.text[self.given..end].to_string()
+    }
+
+    /// Where the first string begins that is cut off. None is in the text that was given out.
+    fn cut_at(&self) -> Option<usize> {
+        let rest = &self.text[self.given..];
+        self.cut.iter().filter_map(|string| rest.find(string.as_str())).min().map(|at| self.given + at)
     }
 
     /// The stop string that is in the text, if any.

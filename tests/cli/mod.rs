@@ -16,6 +16,7 @@ mod mixture;
 mod model;
 #[cfg(target_os = "linux")]
 mod pipes;
+mod remote;
 mod serve;
 mod settings;
 mod sft;

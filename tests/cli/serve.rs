@@ -296,8 +296,9 @@ fn what_is_not_done_is_refused_by_name_and_garbage_ends_nothing() {
     for bytes in &garbage {
         for path in ["/v1/completions", "/v1/chat/completions", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"] {
             for kind in ["application/json", "multipart/form-data; boundary=x", "multipart/form-data"] {
-                let (status, answer) = server.post_bytes(path, kind, bytes);
-                assert!((400..500).contains(&status), "{path}: {status} {answer}");
+                let refused = server.try_post_bytes(path, kind, bytes);
+                let is_long = bytes.len() > 16 << 20;
+                assert!(refused.map_or(is_long, |(status, _)| (400..500).contains(&status)), "{path} {kind}");
             }
         }
     }

@@ -11,4 +11,5 @@ mod off_policy;
 mod one_device;
 mod prefill;
 mod resume;
+mod scale;
 mod stages;

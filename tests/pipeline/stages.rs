@@ -25,7 +25,7 @@ fn groups_take(seconds: u64) -> impl Fn(&Request) -> Duration {
 }
 
 /// A run whose steps take `train` seconds. Returns its end and how many virtual seconds it took.
-fn run_scripted(config: &RunConfig, out: &Path, engine: Scripted, train: u64) -> (Result<End>, f64) {
+pub(super) fn run_scripted(config: &RunConfig, out: &Path, engine: Scripted, train: u64) -> (Result<End>, f64) {
     let trainer = |state| ScriptedTrainer::new(state, Duration::from_secs(train));
     in_virtual_time(async {
         let run = prepare_scripted(config, out, trainer).expect("a run");

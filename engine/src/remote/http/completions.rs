@@ -25,6 +25,8 @@ pub fn body(dialect: Dialect, policy: &str, asked: Asked) -> Value {
         "top_p": sampling.top_p,
         "top_k": top_k(sampling.top_k),
         "min_p": sampling.min_p,
+        // A model's end token ends only what the request says it ends, and then it is one of `stop_token_ids`.
+        "ignore_eos": true,
         "stop_token_ids": &*sampling.stop_tokens,
         "logprobs": 0,
         "return_token_ids": true,
@@ -34,10 +36,8 @@ pub fn body(dialect: Dialect, policy: &str, asked: Asked) -> Value {
         &mut body,
         match dialect {
             Dialect::Ours => json!({"seed": request.seed, "full_token_logprobs": true}),
-            // No seed: it would be the same for all of the group. A model's end token ends only what the request says it
-            // ends, and then it is one of `stop_token_ids`.
+            // No seed: it would be the same for all of the group.
             Dialect::Vllm => json!({
-                "ignore_eos": true,
                 "skip_special_tokens": false,
                 "repetition_penalty": 1.0,
                 "presence_penalty": 0.0,

@@ -34,7 +34,7 @@ async fn our_server_gets_the_seed_and_gives_both_log_probabilities() {
     let expected = json!({
         "model": "p-1", "prompt": [3, 4, 5], "n": 2, "max_tokens": 4, "temperature": 0.5, "top_p": 1.0, "top_k": -1,
         "min_p": 0.0, "stop_token_ids": [9], "logprobs": 0, "return_token_ids": true, "detokenize": false,
-        "seed": 18_446_744_073_709_551_614_u64, "full_token_logprobs": true,
+        "ignore_eos": true, "seed": 18_446_744_073_709_551_614_u64, "full_token_logprobs": true,
     });
     assert_eq!(body, expected);
     assert_eq!(found, answers(0.0, [&[-0.625, -0.1], &[-0.75, -1.5, -0.5, -3.0]]));
