@@ -108,10 +108,8 @@ impl<C: Connect> Shared<C> {
         };
         self.came_in.notify_waiters();
         tracing::info!(url = %server.url(), "server taken in: {}", capabilities.name);
-        for name in lost {
-            self.retire(&name).await;
-        }
-        self.tidy(id).await;
+        let unloaded = self.tidy(id).await;
+        self.retire(lost.into_iter().chain(unloaded)).await;
         Ok(())
     }
 
@@ -124,11 +122,9 @@ impl<C: Connect> Shared<C> {
     /// Unloads our policies from servers that were removed.
     async fn see_off(&self, members: Vec<Member<C::Server>>) {
         let servers: Vec<_> = members.into_iter().map(|mut member| (member.server.clone(), member.forget_all())).collect();
-        let names: HashSet<_> = servers.iter().flat_map(|(_, names)| names.clone()).collect();
+        let names: Vec<_> = servers.iter().flat_map(|(_, names)| names.clone()).collect();
         self.unload_all(servers).await;
-        for name in names {
-            self.retire(&name).await;
-        }
+        self.retire(names.into_iter()).await;
     }
 
     /// Adds a server, unless it is there already. The keeper checks it next.

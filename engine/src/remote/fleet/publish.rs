@@ -45,7 +45,8 @@ impl<C: Connect> Shared<C> {
         self.load_everywhere(&policy).await?;
         self.wait_for_one(&policy).await?;
         let ids: Vec<_> = self.state().up().map(|(id, _)| id).collect();
-        join_all(ids.into_iter().map(|id| self.tidy(id))).await;
+        let unloaded = join_all(ids.into_iter().map(|id| self.tidy(id))).await;
+        self.retire(unloaded.into_iter().flatten()).await;
         Ok(policy.version.clone())
     }
 
@@ -125,9 +126,9 @@ impl<C: Connect> Shared<C> {
         })
     }
 
-    /// Unloads what a server no longer needs. It keeps room for the next policy, which is loaded before anything is
-    /// unloaded.
-    pub(super) async fn tidy(&self, id: MemberId) {
+    /// Unloads what a server no longer needs, and returns it. There stays room for the next policy, which is loaded
+    /// before anything is unloaded.
+    pub(super) async fn tidy(&self, id: MemberId) -> Vec<Arc<str>> {
         let keep = self.settings.kept_policies.saturating_sub(1).max(1);
         let found = {
             let mut state = self.state();
@@ -136,28 +137,29 @@ impl<C: Connect> Shared<C> {
                 (Arc::clone(&member.server), member.epoch, member.forget_unused(keep, &current.name))
             })
         };
-        let Some((server, epoch, names)) = found else { return };
-        for (done, name) in names.iter().enumerate() {
-            if let Err(failure) = server.unload(name).await {
+        let Some((server, epoch, mut names)) = found else { return Vec::new() };
+        for done in 0..names.len() {
+            if let Err(failure) = server.unload(&names[done]).await {
+                let left = names.split_off(done);
                 if let Some(member) = self.state().members.get_mut(&id) {
-                    member.put_back(names[done..].to_vec());
+                    member.put_back(left);
                 }
                 self.failed(id, epoch, None, &failure);
                 break;
             }
-            self.retire(name).await;
         }
+        names
     }
 
-    /// Forgets a policy that no server has any more.
-    pub(super) async fn retire(&self, name: &str) {
-        let is_needed = {
+    /// Forgets those of these policies that no server has any more.
+    pub(super) async fn retire(&self, names: impl Iterator<Item = Arc<str>>) {
+        let mut names: BTreeSet<_> = names.collect();
+        {
             let state = self.state();
-            *state.current.name == *name || state.members.values().any(|member| member.has(name))
-        };
-        if !is_needed {
-            self.connect.retire(name).await;
+            let has = |name: &str| state.members.values().any(|member| member.has(name));
+            names.retain(|name| *name != state.current.name && !has(name));
         }
+        join_all(names.iter().map(|name| self.connect.retire(name))).await;
     }
 
     /// Unloads all of this run's policies from servers that are left alone from now on.

@@ -67,14 +67,17 @@ async fn three_failures_in_a_row_take_a_server_out_and_a_check_brings_it_back() 
     failing.with(|state| state.failures = [Broken, Broken].into());
     sequences_of(&fleet, 3..5).await;
     assert_eq!(counter(&fleet, "taken_out"), 0);
-    failing.with(|state| state.failures = [Broken; 9].into());
+    failing.with(|state| (state.failures, state.probe_failure) = ([Broken; 9].into(), Some(Broken)));
     sequences_of(&fleet, 5..6).await;
     assert_eq!((counter(&fleet, "taken_out"), counter(&fleet, "servers_up"), counter(&fleet, "servers")), (1, 1, 2));
-    failing.with(|state| state.failures.clear());
-    let probes = failing.with(|state| state.probes);
-    sleep(secs(2)).await;
+    let before = failing.seeds().len();
+    sequences_of(&fleet, 6..8).await;
+    assert_eq!(failing.seeds().len(), before, "it got a group while it was out");
+    failing.with(|state| (state.failures, state.probe_failure) = (VecDeque::new(), None));
+    sleep(secs(10)).await;
     assert_eq!(counter(&fleet, "servers_up"), 2);
-    assert_eq!(failing.with(|state| state.probes), probes + 1);
+    sequences_of(&fleet, 8..9).await;
+    assert_eq!(failing.seeds().len(), before + 1);
 }
 
 #[tokio::test(start_paused = true)]
