@@ -146,8 +146,12 @@ impl Placing {
         self.next_ticket += 1;
         match self.denied(&ask) {
             // Whoever holds the receiver has not gone yet.
-            Some(denied) => drop(grant.send(Err(denied))),
-            None => drop(self.waiters.insert(ticket, Waiter { ask, since: now, grant })),
+            Some(denied) => {
+                grant.send(Err(denied)).ok();
+            }
+            None => {
+                self.waiters.insert(ticket, Waiter { ask, since: now, grant });
+            }
         }
         self.settle();
         (ticket, granted)
@@ -209,7 +213,7 @@ impl Placing {
         let tickets: Vec<u64> = self.waiters.iter().filter(|(_, waiter)| whom(waiter)).map(|(at, _)| *at).collect();
         for ticket in tickets {
             if let Some(waiter) = self.waiters.remove(&ticket) {
-                drop(waiter.grant.send(Err(denied)));
+                waiter.grant.send(Err(denied)).ok();
             }
         }
     }

@@ -48,6 +48,8 @@ struct Scripted {
     peak_sequences: usize,
     /// The policies of the groups, in the order in which they came.
     groups: Vec<(u64, String)>,
+    /// Groups that were answered.
+    answered: usize,
     pings: usize,
     probes: usize,
 }
@@ -101,6 +103,7 @@ impl Scripted {
             sequences: 0,
             peak_sequences: 0,
             groups: Vec::new(),
+            answered: 0,
             pings: 0,
             probes: 0,
         }
@@ -173,6 +176,7 @@ impl Server for Fake {
         if self.script.with(|state| state.outages) != outages {
             return Err(Failure::new(FailureKind::Unreachable, "it was down"));
         }
+        self.script.with(|state| state.answered += 1);
         Ok((0..request.group_size).map(|index| answer(request.seed, index)).collect())
     }
 

@@ -30,8 +30,8 @@ async fn names_tell_run_step_and_hash_and_are_never_used_again() {
     for _ in 0..2 {
         fleet.publish(7, adapter(1)).await.unwrap();
     }
-    // SHA-256 of 01 01 01 01 and of 00 00 00 00.
-    let names = ["dump-rl-run-s0-0-df3f6198", "dump-rl-run-s7-1-9b4fb24e", "dump-rl-run-s7-2-9b4fb24e"];
+    // By sha256sum: of the bytes 00 00 00 00, and of 01 01 01 01.
+    let names = ["dump-rl-run-s0-0-df3f6198", "dump-rl-run-s7-1-27ecd0a5", "dump-rl-run-s7-2-27ecd0a5"];
     assert_eq!(world.server(0).with(|state| state.adapters.clone()), names[1..]);
     fleet.generate(request(1, 1)).await.unwrap();
     assert_eq!(world.server(0).with(|state| state.groups.clone()), [(1, names[2].to_owned())]);
