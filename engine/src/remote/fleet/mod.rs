@@ -132,11 +132,7 @@ impl<C: Connect> Engine for Fleet<C> {
     fn counters(&self) -> Vec<(&'static str, u64)> {
         let now = {
             let state = self.shared.state();
-            Gauges {
-                servers: state.members.len(),
-                servers_up: state.placing.up(),
-                waiting: state.placing.waiting(),
-            }
+            Gauges { servers: state.members.len(), servers_up: state.placing.up(), waiting: state.placing.waiting() }
         };
         self.shared.counters.all(now)
     }
@@ -189,7 +185,8 @@ impl<C: Connect> Shared<C> {
     async fn take_all_in(&self) -> Result<(), EngineError> {
         let urls = self.begin_checks();
         let checks = join_all(urls.iter().map(|(id, _)| self.check(*id))).await;
-        let failed: Vec<_> = urls.iter().zip(checks).filter_map(|((id, url), check)| Some((*id, url, check.err()?))).collect();
+        let failed: Vec<_> =
+            urls.iter().zip(checks).filter_map(|((id, url), check)| Some((*id, url, check.err()?))).collect();
         if let Some((_, url, failure)) = failed.iter().find(|(_, _, failure)| failure.kind == FailureKind::Unfit) {
             return Err(EngineError::Endpoint { url: url.to_string(), problem: failure.problem.clone() });
         }

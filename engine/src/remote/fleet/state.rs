@@ -74,9 +74,8 @@ impl<S: Server> State<S> {
 
     /// Removes the servers that are to leave and have nothing left to do.
     pub(super) fn drained(&mut self) -> Vec<Member<S>> {
-        let leaves = |id: &MemberId, member: &Member<S>| {
-            member.standing == Standing::Leaving && self.placing.is_idle(*id)
-        };
+        let leaves =
+            |id: &MemberId, member: &Member<S>| member.standing == Standing::Leaving && self.placing.is_idle(*id);
         let ids: Vec<_> = self.members.iter().filter(|(id, member)| leaves(id, member)).map(|(id, _)| *id).collect();
         ids.iter().for_each(|id| self.placing.remove(*id));
         ids.iter().filter_map(|id| self.members.remove(id)).collect()

@@ -66,7 +66,8 @@ async fn a_policy_that_a_group_runs_under_stays_loaded() {
     for step in 1..6 {
         fleet.publish(step, adapter(step as u8)).await.unwrap();
     }
-    let numbers = || world.server(0).with(|state| state.adapters.iter().map(|name| number(name).to_owned()).collect::<Vec<_>>());
+    let numbers =
+        || world.server(0).with(|state| state.adapters.iter().map(|name| number(name).to_owned()).collect::<Vec<_>>());
     assert_eq!(numbers(), ["0", "5"]);
     assert_eq!(running.await.unwrap().unwrap()[0].policy.step, 0);
     fleet.publish(6, adapter(6)).await.unwrap();
