@@ -157,17 +157,18 @@ impl<C: Connect> Shared<C> {
         self.counters.failed(failure.kind);
         let mut state = self.state();
         let member = state.members.get_mut(&id).filter(|member| member.epoch == epoch);
-        if member.is_some_and(|member| member.failed(failure, policy)) {
+        let is_too_many = member.is_some_and(|member| member.failed(failure, policy));
+        if is_too_many && state.take_out(id, failure, Instant::now()) {
             self.counters.add(Event::TakenOut);
-            state.take_out(id, failure, Instant::now());
         }
     }
 
     /// Takes a server out whatever its failure.
     fn take_out(&self, id: MemberId, failure: &Failure) {
         self.counters.failed(failure.kind);
-        self.counters.add(Event::TakenOut);
-        self.state().take_out(id, failure, Instant::now());
+        if self.state().take_out(id, failure, Instant::now()) {
+            self.counters.add(Event::TakenOut);
+        }
     }
 
     fn add_all(&self, file: Option<&EndpointsFile>) -> Result<(), EngineError> {

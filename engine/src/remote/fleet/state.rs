@@ -48,11 +48,13 @@ impl<S: Server> State<S> {
         untried.map(|(id, member)| (id, Arc::clone(&member.server))).collect()
     }
 
-    pub(super) fn take_out(&mut self, id: MemberId, failure: &Failure, now: Instant) {
-        let Some(member) = self.members.get_mut(&id).filter(|member| member.is_up()) else { return };
+    /// Whether the server was in use until now.
+    pub(super) fn take_out(&mut self, id: MemberId, failure: &Failure, now: Instant) -> bool {
+        let Some(member) = self.members.get_mut(&id).filter(|member| member.is_up()) else { return false };
         member.take_out(failure.clone(), now, rand::random());
         tracing::warn!(url = %member.server.url(), "server taken out: {failure}");
         self.placing.shut(id, now);
+        true
     }
 
     /// Puts a server to use that was checked.
