@@ -121,7 +121,8 @@ impl<C: Connect> Shared<C> {
 
     /// Unloads our policies from servers that were removed.
     async fn see_off(&self, members: Vec<Member<C::Server>>) {
-        let servers: Vec<_> = members.into_iter().map(|mut member| (member.server.clone(), member.forget_all())).collect();
+        let servers: Vec<_> =
+            members.into_iter().map(|mut member| (member.server.clone(), member.forget_all())).collect();
         let names: Vec<_> = servers.iter().flat_map(|(_, names)| names.clone()).collect();
         self.unload_all(servers).await;
         self.retire(names.into_iter()).await;

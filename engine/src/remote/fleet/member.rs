@@ -86,8 +86,7 @@ impl<S: Server> Member<S> {
     /// A check found that it does not serve yet.
     pub(super) fn still_out(&mut self, failure: Failure, now: Instant, jitter: f64) {
         if let Standing::Checking { tries } = self.standing {
-            self.standing =
-                Standing::Out { tries: tries + 1, check_at: now + pause(failure.kind, tries + 1, jitter) };
+            self.standing = Standing::Out { tries: tries + 1, check_at: now + pause(failure.kind, tries + 1, jitter) };
             self.last_failure = Some(failure);
         }
     }
@@ -148,7 +147,8 @@ impl<S: Server> Member<S> {
     pub(super) fn has_only(&mut self, names: &[String]) -> Vec<Arc<str>> {
         let lost = self.loaded.extract_if(.., |loaded| !names.iter().any(|name| **name == *loaded.name));
         let lost = lost.map(|loaded| loaded.name).collect();
-        let unknown: Vec<_> = names.iter().filter(|name| !self.has(name)).map(|name| Arc::from(name.as_str())).collect();
+        let unknown: Vec<_> =
+            names.iter().filter(|name| !self.has(name)).map(|name| Arc::from(name.as_str())).collect();
         self.put_back(unknown);
         lost
     }

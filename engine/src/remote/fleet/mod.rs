@@ -132,11 +132,7 @@ impl<C: Connect> Engine for Fleet<C> {
     fn counters(&self) -> Vec<(&'static str, u64)> {
         let now = {
             let state = self.shared.state();
-            Gauges {
-                servers: state.members.len(),
-                servers_up: state.placing.up(),
-                waiting: state.placing.waiting(),
-            }
+            Gauges { servers: state.members.len(), servers_up: state.placing.up(), waiting: state.placing.waiting() }
         };
         self.shared.counters.all(now)
     }
@@ -161,17 +157,18 @@ impl<C: Connect> Shared<C> {
         self.counters.failed(failure.kind);
         let mut state = self.state();
         let member = state.members.get_mut(&id).filter(|member| member.epoch == epoch);
-        if member.is_some_and(|member| member.failed(failure, policy)) {
+        let is_too_many = member.is_some_and(|member| member.failed(failure, policy));
+        if is_too_many && state.take_out(id, failure, Instant::now()) {
             self.counters.add(Event::TakenOut);
-            state.take_out(id, failure, Instant::now());
         }
     }
 
     /// Takes a server out whatever its failure.
     fn take_out(&self, id: MemberId, failure: &Failure) {
         self.counters.failed(failure.kind);
-        self.counters.add(Event::TakenOut);
-        self.state().take_out(id, failure, Instant::now());
+        if self.state().take_out(id, failure, Instant::now()) {
+            self.counters.add(Event::TakenOut);
+        }
     }
 
     fn add_all(&self, file: Option<&EndpointsFile>) -> Result<(), EngineError> {
@@ -189,7 +186,8 @@ impl<C: Connect> Shared<C> {
     async fn take_all_in(&self) -> Result<(), EngineError> {
         let urls = self.begin_checks();
         let checks = join_all(urls.iter().map(|(id, _)| self.check(*id))).await;
-        let failed: Vec<_> = urls.iter().zip(checks).filter_map(|((id, url), check)| Some((*id, url, check.err()?))).collect();
+        let failed: Vec<_> =
+            urls.iter().zip(checks).filter_map(|((id, url), check)| Some((*id, url, check.err()?))).collect();
         if let Some((_, url, failure)) = failed.iter().find(|(_, _, failure)| failure.kind == FailureKind::Unfit) {
             return Err(EngineError::Endpoint { url: url.to_string(), problem: failure.problem.clone() });
         }

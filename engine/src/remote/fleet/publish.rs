@@ -11,6 +11,12 @@ use super::placing::{LONGEST_OUTAGE, MemberId};
 use crate::remote::{Connect, Failure, FailureKind, Server};
 use crate::{Adapter, AdapterHash, EngineError, PolicyVersion};
 
+/// A server and its number in the fleet.
+type Numbered<S> = (MemberId, Arc<S>);
+
+/// A server and the policies that it has loaded.
+type Holding<S> = (Arc<S>, Vec<Arc<str>>);
+
 /// An adapter under the name that servers know it by.
 pub(super) struct Policy {
     pub(super) name: Arc<str>,
@@ -88,7 +94,7 @@ impl<C: Connect> Shared<C> {
         policy: &Arc<Policy>,
         tried: &BTreeSet<MemberId>,
         refused: Option<&str>,
-    ) -> Result<Vec<(MemberId, Arc<C::Server>)>, EngineError> {
+    ) -> Result<Vec<Numbered<C::Server>>, EngineError> {
         let mut state = self.state();
         if state.placing.is_closed() {
             return Err(EngineError::Stopped);
@@ -133,9 +139,10 @@ impl<C: Connect> Shared<C> {
         let found = {
             let mut state = self.state();
             let current = Arc::clone(&state.current);
-            state.members.get_mut(&id).map(|member| {
-                (Arc::clone(&member.server), member.epoch, member.forget_unused(keep, &current.name))
-            })
+            state
+                .members
+                .get_mut(&id)
+                .map(|member| (Arc::clone(&member.server), member.epoch, member.forget_unused(keep, &current.name)))
         };
         let Some((server, epoch, mut names)) = found else { return Vec::new() };
         for done in 0..names.len() {
@@ -163,7 +170,7 @@ impl<C: Connect> Shared<C> {
     }
 
     /// Unloads all of this run's policies from servers that are left alone from now on.
-    pub(super) async fn unload_all(&self, servers: Vec<(Arc<C::Server>, Vec<Arc<str>>)>) {
+    pub(super) async fn unload_all(&self, servers: Vec<Holding<C::Server>>) {
         let unloads = servers.iter().map(async |(server, names)| {
             for name in names {
                 if let Err(failure) = server.unload(name).await {

@@ -48,11 +48,13 @@ impl<S: Server> State<S> {
         untried.map(|(id, member)| (id, Arc::clone(&member.server))).collect()
     }
 
-    pub(super) fn take_out(&mut self, id: MemberId, failure: &Failure, now: Instant) {
-        let Some(member) = self.members.get_mut(&id).filter(|member| member.is_up()) else { return };
+    /// Whether the server was in use until now.
+    pub(super) fn take_out(&mut self, id: MemberId, failure: &Failure, now: Instant) -> bool {
+        let Some(member) = self.members.get_mut(&id).filter(|member| member.is_up()) else { return false };
         member.take_out(failure.clone(), now, rand::random());
         tracing::warn!(url = %member.server.url(), "server taken out: {failure}");
         self.placing.shut(id, now);
+        true
     }
 
     /// Puts a server to use that was checked.
@@ -74,9 +76,8 @@ impl<S: Server> State<S> {
 
     /// Removes the servers that are to leave and have nothing left to do.
     pub(super) fn drained(&mut self) -> Vec<Member<S>> {
-        let leaves = |id: &MemberId, member: &Member<S>| {
-            member.standing == Standing::Leaving && self.placing.is_idle(*id)
-        };
+        let leaves =
+            |id: &MemberId, member: &Member<S>| member.standing == Standing::Leaving && self.placing.is_idle(*id);
         let ids: Vec<_> = self.members.iter().filter(|(id, member)| leaves(id, member)).map(|(id, _)| *id).collect();
         ids.iter().for_each(|id| self.placing.remove(*id));
         ids.iter().filter_map(|id| self.members.remove(id)).collect()

@@ -36,7 +36,7 @@ async fn servers_come_and_go_with_their_lines() {
     let file = File::new("lines", "# none yet\n");
     let fleet = start(&world, file.settings(1)).await;
     let [first, second] = [url(0).to_string(), url(1).to_string()];
-    assert_eq!(names(&fleet), [first.clone()]);
+    assert_eq!(names(&fleet), [first.as_str()]);
 
     file.write(&format!("nonsense\n{second}\n{first} # also in the settings\n"));
     sleep(secs(4)).await;

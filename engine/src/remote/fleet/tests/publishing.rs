@@ -66,7 +66,8 @@ async fn a_policy_that_a_group_runs_under_stays_loaded() {
     for step in 1..6 {
         fleet.publish(step, adapter(step as u8)).await.unwrap();
     }
-    let numbers = || world.server(0).with(|state| state.adapters.iter().map(|name| number(name).to_owned()).collect::<Vec<_>>());
+    let numbers =
+        || world.server(0).with(|state| state.adapters.iter().map(|name| number(name).to_owned()).collect::<Vec<_>>());
     assert_eq!(numbers(), ["0", "5"]);
     assert_eq!(running.await.unwrap().unwrap()[0].policy.step, 0);
     fleet.publish(6, adapter(6)).await.unwrap();
@@ -142,4 +143,21 @@ async fn policies_of_this_run_from_before_a_restart_are_the_first_to_go() {
     let left = world.server(0).with(|state| state.adapters.clone());
     let expected = ["dump-rl-run-s9-9-12345678", others[0], others[1], "dump-rl-run-s0-0-df3f6198"];
     assert_eq!(left, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_comes_back_during_a_publish_gets_the_new_policy_before_it_is_used() {
+    let world = World::new();
+    world.prepare(1, 4, |state| {
+        state.down = true;
+        state.load_latency = secs(10);
+    });
+    let fleet = start(&world, settings(2, 4)).await;
+    world.server(1).come_up();
+    // Its check has begun, and loads the policy of before.
+    sleep(secs(5)).await;
+    fleet.publish(1, adapter(1)).await.unwrap();
+    sleep(secs(30)).await;
+    let answered = fleet.generate_at(url(1).as_str(), request(1, 2)).await.unwrap();
+    assert_eq!((answered[0].policy.step, counter(&fleet, "no_such_policy")), (1, 0));
 }

@@ -31,8 +31,11 @@ struct Group {
 fn fate() -> impl Strategy<Value = Fate> {
     use FailureKind::{Broken, Busy, NoSuchPolicy, TimedOut, Unreachable};
     let kind = select(vec![Broken, Busy, NoSuchPolicy, TimedOut, Unreachable]);
-    (vec(kind, 0..5), (0..20u64, 0..200u64), 0..20u64)
-        .prop_map(|(failures, outage, loses_adapters_at)| Fate { failures, outage, loses_adapters_at })
+    (vec(kind, 0..5), (0..20u64, 0..200u64), 0..20u64).prop_map(|(failures, outage, loses_adapters_at)| Fate {
+        failures,
+        outage,
+        loses_adapters_at,
+    })
 }
 
 fn group() -> impl Strategy<Value = Group> {
