@@ -115,7 +115,8 @@ fn connections_that_break_off_change_nothing() {
     assert!(last_metrics(&shared)["engine/retries"].as_f64() > Some(0.0), "{}", last_metrics(&shared));
 }
 
-/// Forwards connections to a server. Of each three, one is cut at once, one after some bytes of the answer, and one is whole.
+/// Forwards connections to a server. Of each four, one is cut at once, and one after some bytes of the answer. The others are cut
+/// in the middle of a later answer.
 struct FaultyProxy {
     url: String,
 }
@@ -128,11 +129,12 @@ impl FaultyProxy {
         let connections = Arc::new(AtomicUsize::new(0));
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                // The first ones are whole: a server that cannot be probed is out for a second each time.
+                // The first ones are whole: a run does not begin without a server.
                 let allowed = match connections.fetch_add(1, Ordering::Relaxed) {
-                    index if index < 3 || index.is_multiple_of(3) => usize::MAX,
-                    index if index % 3 == 1 => 0,
-                    _ => 300,
+                    0..3 => usize::MAX,
+                    index if index % 4 == 0 => 0,
+                    index if index % 4 == 1 => 300,
+                    _ => usize::MAX,
                 };
                 let server = TcpStream::connect(&server).expect("the server listens");
                 let (mut from, mut to) = (client.try_clone().expect("a socket"), server.try_clone().expect("a socket"));
@@ -144,9 +146,9 @@ impl FaultyProxy {
     }
 }
 
-/// Forwards up to `allowed` bytes of answers. One whole answer more ends a connection too, so that there are many.
+/// Forwards up to `allowed` bytes of answers, and never many more than `ENDS`.
 fn forward(mut server: TcpStream, mut client: TcpStream, mut allowed: usize) {
-    const ENDS: usize = 4000;
+    const ENDS: usize = 20_000;
     let (mut buffer, mut sent) = ([0; 1024], 0);
     while let Ok(read) = server.read(&mut buffer) {
         let part = read.min(allowed);
