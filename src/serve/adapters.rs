@@ -12,9 +12,9 @@ use engine::adapter::{ADAPTER, ADAPTER_CONFIG};
 use engine::{Adapter, AdapterHash, LoraConfig};
 
 use super::Server;
+use super::body::{BODY, body};
 use super::error::Refused;
 use super::parameters::Parameters;
-use super::routes::{BODY, body};
 
 /// How long an upload may take.
 const UPLOAD: Duration = Duration::from_secs(600);

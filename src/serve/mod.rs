@@ -1,7 +1,7 @@
 //! `dump-rl serve`: an OpenAI-compatible endpoint over the native engine.
 //!
 //! - `routes.rs` what can be asked · `connections.rs` who may connect, and for how long · `access.rs` the token
-//! - `parameters.rs` bodies of requests, where nothing is ignored · `asked.rs` what they ask of the engine
+//! - `body.rs` the bytes of a request · `parameters.rs` their keys, where nothing is ignored · `asked.rs` what they ask of the engine
 //! - `completions.rs`, `chat.rs` the two kinds of completion · `answer.rs` what both say · `stream.rs` the same piece by piece
 //! - `text.rs` tokens to text, also in pieces · `adapters.rs`, `registry.rs` adapters that are loaded while it serves
 //! - `metrics.rs` counters · `error.rs` what is refused
@@ -14,6 +14,7 @@ mod access;
 mod adapters;
 mod answer;
 mod asked;
+mod body;
 mod chat;
 mod completions;
 mod connections;

@@ -1,9 +1,7 @@
 //! What can be asked.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn_with_state};
@@ -15,15 +13,11 @@ use serde_json::{Value, json};
 
 use super::answer::{Form, count, whole};
 use super::asked::{Asked, slot};
+use super::body::{BODY, body};
 use super::error::Refused;
 use super::metrics::add;
 use super::parameters::Parameters;
 use super::{Server, access, adapters, chat, completions, stream};
-
-/// The longest body of a request in JSON.
-pub const BODY: usize = 16 << 20;
-/// How long a client may take to send it.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 type Shared = State<Arc<Server>>;
 type Answer = Result<Response, Refused>;
@@ -48,18 +42,6 @@ pub fn routes(server: Arc<Server>) -> Router {
 async fn guard(State(server): Shared, request: Request, next: Next) -> Answer {
     access::check(server.serving.token.as_ref(), request.headers())?;
     Ok(next.run(request).await)
-}
-
-/// The bytes of a body.
-///
-/// # Errors
-/// One that is longer than `most`, or is not sent in time.
-pub async fn body(body: Body, most: usize) -> Result<Bytes, Refused> {
-    match tokio::time::timeout(PATIENCE, to_bytes(body, most)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(_)) => Err(Refused::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body has more than {most} bytes"))),
-        Err(_) => Err(Refused::new(StatusCode::REQUEST_TIMEOUT, "the body was not sent in time")),
-    }
 }
 
 async fn health(State(server): Shared) -> StatusCode {

@@ -3,7 +3,8 @@
 use tokio::sync::oneshot;
 
 use super::group::{CachedPrompt, DrawnToken, PromptState};
-use super::state::{ContinuousBatcher, RunningSequence, id_of};
+use super::policy::id_of;
+use super::state::{ContinuousBatcher, RunningSequence};
 use crate::native::compute::Compute;
 use crate::sampler::SampledToken;
 use crate::{Completion, EngineError, PolicyVersion};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::state::OwnPolicy;
+use super::policy::OwnPolicy;
 use crate::{Completion, EngineError, PolicyVersion, Request};
 
 /// Answers the caller of a group.

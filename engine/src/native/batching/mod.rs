@@ -10,6 +10,7 @@
 //! later), so every sequence finishes.
 //!
 //! - `state.rs` the batcher's state · `group.rs` a request · `sequence.rs` a prompt or completion that is computed
+//! - `policy.rs` the weights that sequences are computed with
 //! - `admission.rs` what starts to run · `plan.rs` how much each sequence computes, preemption · `finish.rs` handling a
 //!   step's results
 
@@ -17,6 +18,7 @@ mod admission;
 mod finish;
 mod group;
 mod plan;
+mod policy;
 mod sequence;
 mod state;
 

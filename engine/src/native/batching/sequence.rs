@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::state::{OwnPolicy, id_of};
+use super::policy::{OwnPolicy, id_of};
 use crate::PolicyVersion;
 use crate::native::cache::{BLOCK_TOKENS, BlockPool, BlockStore, PrefixCache};
 use crate::native::compute::{ChunkOutput, SequenceChunk};
