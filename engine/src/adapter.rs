@@ -93,10 +93,10 @@ impl LoraConfig {
         if ["pissa", "olora", "corda", "loftq", "lora_ga"].iter().any(|other| begin.starts_with(other)) {
             return Err(wrong(format!("init_lora_weights is {begin:?}, which changes the base weights too")));
         }
-        let asks = |(key, value): &(&String, &Value)| {
-            !WITHOUT_EFFECT.contains(&key.as_str()) && !(*key == "bias" && *value == "none") && !is_unset(value)
+        let asks_nothing = |key: &str, value: &Value| {
+            WITHOUT_EFFECT.contains(&key) || is_unset(value) || key == "bias" && *value == "none"
         };
-        if let Some((key, value)) = all.iter().find(asks) {
+        if let Some((key, value)) = all.iter().find(|(key, value)| !asks_nothing(key, value)) {
             return Err(wrong(format!("{key} is {value}, which is not supported")));
         }
         let rank = all.get("r").and_then(Value::as_u64).and_then(|r| usize::try_from(r).ok()).filter(|r| *r > 0);

@@ -215,7 +215,7 @@ fn a_streamed_answer_is_the_whole_one_in_pieces() {
                 (Value::from(text), Value::from(ids)),
                 (expected["text"].clone(), expected["token_ids"].clone())
             );
-            let last = own().last().expect("an end");
+            let last = own().next_back().expect("an end");
             assert_eq!(
                 (&last["finish_reason"], &last["stop_reason"]),
                 (&expected["finish_reason"], &expected["stop_reason"])

@@ -30,8 +30,9 @@ use crate::sampler::SampledToken;
 use crate::{EngineError, PolicyVersion};
 pub use group::{DrawnToken, Submission, TokenSink};
 use group::{PromptState, SequenceGroup};
-pub use state::{ContinuousBatcher, LivePolicy};
-use state::{OwnPolicy, id_of};
+pub use policy::LivePolicy;
+use policy::{OwnPolicy, id_of};
+pub use state::ContinuousBatcher;
 
 impl<C: Compute> ContinuousBatcher<C> {
     /// Adds a request.
