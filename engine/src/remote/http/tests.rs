@@ -1,5 +1,7 @@
 //! A fake server on a socket: what is sent to it, and what is made of its answers.
 
+#[cfg(target_os = "linux")]
+mod cost;
 mod fake;
 mod generate;
 mod hostile;
