@@ -39,7 +39,6 @@ pub fn read(base: &Base) -> Result<RemoteSettings, InputError> {
             context: base.resolved.longest_request,
             temperature: engine.temperature,
             truncates: engine.top_k > 0 || engine.top_p < 1.0 || engine.min_p > 0.0,
-            rank: base.config.lora.rank,
         },
     })
 }

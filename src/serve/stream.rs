@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::response::sse::{Event, Sse};
 use engine::native::DrawnToken;
@@ -19,6 +20,9 @@ use super::text::GrowingText;
 
 /// Pieces that may wait for the client.
 const WAITING: usize = 64;
+
+/// How long a client may take to read.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The client no longer listens.
 struct Gone;
@@ -131,7 +135,7 @@ impl<'a> Pieces<'a> {
             last.insert("usage".into(), usage(self.asked.prompt_tokens(), self.generated));
             self.event(&Value::Object(last)).await?;
         }
-        self.to_client.send(Event::default().data("[DONE]")).await.map_err(|_| Gone)
+        self.data("[DONE]".into()).await
     }
 
     fn choice(&self, index: usize, text: &str) -> Map<String, Value> {
@@ -149,6 +153,11 @@ impl<'a> Pieces<'a> {
     }
 
     async fn event(&self, value: &Value) -> Result<(), Gone> {
-        self.to_client.send(Event::default().data(value.to_string())).await.map_err(|_| Gone)
+        self.data(value.to_string()).await
+    }
+
+    async fn data(&self, text: String) -> Result<(), Gone> {
+        let sent = self.to_client.send_timeout(Event::default().data(text), PATIENCE).await;
+        sent.map_err(|_| Gone)
     }
 }

@@ -65,8 +65,6 @@ pub struct ServedModel {
     pub temperature: f32,
     /// Whether top-k, top-p or min-p cut the distribution.
     pub truncates: bool,
-    /// r of the adapters.
-    pub rank: usize,
 }
 
 /// A bearer token. It is never printed.

@@ -35,7 +35,7 @@ fn settings() -> RemoteSettings {
         retries: 0,
         hedges: false,
         kept_policies: 2,
-        model: ServedModel { vocab_size: 10, context: 16, temperature: 1.0, truncates: false, rank: 2 },
+        model: ServedModel { vocab_size: 10, context: 16, temperature: 1.0, truncates: false },
     }
 }
 

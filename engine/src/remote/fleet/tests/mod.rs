@@ -299,7 +299,7 @@ fn settings(servers: usize, max_sequences: usize) -> RemoteSettings {
         retries: 5,
         hedges: false,
         kept_policies: 3,
-        model: ServedModel { vocab_size: 100, context: 512, temperature: 1.0, truncates: false, rank: 4 },
+        model: ServedModel { vocab_size: 100, context: 512, temperature: 1.0, truncates: false },
     }
 }
 
