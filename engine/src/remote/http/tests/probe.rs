@@ -33,7 +33,7 @@ async fn refuses(routes: Routes, change: impl FnOnce(&mut RemoteSettings), parts
 async fn what_is_missing_is_named_with_what_to_do() {
     let models = |data| Say::json(200, json!({"data": data}));
     let other = vec![("GET /v1/models", models(json!([{"id": "m", "owned_by": "mistral.rs"}])))];
-    refuses(other, |_| {}, &["neither takes nor gives token ids"]).await;
+    refuses(other, |_| {}, &["\"mistral.rs\"", "neither takes nor gives token ids"]).await;
     refuses(Vec::new(), |_| {}, &["neither vLLM nor SGLang"]).await;
     let no_routes = with(vllm(), "POST /v1/load_lora_adapter", Say::json(404, json!({"detail": "Not Found"})));
     refuses(no_routes, |_| {}, &["--enable-lora", "VLLM_ALLOW_RUNTIME_LORA_UPDATING"]).await;
