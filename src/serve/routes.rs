@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::StatusCode;
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state, map_request};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::answer::{Form, count, whole};
 use super::asked::{Asked, slot};
-use super::body::{BODY, body};
+use super::body::{BODY, body, read_to_the_end};
 use super::error::Refused;
 use super::metrics::add;
 use super::parameters::Parameters;
@@ -36,7 +36,8 @@ pub fn routes(server: Arc<Server>) -> Router {
         .layer(from_fn_with_state(server.clone(), guard));
     // Bodies have their own limits.
     let all = Router::new().route("/health", get(health)).merge(guarded).layer(DefaultBodyLimit::disable());
-    all.with_state(server)
+    let most = server.largest_adapter();
+    all.layer(map_request(async move |request| read_to_the_end(request, most))).with_state(server)
 }
 
 async fn guard(State(server): Shared, request: Request, next: Next) -> Answer {
