@@ -1,5 +1,6 @@
 //! What can be asked.
 
+use std::future::ready;
 use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -37,7 +38,7 @@ pub fn routes(server: Arc<Server>) -> Router {
     // Bodies have their own limits.
     let all = Router::new().route("/health", get(health)).merge(guarded).layer(DefaultBodyLimit::disable());
     let most = server.largest_adapter();
-    all.layer(map_request(async move |request| read_to_the_end(request, most))).with_state(server)
+    all.layer(map_request(move |request| ready(read_to_the_end(request, most)))).with_state(server)
 }
 
 async fn guard(State(server): Shared, request: Request, next: Next) -> Answer {
