@@ -36,7 +36,11 @@ impl AdapterStore {
         let written = self.written.clone().lock_owned().await;
         if !written.contains(policy) {
             let (policy, target, adapter) = (policy.to_string(), here.clone(), adapter.clone());
-            let work = move |written: &mut Written| write(&target, &adapter).map(|()| drop(written.insert(policy)));
+            let work = move |written: &mut Written| {
+                write(&target, &adapter)?;
+                written.insert(policy);
+                Ok(())
+            };
             in_background(written, work).await.map_err(|e| refused(&here, &e))?;
         }
         let at_server = self.folders.at_server.to_str().ok_or_else(|| {
