@@ -15,6 +15,10 @@ train-mix *ARGS:
 test:
     cargo test --release --workspace
 
+# Kill runs hundreds of times and let their disk fail at every write (SOAK_KILLS, SOAK_OVERLAPPING_KILLS: how often)
+soak:
+    cargo test --release --test main soak_ -- --ignored --nocapture --test-threads 1
+
 # What CI runs
 ci:
     .ci/run
@@ -78,6 +82,14 @@ test-vllm *ARGS:
 # Draw runs as one HTML file: just report RUN_DIR... --out FILE.html
 report *ARGS:
     cargo run --release -- report {{ARGS}}
+
+# Feed a reader hostile input for so many seconds: just fuzz [TARGET] [SECONDS] (fuzz/README.md; `all`: each target in turn)
+fuzz TARGET="all" SECONDS="60":
+    fuzz/run.sh {{TARGET}} {{SECONDS}}
+
+# Check licences, sources and advisories of all dependencies (needs cargo-deny and GitHub; CI: see deny.toml)
+deny:
+    cargo deny check
 
 # Make the golden numbers of tests/golden again (Python; the trainer's need PyTorch and PEFT)
 golden:

@@ -6,6 +6,7 @@ mod fixtures;
 
 mod architectures;
 mod cli;
+mod dependencies;
 mod engines;
 mod memory;
 mod pipeline;

@@ -1,4 +1,8 @@
 //! `dump-rl import`: a GGUF file becomes a Hugging Face folder: weights in bf16, tokenizer, chat template.
+//!
+//! - `header`: whether the lengths in the file fit it
+
+mod header;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
@@ -61,9 +65,13 @@ struct Gguf<'a> {
 
 impl<'a> Gguf<'a> {
     fn open(path: &'a Path) -> Result<Self, InputError> {
-        let mut file = File::open(path).map_err(|e| InputError::new(path.display(), e))?;
-        let content = Content::read(&mut file)
-            .map_err(|e| InputError::new(path.display(), format!("this is not a readable GGUF file: {e}")))?;
+        let fail = |e: std::io::Error| InputError::new(path.display(), e);
+        let mut file = File::open(path).map_err(fail)?;
+        let size = file.metadata().map_err(fail)?.len();
+        let unreadable = |e: String| InputError::new(path.display(), format!("this is not a readable GGUF file: {e}"));
+        header::check(File::open(path).map_err(fail)?, size).map_err(unreadable)?;
+        let content = Content::read(&mut file).map_err(|e| unreadable(e.to_string()))?;
+        header::check_tensors(&content, size).map_err(unreadable)?;
         Ok(Self { path, file, content })
     }
 
@@ -122,7 +130,7 @@ impl<'a> Gguf<'a> {
         if self.content.metadata.keys().any(|key| key.starts_with("llama.rope.scal")) || rotated != head_dim {
             return Err(self.fail("scaled or partial rotary embeddings: only plain ones are supported"));
         }
-        Ok(DecoderConfig {
+        let config = DecoderConfig {
             architectures: vec!["LlamaForCausalLM".into()],
             model_type: "llama".into(),
             vocab_size: self.list("tokenizer.ggml.tokens")?.len(),
@@ -143,7 +151,10 @@ impl<'a> Gguf<'a> {
             windows: SlidingWindows::default(),
             bos_token_id: self.count("tokenizer.ggml.bos_token_id").ok().into(),
             eos_token_id: self.count("tokenizer.ggml.eos_token_id")?.into(),
-        })
+        };
+        // As it is read again later.
+        let text = serde_json::to_string(&config).map_err(|e| self.fail(e))?;
+        DecoderConfig::parse(&text).map(|_| config).map_err(|problem| self.fail(problem))
     }
 
     fn weights(&mut self, config: &DecoderConfig) -> Result<Weights> {

@@ -67,7 +67,8 @@ struct DrawToRepeat {
     group: u64,
     arm: usize,
     step: u64,
-    in_flight: Vec<u64>,
+    /// Groups in flight of the arms that had any, which may be few of many.
+    in_flight: Vec<(usize, u64)>,
     /// The probability that the recorded curriculum gave the arm.
     probability: f64,
 }
@@ -86,7 +87,9 @@ impl Replay {
     /// Repeats the draws that were made in the present state, and then takes the next group in.
     fn observe(&mut self, step: u64, group: &Observation) {
         for draw in self.waiting.remove(&self.seen).unwrap_or_default() {
-            let probability = self.curriculum.weights(draw.step, &draw.in_flight)[draw.arm];
+            let mut in_flight = vec![0; self.arms()];
+            draw.in_flight.iter().for_each(|(arm, groups)| in_flight[*arm] = *groups);
+            let probability = self.curriculum.weights(draw.step, &in_flight)[draw.arm];
             self.weights.insert(draw.group, probability / draw.probability);
         }
         if let Some(weight) = self.weights.remove(&self.seen) {
@@ -107,10 +110,8 @@ fn waiting(steps: &[RecordedStep], arms: &HashMap<String, usize>) -> HashMap<u64
     let groups = steps.iter().flat_map(|step| &step.observations);
     for (at, RecordedGroup { source, drawn, .. }) in (0..).zip(groups) {
         let Some(RecordedDraw { step, seen, in_flight, probability }) = drawn else { continue };
-        let mut in_flight_of_arm = vec![0; arms.len()];
-        in_flight.iter().for_each(|(name, groups)| in_flight_of_arm[arms[name]] = *groups);
-        let (arm, probability) = (arms[source], *probability);
-        let draw = DrawToRepeat { group: at, arm, step: *step, in_flight: in_flight_of_arm, probability };
+        let in_flight = in_flight.iter().map(|(name, groups)| (arms[name], *groups)).collect();
+        let draw = DrawToRepeat { group: at, arm: arms[source], step: *step, in_flight, probability: *probability };
         waiting.entry(*seen).or_default().push(draw);
     }
     waiting

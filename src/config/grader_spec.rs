@@ -191,6 +191,10 @@ impl Program {
             Self::Http(url) if !url.starts_with("http://") && !url.starts_with("https://") => {
                 Err(KeyError::new("http", format!("must begin with http:// or https://, got {url:?}")))
             }
+            Self::Http(url) if has_password(url) => {
+                let problem = "an address must not hold a password: a run's config.toml would keep it";
+                Err(KeyError::new("http", problem))
+            }
             Self::Verl(function) if function.file().is_empty() => Err(KeyError::new("verl", "must name a file")),
             Self::Trl(function) if function.file().is_empty() || function.name().is_none() => {
                 let problem = format!("must name a file and a function, FILE.py:FUNCTION, got {:?}", function.place);
@@ -199,6 +203,11 @@ impl Program {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether an address holds a user's name or password.
+fn has_password(address: &str) -> bool {
+    url::Url::parse(address).is_ok_and(|url| !url.username().is_empty() || url.password().is_some())
 }
 
 impl PythonFunction {
@@ -441,6 +450,7 @@ mod tests {
         refused("{ command = [\"a\"], batch = 2 }", "batch has no meaning together with command");
         refused("{ command = [\"a\"], python = \"p\" }", "python has no meaning");
         refused("{ http = \"a.b/c\" }", "http: must begin with http://");
+        refused("{ http = \"http://me:secret@a/b\" }", "http: an address must not hold a password");
         refused("{ http = \"http://a\", memory_mb = 3 }", "memory_mb");
         refused("{ trl = \"a.py\" }", "FILE.py:FUNCTION");
         refused("{ parts = [] }", "parts: must have 1 to 64");

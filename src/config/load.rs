@@ -10,6 +10,9 @@ use super::{Config, grader_spec, is_hub_id};
 use crate::error::{InputError, KeyError};
 use crate::files;
 
+/// The most parts of a key in `--set`. What it makes is walked and freed by recursion.
+const DEEPEST_KEY: usize = 32;
+
 /// Reads `path`, applies `sets` (`key.path=value`; later ones win) and checks the result.
 ///
 /// # Errors
@@ -218,6 +221,9 @@ fn apply_set<C: Config>(table: &mut Table, set: &str, known: &Value) -> Result<(
     let place = format!("--set {set}");
     let (key, text) = set.split_once('=').ok_or_else(|| InputError::new(&place, "expected KEY=VALUE"))?;
     let (key, text) = (key.trim(), text.trim());
+    if key.split('.').nth(DEEPEST_KEY).is_some() {
+        return Err(InputError::new(&place, format!("no key has more than {DEEPEST_KEY} parts")));
+    }
     let parsed = format!("x = {text}").parse::<Table>().ok().and_then(|mut t| t.remove("x"));
     let is_text = known_value(known, key, C::OLD_NAMES).is_some_and(Value::is_str);
     let value = parsed.filter(|value| !is_text || value.is_str()).unwrap_or_else(|| Value::String(text.to_string()));

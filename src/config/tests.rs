@@ -39,6 +39,23 @@ fn wrong_types_and_values_out_of_range_are_refused() {
     check_error("", &["curriculum.temperature=0"], "--set curriculum.temperature: curriculum.temperature:");
     check_error("x = = 3", &[], "c.toml:1: ");
     check_error("", &["seed"], "--set seed: expected KEY=VALUE");
+    check_error("", &[&format!("{}=1", "a.".repeat(60_000))], "no key has more than 32 parts");
+}
+
+/// Nothing is walked deeper than the stack.
+#[test]
+fn what_is_nested_too_deeply_is_refused() {
+    let many = |text: &str| text.repeat(100_000);
+    for text in [
+        format!("x = {}1", many("[")),
+        format!("x = {}1", many("{a = ")),
+        format!("{}a = 1", many("a.")),
+        format!("[{}a]", many("a.")),
+        format!("[[{}a]]", many("a.")),
+    ] {
+        check_error(&text, &[], "c.toml:1: ");
+        check_error("", &[&format!("grader.always={}", text.trim_start_matches("x = "))], "grader.always");
+    }
 }
 
 #[test]
@@ -58,7 +75,7 @@ fn names_on_the_hub_are_told_from_paths() {
         assert!(is_hub_id(id), "{id}");
         assert_eq!(load_text(&format!("model = \"{id}\""), &[]).unwrap().model, PathBuf::from(id));
     }
-    for path in ["model", "./a/b", "/a/b", "../a", "a/b/c", "a/", "/a", "a/.b", ""] {
+    for path in ["model", "./a/b", "/a/b", "../a", "a/b/c", "a/", "/a", "a/.b", "", "a--b/c", "a/b--c", "models--a/b"] {
         assert!(!is_hub_id(path), "{path}");
     }
     let files = load_text("[data]\nkind = \"files\"\ntrain_files = [\"data/train.jsonl\"]", &[]).unwrap();

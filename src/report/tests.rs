@@ -182,6 +182,33 @@ fn text_from_data_is_escaped_and_nothing_is_fetched() {
 }
 
 #[test]
+fn names_from_data_folders_and_settings_are_escaped_everywhere() {
+    let folder = temp_dir::TempDir::new().unwrap();
+    let runs = ["<b>first", "<b>second"].map(|name| folder.path().join(name));
+    for (path, policy) in runs.iter().zip(["dump", "uniform"]) {
+        Made { policy, ..SMALL }.write(path);
+        let rollouts = (1..=SMALL.steps).map(|step| format!("rollouts/step_{step}.jsonl"));
+        let lines = ["metrics.jsonl", "curriculum.jsonl", "decisions.jsonl"].map(String::from);
+        for file in rollouts.chain(lines).map(|name| path.join(name)) {
+            let text = fs::read_to_string(&file).unwrap();
+            assert!(text.contains("kk/3"), "{}", file.display());
+            fs::write(&file, text.replace("kk/3", r#"<script>3\" onload=\"x' y"#)).unwrap();
+        }
+        let config = fs::read_to_string(path.join("config.toml")).unwrap();
+        fs::write(path.join("config.toml"), config.replace(policy, &format!("<i>{policy}"))).unwrap();
+    }
+    for shown in [&runs[..1], &runs[..]] {
+        let html = written(&folder, shown).unwrap();
+        check(
+            &html,
+            &["&lt;script&gt;3&quot; onload=", "&lt;i&gt;dump", "&lt;b&gt;first"],
+            &["<i>", "<b>", "\" onload"],
+        );
+        assert_eq!((html.matches("<script>").count(), html.matches("</script>").count()), (1, 1));
+    }
+}
+
+#[test]
 fn several_runs_are_overlaid_and_their_differences_named() {
     let html = report(&[SMALL, Made { policy: "uniform", ..SMALL }]);
     check(

@@ -4,7 +4,8 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::Scheduler;
-use super::ledger::{Flight, History, Ledger};
+use super::job::Job;
+use super::ledger::{Decision, Flight, History, Ledger};
 use crate::curriculum::{CurriculumState, Mixture};
 
 /// What a checkpoint keeps.
@@ -22,6 +23,29 @@ pub struct SchedulerState {
     weights: Vec<f64>,
     filtered: u64,
     history: History,
+}
+
+impl SchedulerState {
+    /// # Errors
+    /// A job, an observation or a list that is not one of the state's distributions.
+    fn check(&self, has_row: impl Fn(&Job) -> bool) -> Result<(), String> {
+        let arms = self.sources.len();
+        let decided = |it: &Decision| {
+            [it.weights.len(), it.values.len(), it.bonuses.len(), it.drawn.in_flight.len()].iter().all(|it| *it == arms)
+        };
+        let flights = self.flights.iter().map(|it| (&it.job, &it.decision));
+        let jobs = flights.chain(self.history.ended.iter().map(|it| (&it.job, &it.decision)));
+        let observed = self.history.observed.iter().all(|it| {
+            let group = &it.group;
+            group.arm < arms && group.rewards.len() == group.advantages.len() && it.drawn.in_flight.len() == arms
+        });
+        let lists = [self.weights.len(), self.ledger.dispatched.len(), self.ledger.trained.len()];
+        let fits = lists.iter().all(|it| *it == arms) && observed;
+        match fits && jobs.into_iter().all(|(job, decision)| has_row(job) && decided(decision)) {
+            true => Ok(()),
+            false => Err("the checkpoint's jobs and counts do not fit its distributions".into()),
+        }
+    }
 }
 
 impl Scheduler {
@@ -55,6 +79,7 @@ impl Scheduler {
             let (name, now, before) = (&sources[arm], sizes[arm], state.sizes.get(arm).unwrap_or(&0));
             return Err(format!("distribution {name} has {now} training rows, and had {before} at the checkpoint"));
         }
+        state.check(|job| sizes.get(job.arm).is_some_and(|rows| self.fresh[job.arm] || job.row < *rows))?;
         self.curriculum.load(&self.config.curriculum, state.curriculum)?;
         (self.step, self.next_id, self.rng, self.ledger) = (state.step, state.next_id, state.rng, state.ledger);
         (self.weights, self.filtered, self.history) = (state.weights, state.filtered, state.history);

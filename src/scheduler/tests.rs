@@ -1,4 +1,5 @@
 use proptest::prelude::*;
+use serde_json::json;
 
 use super::*;
 use crate::curriculum::CurriculumConfig;
@@ -38,6 +39,33 @@ fn admission_bounds_how_far_generation_runs_ahead() {
     assert_eq!(scheduler.next_job(), Next::Wait); // the run's 3·B jobs are out
     scheduler.trained(&[8, 9, 10, 11]);
     assert_eq!(scheduler.next_job(), Next::Done);
+}
+
+/// The state of a checkpoint that somebody else made.
+#[test]
+fn a_state_that_names_what_is_not_there_is_refused() {
+    let mut running = scheduler(1, 4, 3);
+    let jobs = dispatch_all(&mut running);
+    finish(&mut running, &jobs[0], Outcome::Dropped(DropReason::Failed));
+    let good = serde_json::to_value(running.state()).unwrap();
+    assert!(scheduler(1, 4, 3).restore(serde_json::from_value(good.clone()).unwrap()).is_ok());
+    for (place, wrong) in [
+        ("/flights/0/job/arm", json!(3)),
+        ("/flights/0/job/row", json!(30)),
+        ("/flights/0/decision/weights", json!([1.0])),
+        ("/history/ended/0/job/arm", json!(3)),
+        ("/history/observed/0/group/arm", json!(3)),
+        ("/history/observed/0/group/rewards", json!([])),
+        ("/history/observed/0/drawn/in_flight", json!([])),
+        ("/weights", json!([])),
+        ("/ledger/dispatched", json!([1, 2])),
+        ("/ledger/trained", json!([])),
+    ] {
+        let mut state = good.clone();
+        *state.pointer_mut(place).unwrap() = wrong;
+        let problem = scheduler(1, 4, 3).restore(serde_json::from_value(state).unwrap()).unwrap_err();
+        assert!(problem.contains("do not fit"), "{place}: {problem}");
+    }
 }
 
 #[test]

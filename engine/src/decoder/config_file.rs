@@ -14,6 +14,9 @@ use super::windows::WindowKeys;
 use crate::error::EngineError;
 use crate::json;
 
+/// So large that no model has it, and so small that no number of parameters overflows.
+const MOST_LAYERS: usize = 1000;
+const WIDEST: usize = 1 << 24;
 const GENERATION: &str = "generation_config.json";
 
 impl DecoderConfig {
@@ -77,6 +80,17 @@ impl DecoderConfig {
         let sizes = [self.num_hidden_layers, self.hidden_size, self.intermediate_size, self.vocab_size];
         if sizes.contains(&0) {
             return Err(format!("layers, hidden size, intermediate size and vocabulary are {sizes:?}: none may be 0"));
+        }
+        let most = [
+            ("num_hidden_layers", self.num_hidden_layers, MOST_LAYERS),
+            ("hidden_size", self.hidden_size, WIDEST),
+            ("intermediate_size", self.intermediate_size, WIDEST),
+            ("vocab_size", self.vocab_size, WIDEST),
+            ("num_attention_heads · head_dim", self.num_attention_heads.saturating_mul(self.head_dim), WIDEST),
+            ("num_key_value_heads · head_dim", self.num_key_value_heads.saturating_mul(self.head_dim), WIDEST),
+        ];
+        if let Some((key, value, most)) = most.iter().find(|(_, value, most)| value > most) {
+            return Err(format!("{key} is {value}: no model has more than {most}"));
         }
         let heads = (self.num_attention_heads, self.num_key_value_heads);
         if heads.0 == 0

@@ -37,9 +37,10 @@ impl TensorFile {
         let mut header = vec![0; (start - LENGTH_BYTES) as usize];
         file.read_exact(&mut header).map_err(|e| fail(e.to_string()))?;
         let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| fail(format!("damaged header: {e}")))?;
-        let end = metadata.tensors().values().map(|info| info.data_offsets.1 as u64).max().unwrap_or(0) + start;
-        if end != size {
-            return Err(fail(format!("damaged: {size} bytes where its header says {end}")));
+        let data = metadata.data_len() as u64;
+        if data != size - start {
+            let found = size - start;
+            return Err(fail(format!("damaged: {found} bytes of tensors where its header says {data}")));
         }
         Ok(Self { path: path.to_path_buf(), file, metadata, start })
     }
@@ -84,5 +85,42 @@ impl TensorFile {
 
     fn fail(&self, problem: String) -> EngineError {
         EngineError::Model { path: self.path.clone(), problem }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is said of a file with this length of its header, and this header. It holds four bytes of tensors.
+    fn problem(length: u64, header: &str) -> String {
+        let path = std::env::temp_dir().join(format!("engine-file-{}-{length}", std::process::id()));
+        std::fs::write(&path, [&length.to_le_bytes(), header.as_bytes(), &[0; 4]].concat()).unwrap();
+        let opened = TensorFile::open(&path).map(drop);
+        std::fs::remove_file(path).unwrap();
+        opened.map_or_else(|e| e.to_string(), |()| String::new())
+    }
+
+    #[test]
+    fn lengths_that_a_file_does_not_have_are_refused() {
+        let check = |header: &str, says: &str| {
+            let problem = problem(header.len() as u64, header);
+            assert!(problem.contains(says) && says.is_empty() == problem.is_empty(), "{problem}");
+        };
+        check(r#"{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}"#, "");
+        check(r#"{"a": {"dtype": "U8", "shape": [99], "data_offsets": [0, 99]}}"#, "4 bytes of tensors");
+        let tensor = |i: u64| {
+            let (size, from) = (u64::MAX >> 3, i * (u64::MAX >> 3));
+            format!("\"{i}\": {{\"dtype\": \"U8\", \"shape\": [{size}], \"data_offsets\": [{from}, {}]}}", from + size)
+        };
+        let most = (0..8).map(tensor).collect::<Vec<_>>().join(", ");
+        check(&format!("{{{most}}}"), "4 bytes of tensors");
+        check(
+            r#"{"a": {"dtype": "F32", "shape": [9223372036854775807, 8], "data_offsets": [0, 4]}}"#,
+            "damaged header",
+        );
+        for length in [u64::MAX, 1 << 62, 100] {
+            assert!(problem(length, "{}").contains("its header should end at byte"));
+        }
     }
 }

@@ -111,7 +111,10 @@ pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, EngineError> {
         weight_map: BTreeMap<String, String>,
     }
     let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
-    if single.exists() || !index.exists() {
+    if !single.exists() && !index.exists() {
+        return Err(EngineError::Model { path: single, problem: missing(dir) });
+    }
+    if single.exists() {
         return Ok(vec![existing(single)?]);
     }
     let fail = |e: &dyn std::fmt::Display| EngineError::Model { path: index.clone(), problem: e.to_string() };
@@ -119,6 +122,18 @@ pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, EngineError> {
     let parsed: Index = serde_json::from_str(&text).map_err(|e| fail(&e))?;
     let names: std::collections::BTreeSet<_> = parsed.weight_map.into_values().collect();
     names.into_iter().map(|name| existing(dir.join(name))).collect()
+}
+
+/// What is said of a folder without safetensors. Pickles run code when they are read.
+fn missing(dir: &Path) -> String {
+    let has = |name: &&str| dir.join(name).exists();
+    match ["pytorch_model.bin", "pytorch_model.bin.index.json"].into_iter().find(has) {
+        Some(name) => format!(
+            "the model's weights are missing, and {name} is not read: convert it with transformers (from_pretrained, then \
+             save_pretrained)"
+        ),
+        None => "the model's weights are missing".into(),
+    }
 }
 
 fn existing(path: PathBuf) -> Result<PathBuf, EngineError> {

@@ -32,14 +32,14 @@ impl Expressions<'_> {
             Expr::List(it) => {
                 let items = self.all(&it.items)?;
                 match self.text.as_bytes().get(span.start_offset as usize) {
-                    Some(b'[') => Expr::List(Spanned::new(ast::List { items }, span)),
+                    Some(b'[') => call("kept", span, vec![Expr::List(Spanned::new(ast::List { items }, span))]),
                     // minijinja has no tuples, and parses them as lists.
                     _ => call("tuple", span, items),
                 }
             }
             Expr::Map(it) => {
                 let map = ast::Map { keys: self.all(&it.keys)?, values: self.all(&it.values)? };
-                Expr::Map(Spanned::new(map, span))
+                call("kept", span, vec![Expr::Map(Spanned::new(map, span))])
             }
             Expr::UnaryOp(it) => match it.op {
                 UnaryOpKind::Neg => call("negate", span, vec![self.one(&it.expr)?]),
@@ -201,7 +201,7 @@ pub fn variable(id: &'static str, span: Span) -> Expr<'static> {
     Expr::Var(Spanned::new(ast::Var { id }, span))
 }
 
-fn constant(value: Value, span: Span) -> Expr<'static> {
+pub fn constant(value: Value, span: Span) -> Expr<'static> {
     Expr::Const(Spanned::new(ast::Const { value }, span))
 }
 

@@ -1,10 +1,13 @@
 //! Jinja2's filters.
 
+use std::cmp::Ordering;
+use std::mem::discriminant;
+
 use minijinja::value::{Kwargs, Rest};
 use minijinja::{Environment, Error, State, Value};
 
 use super::value::{self, Generator, Python, Tuple};
-use super::{json, methods, operators, refused};
+use super::{bounds, json, methods, operators, refused};
 
 pub fn add_to(environment: &mut Environment<'static>) {
     environment.add_filter("tojson", |it: Value, options: Kwargs| json::dumps(&it, options));
@@ -75,10 +78,7 @@ fn title(text: &str) -> Result<String, Error> {
 
 fn replace(value: Value, from: Value, to: Value, count: Option<i64>) -> Result<String, Error> {
     let (text, from, to) = (printed(&value)?, value::string(&from)?, value::string(&to)?);
-    Ok(match count.and_then(|count| usize::try_from(count).ok()) {
-        Some(count) => text.replacen(from, to, count),
-        None => text.replace(from, to),
-    })
+    methods::replaced(&text, from, to, count.and_then(|count| usize::try_from(count).ok()))
 }
 
 fn indent(
@@ -109,6 +109,7 @@ fn indent(
     {
         return Err(refused("`indent` of a text with an unusual end of line"));
     }
+    bounds::charge(text.split('\n').count().saturating_mul(indent.len()))?;
     Ok(text.split('\n').enumerate().map(line).collect::<Vec<_>>().join("\n"))
 }
 
@@ -210,7 +211,7 @@ fn join(value: Value, between: Option<Value>, options: Kwargs) -> Result<String,
         None => printed(&item),
     };
     let parts = value::items(&value)?.into_iter().map(text).collect::<Result<Vec<_>, _>>()?;
-    Ok(parts.join(&between))
+    methods::joined(&parts, &between)
 }
 
 fn items(value: Value) -> Result<Value, Error> {
@@ -245,12 +246,36 @@ fn folded(key: Value, with_case: bool) -> Value {
     }
 }
 
-fn sorted(mut keyed: Vec<(Value, Value)>, reverse: bool) -> Result<Vec<Value>, Error> {
-    for pair in keyed.windows(2) {
-        operators::order(&pair[0].0, &pair[1].0)?;
+/// What can be sorted. Between values of several types and with NaN there is no order, and the standard library's sort may panic.
+#[derive(PartialEq, PartialOrd)]
+enum SortKey {
+    Int(i128),
+    Float(f64),
+    Text(String),
+}
+
+impl SortKey {
+    fn of(value: &Value) -> Result<Self, Error> {
+        match Python::of(value).into_number() {
+            Python::Int(it) => Ok(Self::Int(it)),
+            Python::Float(it) if !it.is_nan() => Ok(Self::Float(it)),
+            Python::Str(_) => Ok(Self::Text(value::string(value)?.to_owned())),
+            other => Err(refused(format!("`sort` by {} is not supported", other.name()))),
+        }
+    }
+}
+
+fn sorted(keyed: Vec<(Value, Value)>, reverse: bool) -> Result<Vec<Value>, Error> {
+    if keyed.len() < 2 {
+        return Ok(keyed.into_iter().map(|(_, item)| item).collect());
+    }
+    let keyed = keyed.into_iter().map(|(key, item)| Ok((SortKey::of(&key)?, item)));
+    let mut keyed = keyed.collect::<Result<Vec<_>, Error>>()?;
+    if keyed.windows(2).any(|pair| discriminant(&pair[0].0) != discriminant(&pair[1].0)) {
+        return Err(refused("`sort` by values of several types is not supported"));
     }
     keyed.sort_by(|a, b| {
-        let order = operators::order(&a.0, &b.0).ok().flatten().unwrap_or(std::cmp::Ordering::Equal);
+        let order = a.0.partial_cmp(&b.0).unwrap_or(Ordering::Equal);
         if reverse { order.reverse() } else { order }
     });
     Ok(keyed.into_iter().map(|(_, item)| item).collect())

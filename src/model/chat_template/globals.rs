@@ -1,12 +1,14 @@
 //! The functions that transformers gives a template.
 
+use std::fmt::Write;
+
 use chrono::NaiveDateTime;
 use indexmap::IndexMap;
 use minijinja::value::{Kwargs, Rest};
 use minijinja::{Environment, Error, Value};
 
-use super::refused;
 use super::value::{self, Python, View};
+use super::{bounds, depth, refused};
 
 /// `now` is what `strftime_now` tells.
 pub fn add_to(environment: &mut Environment<'static>, now: NaiveDateTime) {
@@ -28,7 +30,7 @@ fn dict(args: &[Value]) -> Result<IndexMap<Value, Value>, Error> {
         if argument.is_kwargs() {
             let named = Kwargs::try_from(argument.clone())?;
             for name in named.args() {
-                all.insert(Value::from(name), named.get::<Value>(name)?);
+                all.insert(Value::from(name), depth::kept(named.get(name)?)?);
             }
         } else if let Python::Dict(entries) = Python::of(argument) {
             all.extend(entries.clone());
@@ -57,6 +59,7 @@ fn range(args: Rest<Value>) -> Result<Value, Error> {
     if all.len() > MOST {
         return Err(refused("`range` is too long"));
     }
+    bounds::charge_items(all.len())?;
     Ok(Value::from_object(View(all.into_iter().map(|it| Value::from(it as i64)).collect())))
 }
 
@@ -76,5 +79,8 @@ fn strftime(now: NaiveDateTime, format: &str) -> Result<String, Error> {
             return Err(refused(format!("strftime_now: %{letter} is not supported; those that are: {LETTERS}")));
         }
     }
-    Ok(now.format(format).to_string())
+    let mut text = String::new();
+    // chrono knows some letters only without a hyphen.
+    let written = write!(text, "{}", now.format(format));
+    written.map(|()| text).map_err(|_| refused(format!("strftime_now: {format:?} is not supported")))
 }

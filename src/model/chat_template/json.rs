@@ -20,14 +20,18 @@ pub fn dumps(value: &Value, options: Kwargs) -> Result<String, Error> {
         None => None,
         Some(it) => Some(match Python::of(&it) {
             Python::Int(width) => " ".repeat(usize::try_from(width.clamp(0, 64)).unwrap_or_default()),
-            Python::Str(text) => text.to_owned(),
+            Python::Str(text) if text.len() <= 64 => text.to_owned(),
+            Python::Str(_) => return Err(refused("tojson with a long indent")),
             other => return Err(refused(format!("tojson with an indent that is {}", other.name()))),
         }),
     };
     let separators = match option("separators")? {
         None => [if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()],
         Some(it) => match &value::items(&it)?[..] {
-            [items, key] => [value::string(items)?.to_owned(), value::string(key)?.to_owned()],
+            [items, key] => match [value::string(items)?, value::string(key)?] {
+                both if both.iter().all(|it| it.len() <= 64) => both.map(str::to_owned),
+                _ => return Err(refused("tojson with long separators")),
+            },
             _ => return Err(refused("tojson takes two separators")),
         },
     };

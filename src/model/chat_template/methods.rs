@@ -4,7 +4,7 @@ use minijinja::value::{Kwargs, Rest};
 use minijinja::{Environment, Error, State, Value};
 
 use super::value::{self, Python, View};
-use super::{method_names, operators, refused};
+use super::{bounds, method_names, operators, refused};
 
 pub fn add_to(environment: &mut Environment<'static>) {
     environment.add_function("()", call);
@@ -78,11 +78,10 @@ fn of_string(text: &str, name: &str, given: &[Value]) -> Result<Option<Value>, E
         ("endswith", [Python::Str(end)]) => text.ends_with(end).into(),
         ("startswith", [Python::Tuple(all)]) => any(all, |it| text.starts_with(it))?.into(),
         ("endswith", [Python::Tuple(all)]) => any(all, |it| text.ends_with(it))?.into(),
-        ("replace", [Python::Str(from), Python::Str(to)]) => text.replace(from, to).into(),
-        ("replace", [Python::Str(from), Python::Str(to), Python::Int(count)]) => match usize::try_from(*count) {
-            Ok(count) => text.replacen(from, to, count).into(),
-            Err(_) => text.replace(from, to).into(),
-        },
+        ("replace", [Python::Str(from), Python::Str(to)]) => replaced(text, from, to, None)?.into(),
+        ("replace", [Python::Str(from), Python::Str(to), Python::Int(count)]) => {
+            replaced(text, from, to, usize::try_from(*count).ok())?.into()
+        }
         ("removeprefix", [Python::Str(start)]) => text.strip_prefix(start).unwrap_or(text).into(),
         ("removesuffix", [Python::Str(end)]) => text.strip_suffix(end).unwrap_or(text).into(),
         ("count", [Python::Str(part)]) if !part.is_empty() => text.matches(part).count().into(),
@@ -92,9 +91,10 @@ fn of_string(text: &str, name: &str, given: &[Value]) -> Result<Option<Value>, E
         ("rindex", [Python::Str(part)]) if text.contains(part) => position(text, text.rfind(part)).into(),
         ("join", [_]) => {
             let parts = value::items(&given[0])?;
-            parts.iter().map(value::string).collect::<Result<Vec<_>, _>>()?.join(text).into()
+            let parts = parts.iter().map(value::string).collect::<Result<Vec<_>, _>>()?;
+            joined(&parts, text)?.into()
         }
-        ("splitlines", []) => lines(text).into(),
+        ("splitlines", []) => lines(text)?.into(),
         ("partition", [Python::Str(at)]) if !at.is_empty() => match text.split_once(at) {
             Some((before, after)) => three(before, at, after),
             None => three(text, "", ""),
@@ -139,7 +139,22 @@ fn position(text: &str, at: Option<usize>) -> i64 {
 
 fn padding(text: &str, width: i128) -> Result<String, Error> {
     let width = usize::try_from(width.clamp(0, 1 << 16)).unwrap_or_default();
-    Ok(" ".repeat(width.saturating_sub(text.chars().count())))
+    let missing = width.saturating_sub(text.chars().count());
+    bounds::charge(missing)?;
+    Ok(" ".repeat(missing))
+}
+
+/// `str.replace`, at the first `count` places or at all.
+pub fn replaced(text: &str, from: &str, to: &str, count: Option<usize>) -> Result<String, Error> {
+    let count = count.unwrap_or(usize::MAX);
+    bounds::charge(text.matches(from).take(count).count().saturating_mul(to.len()))?;
+    Ok(text.replacen(from, to, count))
+}
+
+/// `str.join`.
+pub fn joined(parts: &[impl AsRef<str>], between: &str) -> Result<String, Error> {
+    bounds::charge(parts.len().saturating_mul(between.len()))?;
+    Ok(parts.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(between))
 }
 
 /// What `str.isspace` accepts.
@@ -198,15 +213,16 @@ fn title(text: &str) -> Result<String, Error> {
 }
 
 /// `str.splitlines`.
-fn lines(text: &str) -> Vec<Value> {
+fn lines(text: &str) -> Result<Vec<Value>, Error> {
     let is_end =
         |c: char| matches!(c, '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}');
     let text = text.replace("\r\n", "\n");
+    bounds::charge_items(text.matches(is_end).count())?;
     let mut all: Vec<_> = text.split(is_end).map(Value::from).collect();
     if text.is_empty() || text.ends_with(is_end) {
         all.pop();
     }
-    all
+    Ok(all)
 }
 
 /// `str.split` and `str.rsplit`.
@@ -244,6 +260,7 @@ fn split(text: &str, name: &str, given: &[Value]) -> Result<Value, Error> {
         },
         _ => return Err(wrong()),
     };
+    bounds::charge_items(parts.len())?;
     Ok(parts.into_iter().map(Value::from).collect::<Vec<_>>().into())
 }
 

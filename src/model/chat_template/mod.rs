@@ -6,9 +6,12 @@
 //!
 //! - [`source`]: which file the template is in · `text`: what is looked for in it · `syntax` and `expressions`: the template
 //!   with calls in place of operators
-//! - `value`: Python's values as text · `operators`, `methods`, `filters`, `checks`, `json`, `percent`: what Python's do
+//! - `bounds`, `depth`: what a rendering may take · `value`: Python's values as text · `operators`, `methods`, `filters`, `checks`, `json`,
+//!   `percent`: what Python's do
 
+mod bounds;
 mod checks;
+mod depth;
 mod expressions;
 mod filters;
 mod globals;
@@ -74,10 +77,18 @@ impl ChatTemplate {
         let mut text = String::new();
         let mut output = make_string_output(&mut text);
         let blocks = BTreeMap::new();
-        Vm::new(&self.environment)
-            .eval(&self.instructions, given, &blocks, &mut output, AutoEscape::None)
-            .map_err(|e| wrong(&self.place, "failed", &e))?;
-        Ok(text)
+        bounds::begin();
+        let vm = Vm::new(&self.environment);
+        let ended = vm.eval(&self.instructions, given, &blocks, &mut output, AutoEscape::None);
+        match ended {
+            _ if bounds::are_reached() => Err(wrong(&self.place, "failed", &refused(bounds::reached()))),
+            Ok(_) => Ok(text),
+            Err(error) if error.kind() == ErrorKind::OutOfFuel => {
+                let reason = format!("it does not end within {} instructions", bounds::INSTRUCTIONS);
+                Err(wrong(&self.place, "failed", &refused(reason)))
+            }
+            Err(error) => Err(wrong(&self.place, "failed", &error)),
+        }
     }
 }
 
@@ -90,6 +101,8 @@ fn as_dict(message: &Message) -> Value {
 /// Knows nothing but what Jinja2 and transformers define.
 fn environment(now: NaiveDateTime) -> Environment<'static> {
     let mut environment = Environment::empty();
+    environment.set_fuel(Some(bounds::INSTRUCTIONS));
+    environment.set_recursion_limit(bounds::SCOPES);
     environment.set_formatter(|output, _, value| {
         let text = value::text(value)?;
         output.write_str(&text).map_err(Error::from)

@@ -6,7 +6,7 @@ use minijinja::value::Rest;
 use minijinja::{Environment, Error, Value};
 
 use super::value::{self, Python, Tuple};
-use super::{method_names, percent, refused};
+use super::{bounds, depth, method_names, percent, refused};
 
 type Computed = Result<Value, Error>;
 
@@ -33,7 +33,8 @@ pub fn add_to(environment: &mut Environment<'static>) {
         true => Err(refused("an undefined value for a macro that has defaults is not supported")),
         false => Ok(a),
     });
-    environment.add_function("tuple", |items: Rest<Value>| Value::from_object(Tuple(items.to_vec())));
+    environment.add_function("kept", depth::kept);
+    environment.add_function("tuple", |items: Rest<Value>| depth::kept(Value::from_object(Tuple(items.to_vec()))));
     environment.add_function("iterate", |a: Value| value::items(&a));
     environment.add_function(".", |a: Value, name: String| attribute(&a, &name));
     environment.add_function("[]", |a: Value, key: Value| item(&a, &key));
@@ -72,7 +73,10 @@ fn arithmetic(
 fn add(a: &Value, b: &Value) -> Computed {
     match (Python::of(a), Python::of(b)) {
         (Python::Str(_), Python::Str(_)) => Ok([value::string(a)?, value::string(b)?].concat().into()),
-        (Python::List(a), Python::List(b)) => Ok([a, b].concat().into()),
+        (Python::List(a), Python::List(b)) => {
+            bounds::charge_items(a.len() + b.len())?;
+            Ok([a, b].concat().into())
+        }
         (Python::Tuple(a), Python::Tuple(b)) => Ok(Value::from_object(Tuple([a, b].concat()))),
         _ => arithmetic("+", a, b, i128::checked_add, |a, b| a + b),
     }
@@ -87,10 +91,13 @@ fn multiply(a: &Value, b: &Value) -> Computed {
     match (Python::of(a).into_number(), Python::of(b).into_number()) {
         (Python::Str(_), Python::Int(count)) => {
             let text = value::string(a)?;
-            Ok(text.repeat(times(count, text.len())?).into())
+            let count = times(count, text.len())?;
+            bounds::charge(count * text.len())?;
+            Ok(text.repeat(count).into())
         }
         (Python::List(items), Python::Int(count)) => {
             let count = times(count, items.len())?;
+            bounds::charge_items(count * items.len())?;
             Ok(std::iter::repeat_n(items, count).flatten().collect::<Vec<_>>().into())
         }
         (Python::Int(_), Python::Str(_) | Python::List(_)) => multiply(b, a),
@@ -294,7 +301,10 @@ fn slice(whole: &Value, bounds: [Value; 3]) -> Computed {
             let all: Vec<char> = value::string(whole)?.chars().collect();
             Ok(pick(all.len()).map(|index| all[index]).collect::<String>().into())
         }
-        Python::List(all) => Ok(pick(all.len()).map(|index| all[index].clone()).collect::<Vec<_>>().into()),
+        Python::List(all) => {
+            bounds::charge_items(all.len())?;
+            Ok(pick(all.len()).map(|index| all[index].clone()).collect::<Vec<_>>().into())
+        }
         Python::Tuple(all) => Ok(Value::from_object(Tuple(pick(all.len()).map(|index| all[index].clone()).collect()))),
         other => Err(refused(format!("a slice of {}", other.name()))),
     }

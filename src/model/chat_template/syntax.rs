@@ -1,11 +1,11 @@
 //! A parsed template in which operators, attributes and method calls are calls of functions. Their names are no identifiers, so no
 //! template can name or replace them.
 
-use minijinja::Error;
 use minijinja::machinery::ast::{self, Expr, Spanned, Stmt};
 use minijinja::machinery::{Span, WhitespaceConfig};
+use minijinja::{Error, Value};
 
-use super::expressions::{Expressions, call, variable};
+use super::expressions::{Expressions, call, constant, variable};
 use super::text::{Parsed, refused, scan};
 
 /// # Errors
@@ -51,7 +51,11 @@ impl Rewrite<'_> {
             Stmt::EmitExpr(it) => {
                 Stmt::EmitExpr(Spanned::new(ast::EmitExpr { expr: self.expressions.one(&it.expr)? }, it.span()))
             }
-            Stmt::EmitRaw(it) => Stmt::EmitRaw(Spanned::new(ast::EmitRaw { raw: it.raw }, it.span())),
+            // As a printed value, so that it is charged for.
+            Stmt::EmitRaw(it) => Stmt::EmitExpr(Spanned::new(
+                ast::EmitExpr { expr: constant(Value::from(it.raw), it.span()) },
+                it.span(),
+            )),
             Stmt::ForLoop(it) => Stmt::ForLoop(Spanned::new(self.for_loop(it)?, it.span())),
             Stmt::IfCond(it) => {
                 let (expr, true_body) = (self.expressions.one(&it.expr)?, self.statements(&it.true_body)?);
@@ -68,7 +72,11 @@ impl Rewrite<'_> {
                 self.scoped(assignments, &it.body, it.span())?
             }
             Stmt::Set(it) => {
-                let set = ast::Set { target: self.target(&it.target)?, expr: self.expressions.one(&it.expr)? };
+                let mut expr = self.expressions.one(&it.expr)?;
+                if let Expr::GetAttr(_) = &it.target {
+                    expr = call("kept", it.span(), vec![expr]);
+                }
+                let set = ast::Set { target: self.target(&it.target)?, expr };
                 Stmt::Set(Spanned::new(set, it.span()))
             }
             Stmt::SetBlock(it) => {

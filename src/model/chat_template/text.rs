@@ -7,6 +7,8 @@ use minijinja::machinery::{Span, Token, WhitespaceConfig};
 use minijinja::{Error, ErrorKind};
 use regex::{Captures, Regex};
 
+use super::bounds::{ELIFS, TOKENS_OF_A_TAG};
+
 /// Comments and raw blocks, which stay, and the tags that surround what an assistant says.
 static TAGS: LazyLock<Regex> = LazyLock::new(|| {
     let tags = r"(?s)\{#.*?#\}|\{%[-+]?\s*raw\s*[-+]?%\}.*?\{%[-+]?\s*endraw\s*[-+]?%\}|(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})";
@@ -30,11 +32,17 @@ pub fn with_known_tags(text: &str) -> String {
 /// The names of the macros that have parameters with defaults.
 ///
 /// # Errors
-/// A string with an escape that minijinja reads differently.
+/// A string with an escape that minijinja reads differently; a tag or a chain of `elif` that is too long.
 pub fn scan(text: &'static str, whitespace: WhitespaceConfig) -> Result<HashSet<&'static str>, Error> {
     let (mut with_defaults, mut name, mut before) = (HashSet::new(), None, None);
+    let (mut tokens, mut elifs) = (0, 0);
     for token in minijinja::machinery::tokenize(text, false, Default::default(), whitespace) {
         let (token, span) = token?;
+        tokens = if let Token::VariableStart | Token::BlockStart = token { 0 } else { tokens + 1 };
+        elifs += usize::from(matches!(token, Token::Ident("elif")));
+        if tokens > TOKENS_OF_A_TAG || elifs > ELIFS {
+            return Err(refused(span, "a tag or a chain of `elif` as long as this is not supported"));
+        }
         match token {
             Token::Ident(it) if before == Some("macro") => name = Some(it),
             Token::Assign => with_defaults.extend(name),

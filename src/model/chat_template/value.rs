@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use minijinja::value::{Enumerator, Object, ObjectRepr, ValueKind};
 use minijinja::{Error, Value};
 
-use super::refused;
+use super::{bounds, refused};
 
 /// A value by its type in Python.
 pub enum Python<'a> {
@@ -28,7 +28,23 @@ pub enum Python<'a> {
 }
 
 impl<'a> Python<'a> {
+    /// Charges for what is looked at; an object if nothing is left for that ([`bounds`]).
     pub fn of(value: &'a Value) -> Self {
+        if bounds::are_reached() {
+            return Self::Other;
+        }
+        let python = Self::by_kind(value);
+        match &python {
+            Self::Str(text) => bounds::note(text.len()),
+            Self::List(items) => bounds::note(items.len()),
+            Self::Tuple(items) | Self::View(items) => bounds::note(items.len()),
+            Self::Dict(dict) => bounds::note(dict.len()),
+            _ => {}
+        }
+        python
+    }
+
+    fn by_kind(value: &'a Value) -> Self {
         match value.kind() {
             ValueKind::Undefined => Self::Undefined,
             ValueKind::None => Self::None,
@@ -107,6 +123,11 @@ impl Generator {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)).into()
     }
 
+    /// Looks at the items without taking them.
+    pub fn with_items<T>(&self, look: impl FnOnce(&VecDeque<Value>) -> T) -> T {
+        look(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// The next item.
     pub fn next(&self) -> Option<Value> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
@@ -149,15 +170,20 @@ impl Object for Generator {
 
 /// All items, as a Python loop gets them.
 pub fn items(value: &Value) -> Result<Vec<Value>, Error> {
-    Ok(match Python::of(value) {
+    let items = match Python::of(value) {
         Python::Undefined => Vec::new(),
-        Python::Str(text) => text.chars().map(|it| Value::from(it.to_string())).collect(),
+        Python::Str(text) => {
+            bounds::charge_items(text.len())?;
+            text.chars().map(|it| Value::from(it.to_string())).collect()
+        }
         Python::List(items) => items,
         Python::Tuple(items) | Python::View(items) => items.to_vec(),
         Python::Dict(dict) => dict.keys().cloned().collect(),
         Python::Generator(generator) => generator.take(),
         other => return Err(refused(format!("{} cannot be iterated", other.name()))),
-    })
+    };
+    bounds::charge_items(items.len())?;
+    Ok(items)
 }
 
 /// Python's `len`.

@@ -194,7 +194,34 @@ mod tests {
         check("a/b", "a/b", "main", "models--a--b");
         check("Qwen/Qwen2.5-0.5B@refs/pr/3", "Qwen/Qwen2.5-0.5B", "refs/pr/3", "models--Qwen--Qwen2.5-0.5B");
         check("a/b@refs%2Fpr%2F3", "a/b", "refs/pr/3", "models--a--b");
-        assert!(Repo::model("a/b@").is_none() && Repo::model("/a/b").is_none() && Repo::model("a/b@../../x").is_none());
+        assert!(Repo::model("a/b@").is_none() && Repo::model("/a/b").is_none());
+    }
+
+    #[test]
+    fn no_name_leads_out_of_the_cache() {
+        for name in [
+            "../b",
+            "a/..",
+            "..\\a/b",
+            "a/b\\..",
+            "C:/b",
+            "a/b@../../x",
+            "a/b@..%2F..%2Fx",
+            "a/b@x%2F..%2F..%2Fx",
+            "a/b@%2Fetc%2Fx",
+            "a/b@x%2F%2Fy",
+            "a/b@..\\x",
+            "a/b@\0",
+        ] {
+            assert!(Repo::model(name).is_none(), "{name}");
+        }
+        let cache = Path::new("/cache");
+        for name in ["a/b", "a/b@main", "a/b@refs%2Fpr%2F3", "a/b@v1..2", "a/b@..."] {
+            let repo = Repo::model(name).unwrap();
+            let folder = RepoCache::new(cache, &repo);
+            assert!(is_inside(&repo.revision) && is_inside(&repo.folder_name()), "{name}");
+            assert!(folder.root.starts_with(cache) && folder.locks.starts_with(cache.join(".locks")), "{name}");
+        }
     }
 
     #[test]

@@ -173,7 +173,7 @@ impl Graders {
             "kk" => problem,
             name => format!("the grader {name:?} cannot use this row: {problem}"),
         })?;
-        Ok(Grader { name: chosen.name, judge, mode: self.mode, scores: self.scores })
+        Ok(Grader::new(chosen.name, judge, self))
     }
 }
 
@@ -217,6 +217,11 @@ pub struct Grader {
 }
 
 impl Grader {
+    /// A grader that compares by `judge`. Mode and scores are those of `graders`.
+    pub fn new(name: &'static str, judge: Arc<dyn Judge>, graders: &Graders) -> Self {
+        Self { name, judge, mode: graders.mode, scores: graders.scores }
+    }
+
     /// The grader of `row` with the default settings.
     ///
     /// # Errors

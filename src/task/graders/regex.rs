@@ -85,6 +85,9 @@ mod tests {
             ("(", "regular expression"),
             (r"(a)\1", "regular expression"),
             ("a{9999999}", "regular expression"),
+            ("((a{1000}){1000}){1000}", "regular expression"),
+            (&"(".repeat(100_000), "regular expression"),
+            (&format!("{}a{}", "(".repeat(1000), ")".repeat(1000)), "regular expression"),
         ] {
             let problem = Expected::new(truth).unwrap_err();
             assert!(problem.contains(word), "{truth:?}: {problem}");

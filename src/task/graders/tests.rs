@@ -1,5 +1,7 @@
 //! Which grader a row has, what its findings are worth, and properties that every grader has.
 
+mod long;
+
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;

@@ -30,7 +30,7 @@ use super::mixture::Mapping;
 use super::row::Row;
 use crate::error::InputError;
 
-pub use lines::numbered_lines;
+pub use lines::{numbered_lines, open_text};
 pub use place::Place;
 
 /// Reads every row of a file, each of which `graders` must be able to grade; blank lines of JSON Lines are skipped. The

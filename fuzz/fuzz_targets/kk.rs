@@ -1,0 +1,10 @@
+//! The grader of Knights and Knaves: a ground truth and a completion.
+#![no_main]
+
+use dump_rl_fuzz::{grade, texts};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| {
+    let [truth, completion] = texts(input);
+    grade("kk", &truth, &completion);
+});
