@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::InputError;
@@ -20,6 +20,29 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
         at(path, e)
     })?;
     sync_parent(path)
+}
+
+/// Lets `write` write to a temporary name beside `path`, and renames. A kill leaves the whole file or the old one; a power cut may
+/// leave a part, until [`sync`].
+pub fn write_whole(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> io::Result<()> {
+    let temporary = temporary_name(path);
+    let mut file = BufWriter::new(File::create(&temporary).map_err(|e| at(&temporary, e))?);
+    write(&mut file).and_then(|()| file.flush()).map_err(|e| {
+        drop(fs::remove_file(&temporary));
+        at(&temporary, e)
+    })?;
+    fs::rename(&temporary, path).map_err(|e| {
+        drop(fs::remove_file(&temporary));
+        at(path, e)
+    })
+}
+
+/// Makes the content of a file durable. There may be no such file.
+pub fn sync(path: &Path) -> io::Result<()> {
+    match OpenOptions::new().append(true).open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        file => file.and_then(|file| file.sync_all()).map_err(|e| at(path, e)),
+    }
 }
 
 /// Makes a rename inside the parent folder of `path` durable.
@@ -51,6 +74,19 @@ pub fn temporary_name(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(".tmp");
     path.with_file_name(name)
+}
+
+/// `path` with `.zst` added to its name.
+pub fn compressed_name(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".zst");
+    path.with_file_name(name)
+}
+
+/// `path`, or what it is called if it was written compressed.
+pub fn plain_or_compressed(path: &Path) -> PathBuf {
+    let compressed = compressed_name(path);
+    if compressed.exists() { compressed } else { path.to_path_buf() }
 }
 
 /// The text of a UTF-8 file, without its byte order mark.

@@ -3,12 +3,15 @@
 //! [`Resolved`] is a plain value. Everything that runs reads it; nothing decides again. (`trainer.recompute = "auto"` is not here,
 //! because it depends on each batch.)
 
+use std::fmt;
+
 use engine::decoder::DecoderConfig;
 use engine::native::Native;
 use engine::{CacheFormat, Precision, Quantization};
 use serde::{Deserialize, Serialize};
 
 use super::engine::{DeviceKind, EngineCheck, EngineConfig, EngineKind, SyncMode};
+use super::log::Compression;
 use super::run::RunConfig;
 use crate::error::InputError;
 
@@ -42,6 +45,17 @@ pub enum EngineChoice {
     Remote,
 }
 
+/// As in a configuration.
+impl fmt::Display for EngineChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Native => "native",
+            Self::Mistralrs => "mistralrs",
+            Self::Remote => "remote",
+        })
+    }
+}
+
 /// How trainer and engine share the memory of a device: [`SyncMode`] without `auto`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -49,6 +63,13 @@ pub enum Sharing {
     SideBySide,
     Reload,
     Alternate,
+}
+
+/// How a run's logs are written: [`Compression`] without `auto`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Plain,
+    Zstd,
 }
 
 /// Every decision. [`crate::memory::Workload`] sets `sharing` and `cache_mb` on a GPU, where they depend on what fits.
@@ -169,6 +190,27 @@ fn most_in_flight(config: &RunConfig) -> usize {
     const MOST: usize = 16_384;
     let steps = usize::try_from(config.pipeline.max_off_policy_steps).unwrap_or(MOST).saturating_add(1);
     steps.saturating_mul(config.batch_size).clamp(1, MOST)
+}
+
+/// What `log.compression` says. `auto` compresses where the completions of all steps may take more than 1 GB as text: people read
+/// the files of small runs with tools that know no compression.
+pub fn log_format(config: &RunConfig) -> LogFormat {
+    const PLAIN_BYTES: u64 = 1_000_000_000;
+    match config.log.compression {
+        Compression::Auto if most_rollout_bytes(config) > PLAIN_BYTES => LogFormat::Zstd,
+        Compression::Auto | Compression::None => LogFormat::Plain,
+        Compression::Zstd => LogFormat::Zstd,
+    }
+}
+
+/// What the completions of all steps take as text if each has the greatest length.
+fn most_rollout_bytes(config: &RunConfig) -> u64 {
+    const BYTES_A_TOKEN: u64 = 4;
+    const BESIDE_TEXT: u64 = 350;
+    let completions =
+        config.max_steps.saturating_mul(config.batch_size as u64).saturating_mul(config.group_size as u64);
+    let longest = (config.engine.max_new_tokens as u64).saturating_mul(BYTES_A_TOKEN);
+    completions.saturating_mul(longest.saturating_add(BESIDE_TEXT))
 }
 
 /// One copy per core for a model whose matrix products are too small to be split over cores.
@@ -315,6 +357,21 @@ mod tests {
         (given.engine.check, given.pipeline.rollout_workers, given.engine.replicas) = (EngineCheck::Always, 3, 2);
         let given = resolved(&given, MACHINE);
         assert_eq!((given.checks_engine, given.rollout_workers, given.replicas), (true, Some(3), 2));
+    }
+
+    #[test]
+    fn auto_compresses_the_logs_of_long_runs() {
+        let check = |compression, max_steps, expected| {
+            let mut config = RunConfig { max_steps, batch_size: 16, group_size: 8, ..RunConfig::default() };
+            (config.log.compression, config.engine.max_new_tokens) = (compression, 640);
+            assert_eq!(log_format(&config), expected, "{compression:?} {max_steps}");
+        };
+        // 373 kB a step.
+        check(Compression::Auto, 2_600, LogFormat::Plain);
+        check(Compression::Auto, 2_700, LogFormat::Zstd);
+        check(Compression::Auto, 1_000_000_000, LogFormat::Zstd);
+        check(Compression::None, 10_000, LogFormat::Plain);
+        check(Compression::Zstd, 1, LogFormat::Zstd);
     }
 
     #[test]

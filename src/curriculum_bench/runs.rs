@@ -116,7 +116,7 @@ impl PlannedRun {
     fn check(&self) -> Result<()> {
         if self.folder.join("config.toml").exists() {
             let why = "these runs are not comparable; choose another folder with --out DIR";
-            RunDir::check_same_but(&["ckpt"], &self.folder, &self.config, why)?;
+            RunDir::check_same_but(&["ckpt", "log"], &self.folder, &self.config, why)?;
             files::lock(&self.folder)?;
         }
         Ok(())

@@ -1,15 +1,16 @@
 //! Reads a JSON Lines file that may still be written.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::Path;
 
 use serde::Deserialize;
 
 use crate::error::InputError;
+use crate::task::rows::open_text;
 
-/// Passes every line of a file to `take`. A file that does not exist has no lines. A last line that has no line break
-/// and is not JSON is still being written, and is left out.
+/// Passes every line of a file, plain or compressed, to `take`. A file that does not exist has no lines. A last line that
+/// has no line break and is not JSON is still being written, and is left out; so is the end of a compressed file that is
+/// cut off.
 ///
 /// # Errors
 /// A file that cannot be read; a line that is not of the expected form, as `file:line`.
@@ -18,7 +19,7 @@ where
     T: for<'a> Deserialize<'a>,
 {
     let unreadable = |e| InputError::new(path.display(), format!("cannot be read: {e}"));
-    let mut file = match File::open(path) {
+    let mut file = match open_text(path) {
         Ok(file) => BufReader::with_capacity(1 << 17, file),
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(unreadable(e)),
@@ -26,9 +27,11 @@ where
     let mut line = Vec::new();
     for number in 1_u64.. {
         line.clear();
-        if file.read_until(b'\n', &mut line).map_err(unreadable)? == 0 {
-            break;
-        }
+        match file.read_until(b'\n', &mut line) {
+            Ok(0) => break,
+            Err(e) if e.kind() == ErrorKind::UnexpectedEof => break,
+            read => read.map_err(unreadable)?,
+        };
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }

@@ -14,6 +14,7 @@ use super::lines::json_lines;
 use super::rollouts::SampledRollouts;
 use super::settings::RunSettings;
 use crate::error::InputError;
+use crate::files;
 use crate::metric_names as names;
 
 /// Everything that the report knows of one run.
@@ -138,8 +139,8 @@ pub fn run(path: &Path, samples: usize) -> Result<LoadedRun, InputError> {
     Ok(LoadedRun {
         name: path.display().to_string(),
         settings,
-        outcomes: outcomes(&path.join("decisions.jsonl"))?,
-        observed: observed(&path.join("curriculum.jsonl"))?,
+        outcomes: outcomes(&files::plain_or_compressed(&path.join("decisions.jsonl")))?,
+        observed: observed(&files::plain_or_compressed(&path.join("curriculum.jsonl")))?,
         rollouts: SampledRollouts::read(&path.join("rollouts"), samples, sources.len())?,
         sources,
         metrics,

@@ -16,6 +16,9 @@ pub const MOST_FILES: usize = 60;
 const HEAD: usize = 2400;
 const TAIL: usize = 1600;
 
+/// What follows the number in the name of a step's file. The first is read where there are several.
+const ENDINGS: [&str; 3] = ["jsonl", "jsonl.zst", "jsonl.gz"];
+
 /// A completion in rollouts/step_N.jsonl.
 #[derive(Debug, Clone, Deserialize)]
 pub struct SampleCompletion {
@@ -138,18 +141,19 @@ fn shorten(text: &str) -> String {
     format!("{head}\n[… {} characters left out …]\n{tail}", length - HEAD - TAIL)
 }
 
-/// The files `step_N.jsonl`, sorted by N.
+/// The files `step_N.jsonl`, plain or compressed, sorted by N.
 fn step_files(folder: &Path) -> Vec<(u64, PathBuf)> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut files: Vec<(u64, PathBuf)> = entries
+    let mut files: Vec<(u64, usize, PathBuf)> = entries
         .filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
-            let step = name.strip_prefix("step_")?.strip_suffix(".jsonl")?.parse().ok()?;
-            Some((step, entry.path()))
+            let (step, ending) = name.strip_prefix("step_")?.split_once('.')?;
+            Some((step.parse().ok()?, ENDINGS.iter().position(|it| *it == ending)?, entry.path()))
         })
         .collect();
     files.sort();
-    files
+    files.dedup_by_key(|(step, ..)| *step);
+    files.into_iter().map(|(step, _, path)| (step, path)).collect()
 }
 
 /// At most `most` of `items`, evenly spread, including the first and the last.
@@ -170,6 +174,16 @@ mod tests {
         let short = shorten(&text);
         assert!(short.starts_with("ax") && short.ends_with("xé") && short.contains("[… 1002 characters left out …]"));
         assert_eq!(shorten("é"), "é");
+    }
+
+    #[test]
+    fn each_step_has_one_file() {
+        let folder = temp_dir::TempDir::new().unwrap();
+        let names = ["step_10.jsonl.zst", "step_9.jsonl", "step_9.jsonl.zst", "step_8.jsonl.gz"];
+        let others = ["step_7.jsonl.zst.tmp", "failed_step_6.jsonl", "step_x.jsonl", "step_5.txt", "step_4"];
+        names.iter().chain(&others).for_each(|name| fs::write(folder.child(name), "").unwrap());
+        let expected = [(8, "step_8.jsonl.gz"), (9, "step_9.jsonl"), (10, "step_10.jsonl.zst")];
+        assert_eq!(step_files(folder.path()), expected.map(|(step, name)| (step, folder.child(name))));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! What a run prints: on the screen, and in the run's `run.log`.
 //!
 //! A process has one run. What is printed before the run has a folder is kept, and written to the log when it is opened.
+//! A full log is renamed, and the one before it is removed: a run that warns for ever does not fill the disk.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::terminal;
@@ -12,9 +13,44 @@ use crate::terminal;
 /// At most this many bytes are kept while there is no file.
 const MOST_KEPT: usize = 1 << 16;
 
+/// A log of this size is full. A step without warnings takes 170 bytes or so.
+const MOST_BYTES: u64 = 64 << 20;
+
 enum Log {
     Before(Vec<u8>),
-    File(File),
+    File(LogFile),
+}
+
+/// A file to append to, which begins anew when it is full.
+struct LogFile {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+}
+
+impl LogFile {
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        Ok(Self { path: path.to_path_buf(), bytes: file.metadata()?.len(), file })
+    }
+
+    /// Writes lines. The file is full with `most` bytes.
+    fn append(&mut self, lines: &[u8], most: u64) -> io::Result<()> {
+        if self.bytes > 0 && self.bytes + lines.len() as u64 > most {
+            // If it cannot be renamed, it grows on.
+            drop(self.begin_anew());
+        }
+        self.bytes += lines.len() as u64;
+        self.file.write_all(lines)
+    }
+
+    fn begin_anew(&mut self) -> io::Result<()> {
+        let mut full = self.path.clone().into_os_string();
+        full.push(".1");
+        fs::rename(&self.path, full)?;
+        *self = Self::open(&self.path)?;
+        Ok(())
+    }
 }
 
 static LOG: Mutex<Log> = Mutex::new(Log::Before(Vec::new()));
@@ -23,15 +59,15 @@ fn log() -> MutexGuard<'static, Log> {
     LOG.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Appends to the file at `path` from now on.
+/// Appends to the file at `path` from now on. When it is full it gets the ending `.1`.
 ///
 /// # Errors
 /// If it cannot be written.
 pub fn open(path: &Path) -> io::Result<()> {
-    let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+    let mut file = LogFile::open(path)?;
     let mut log = log();
     if let Log::Before(kept) = &*log {
-        file.write_all(kept)?;
+        file.append(kept, MOST_BYTES)?;
     }
     *log = Log::File(file);
     Ok(())
@@ -57,7 +93,7 @@ pub fn note(line: &str) {
 
 fn write(bytes: &[u8]) {
     match &mut *log() {
-        Log::File(file) => drop(file.write_all(bytes)),
+        Log::File(file) => drop(file.append(bytes, MOST_BYTES)),
         Log::Before(kept) if kept.len() < MOST_KEPT => kept.extend_from_slice(bytes),
         Log::Before(_) => {}
     }
@@ -75,5 +111,29 @@ impl Write for Warnings {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_log_begins_anew_and_the_one_before_is_kept() {
+        let folder = temp_dir::TempDir::new().unwrap();
+        let read = |name| fs::read_to_string(folder.child(name)).unwrap_or_default();
+        let check = |line: &str, now: &str, before: &str| {
+            // Opened for each line, as after a resume.
+            LogFile::open(&folder.child("run.log")).unwrap().append(line.as_bytes(), 8).unwrap();
+            assert_eq!((read("run.log").as_str(), read("run.log.1").as_str()), (now, before), "{line:?}");
+        };
+        check("one\n", "one\n", "");
+        check("two\n", "one\ntwo\n", "");
+        check("three\n", "three\n", "one\ntwo\n");
+        check("longer than a log\n", "longer than a log\n", "three\n");
+        check("4\n", "4\n", "longer than a log\n");
+        let mut open = LogFile::open(&folder.child("run.log")).unwrap();
+        ["5\n", "6\n", "7\n", "8\n"].iter().for_each(|line| open.append(line.as_bytes(), 8).unwrap());
+        assert_eq!((read("run.log").as_str(), read("run.log.1").as_str()), ("8\n", "4\n5\n6\n7\n"));
     }
 }
