@@ -27,6 +27,14 @@ pub enum EngineError {
     /// A failure while the engine runs.
     #[error("generation failed: {0}")]
     Generate(String),
+    /// It took longer than its caller waits.
+    #[error("{0}")]
+    Late(String),
+    /// A request was answered by an older policy than the one that was loaded when it was sent.
+    #[error(
+        "the {engine} engine answered by the policy of step {answered} after it had loaded that of step {loaded}: this is a bug in the engine"
+    )]
+    OldPolicy { engine: String, answered: u64, loaded: u64 },
     /// A server does not do what training needs: the caller's input.
     #[error("{url}: {problem}")]
     Endpoint { url: String, problem: String },
@@ -39,6 +47,11 @@ impl EngineError {
     /// Whether the user's input is at fault, not the run.
     pub fn is_input(&self) -> bool {
         matches!(self, EngineError::Model { .. } | EngineError::PromptLength { .. } | EngineError::Endpoint { .. })
+    }
+
+    /// Whether asking again does not help.
+    pub fn is_final(&self) -> bool {
+        self.is_input() || matches!(self, EngineError::OldPolicy { .. })
     }
 
     /// The same failure if it happened before the first request.

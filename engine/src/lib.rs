@@ -2,6 +2,7 @@
 //!
 //! An engine sees token ids, numbers and safetensors bytes. It knows nothing about tasks, rewards or training.
 //! - [`types`]: requests and completions · [`version`]: which policy made a completion · [`error`]
+//! - [`contract`]: what every answer must be
 //! - [`adapter`]: a LoRA adapter and its hash, the only parser of PEFT's format
 //! - [`sampler`]: how a token is drawn · [`seed`]: seeds for random streams
 //! - [`decoder`]: model configuration, weights and block, shared with the trainer
@@ -10,6 +11,7 @@
 //!   deterministic fake for tests
 
 pub mod adapter;
+pub mod contract;
 pub mod decoder;
 pub mod error;
 pub mod json;
@@ -72,6 +74,12 @@ pub trait Engine: Send + Sync + 'static {
     /// engine has no steps of its own.
     fn take_step_times(&self) -> Vec<Duration> {
         Vec::new()
+    }
+
+    /// How many steps the engine has made since its start. It grows while the engine computes, so that a slow answer can be
+    /// told from one that never comes. Always 0 if the engine has no steps of its own.
+    fn steps(&self) -> u64 {
+        0
     }
 
     /// The addresses of the servers that sample now; empty if the engine samples in this process.

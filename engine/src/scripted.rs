@@ -14,6 +14,9 @@ use crate::{Adapter, AdapterHash, Completion, Engine, EngineError, Finish, Polic
 /// Log-probability of every scripted token: ln ½.
 pub const LOG_PROB: f32 = -std::f32::consts::LN_2;
 
+/// So many of the latest policies are known. A long run has many.
+const MOST_POLICIES: usize = 1_000;
+
 type Script = dyn Fn(&Request, usize, &PolicyVersion) -> Vec<u32> + Send + Sync;
 type Latency = dyn Fn(&Request) -> Duration + Send + Sync;
 type Failure = dyn Fn(&Request, usize) -> Option<EngineError> + Send + Sync;
@@ -21,10 +24,9 @@ type Failure = dyn Fn(&Request, usize) -> Option<EngineError> + Send + Sync;
 pub struct Scripted {
     script: Box<Script>,
     latency: Box<Latency>,
-    failure: Box<Failure>,
+    failure: Option<Box<Failure>>,
     concurrency: usize,
     context: usize,
-    log_prob: f32,
     state: Mutex<ScriptState>,
     running: Arc<AtomicUsize>,
 }
@@ -32,7 +34,7 @@ pub struct Scripted {
 struct ScriptState {
     /// Never empty; the last one is current.
     published: Vec<PolicyVersion>,
-    /// How often a request with this prompt and seed has arrived.
+    /// How often a request with this prompt and seed has arrived, if some fail.
     attempts: HashMap<(Arc<[u32]>, u64), usize>,
     calls: usize,
     most_running: usize,
@@ -46,10 +48,9 @@ impl Scripted {
         Self {
             script: Box::new(script),
             latency: Box::new(|_| Duration::ZERO),
-            failure: Box::new(|_, _| None),
+            failure: None,
             concurrency: 1,
             context: usize::MAX,
-            log_prob: LOG_PROB,
             state: Mutex::new(ScriptState {
                 published: vec![base],
                 attempts: HashMap::new(),
@@ -71,7 +72,7 @@ impl Scripted {
         mut self,
         failure: impl Fn(&Request, usize) -> Option<EngineError> + Send + Sync + 'static,
     ) -> Self {
-        self.failure = Box::new(failure);
+        self.failure = Some(Box::new(failure));
         self
     }
 
@@ -86,13 +87,7 @@ impl Scripted {
         self
     }
 
-    /// Sets the log-probability of every token, instead of [`LOG_PROB`].
-    pub fn with_log_prob(mut self, log_prob: f32) -> Self {
-        self.log_prob = log_prob;
-        self
-    }
-
-    /// Every policy so far, that of step 0 first.
+    /// The latest 1,000 policies, oldest first. In a short run the first is that of step 0.
     pub fn published(&self) -> Vec<PolicyVersion> {
         self.state().published.clone()
     }
@@ -116,10 +111,14 @@ impl Scripted {
         let mut state = self.state();
         state.calls += 1;
         state.most_running = state.most_running.max(running);
+        let policy = state.published.last().cloned();
+        // Nothing is kept of the many requests of a long run in which none fails.
+        if self.failure.is_none() {
+            return (policy, 0);
+        }
         let count = state.attempts.entry((Arc::clone(&request.prompt), request.seed)).or_default();
-        let attempt = *count;
         *count += 1;
-        (state.published.last().cloned(), attempt)
+        (policy, *count - 1)
     }
 }
 
@@ -130,13 +129,13 @@ impl Engine for Scripted {
         let (policy, attempt) = self.arrive(&request, running.count);
         let policy = policy.ok_or(EngineError::Stopped)?;
         tokio::time::sleep((self.latency)(&request)).await;
-        if let Some(error) = (self.failure)(&request, attempt) {
+        if let Some(error) = self.failure.as_ref().and_then(|failure| failure(&request, attempt)) {
             return Err(error);
         }
         let tokens = (0..request.group_size).map(|index| (self.script)(&request, index, &policy));
         let completions = tokens.map(|tokens| {
             let completion = complete(tokens, most, &request.sampling, &policy);
-            let log_probs = vec![self.log_prob; completion.tokens.len()];
+            let log_probs = vec![LOG_PROB; completion.tokens.len()];
             Completion { full_log_probs: log_probs.clone(), log_probs, ..completion }
         });
         Ok(completions.collect())
@@ -144,7 +143,11 @@ impl Engine for Scripted {
 
     async fn publish(&self, step: u64, adapter: Adapter) -> Result<PolicyVersion, EngineError> {
         let version = PolicyVersion { step, adapter: adapter.verify()? };
-        self.state().published.push(version.clone());
+        let mut state = self.state();
+        state.published.push(version.clone());
+        if state.published.len() > MOST_POLICIES {
+            state.published.remove(0);
+        }
         Ok(version)
     }
 

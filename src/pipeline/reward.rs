@@ -9,6 +9,7 @@ use engine::Completion;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 
+use super::activity::Work;
 use super::group::{Group, ScoredGroup};
 use super::inputs::Inputs;
 use super::rollout::RolledOut;
@@ -31,7 +32,8 @@ pub struct HeldGroup {
 }
 
 /// Scores each group, lets the curriculum observe it, and hands it on. Graders that are built in answer at once. The others
-/// work on all their groups at the same time, so a slow group holds back no other.
+/// work on all their groups at the same time, so a slow group holds back no other. A group that cannot be graded is dropped,
+/// also if a grader that is built in panics: after a resume with the same seed it would panic again.
 ///
 /// # Errors
 /// Tokens that the tokenizer cannot decode; the grader's error, if `MAX_FAILURES` groups in a row cannot be graded.
@@ -46,7 +48,7 @@ pub async fn score_groups(
     let mut grading = JoinSet::new();
     let mut is_open = true;
     while is_open || !grading.is_empty() {
-        let held = tokio::select! {
+        let (outcome, slot) = tokio::select! {
             rolled_out = groups.recv(), if is_open => match rolled_out {
                 Err(_) => {
                     is_open = false;
@@ -63,34 +65,30 @@ pub async fn score_groups(
                         drop(slot);
                         shared.wake();
                         grading.spawn(async move {
-                            let _busy = shared.grading_clock.enter();
+                            let (_busy, _working) = (shared.grading_clock.enter(), shared.activity.begin(Work::Grading));
                             score(group, &inputs, &settings).await
                         });
                         continue;
                     }
-                    match score(group, &inputs, &settings).await? {
-                        Ok(group) => HeldGroup { group, slot: Some(slot) },
-                        Err(error) => return Err(error.error.into()),
-                    }
+                    let _working = shared.activity.begin(Work::Grading);
+                    (score(group, &inputs, &settings).await?, Some(slot))
                 }
             },
-            Some(result) = grading.join_next() => match result.context("a grading panicked")?? {
-                Ok(group) => {
-                    failures.succeeded(&inputs, &group.job)?;
-                    HeldGroup { group, slot: None }
-                }
-                Err(ungraded) => {
-                    let id = failures.failed(&inputs, ungraded)?;
-                    shared.change(|scheduler| scheduler.settle(id, Outcome::Dropped(DropReason::Ungraded)));
-                    continue;
-                }
-            },
+            Some(result) = grading.join_next() => (result.context("a grading panicked")??, None),
         };
-        let group = &held.group;
+        let group = match outcome {
+            Ok(group) => group,
+            Err(ungraded) => {
+                let id = failures.failed(&inputs, ungraded)?;
+                shared.change(|scheduler| scheduler.settle(id, Outcome::Dropped(DropReason::Ungraded)));
+                continue;
+            }
+        };
+        failures.succeeded(&inputs, &group.job)?;
         // Always divided by the group's standard deviation, whatever the loss uses: the curriculum's temperature is in this unit.
         let (rewards, advantages) = (group.rewards.clone(), group_advantages(&group.rewards, AdvantageScale::GroupStd));
         shared.lock().observe(group.job.id, rewards, advantages, group.tokens() as u64);
-        if scored.send(held).await.is_err() {
+        if scored.send(HeldGroup { group, slot }).await.is_err() {
             break;
         }
     }
@@ -119,11 +117,16 @@ impl Failures {
     fn failed(&mut self, inputs: &Inputs, Ungraded { job, error }: Ungraded) -> Result<u64> {
         let failures = self.0.entry(inputs.train.item(job.arm, job.row)?.grader.label()).or_default();
         *failures += 1;
+        let (source, row) = (inputs.train.sources[job.arm].name.as_str(), job.row);
         if *failures >= MAX_FAILURES {
-            let context = || format!("{failures} groups in a row could not be graded; the last was job {}", job.id);
-            return Err(error).with_context(context);
+            return Err(error).with_context(|| {
+                format!(
+                    "{failures} groups in a row could not be graded; the last was job {}, row {row} of {source}",
+                    job.id
+                )
+            });
         }
-        tracing::warn!(job = job.id, %error, "a group could not be graded; another is drawn in its place");
+        tracing::warn!(job = job.id, row, source, %error, "a group could not be graded; another is drawn in its place");
         Ok(job.id)
     }
 }

@@ -8,6 +8,7 @@ use async_channel::{Receiver, Sender};
 use engine::{Completion, Engine, EngineError, Request, Sampling};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::activity::Work;
 use super::dispatch::ReservedJob;
 use super::group::Group;
 use super::inputs::Inputs;
@@ -48,7 +49,7 @@ impl<E: Engine> RolloutWorkers<E> {
     /// Serves jobs until their channel closes or nothing receives groups any more.
     ///
     /// # Errors
-    /// The engine's error, if the request itself is wrong or `MAX_FAILURES` groups fail in a row.
+    /// The engine's error, if it is final or `MAX_FAILURES` groups fail in a row.
     pub async fn work(self: Arc<Self>, jobs: Receiver<ReservedJob>, groups: Sender<RolledOut>) -> Result<()> {
         while let Ok(ReservedJob { job, slot }) = jobs.recv().await {
             let prompt = self.inputs.train.item(job.arm, job.row)?.prompt.clone();
@@ -68,7 +69,10 @@ impl<E: Engine> RolloutWorkers<E> {
 
     fn failed(&self, job: &Job, error: EngineError) -> Result<RolledOut> {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
-        if error.is_input() || failures >= MAX_FAILURES {
+        if error.is_final() {
+            return Err(error).with_context(|| format!("job {} failed", job.id));
+        }
+        if failures >= MAX_FAILURES {
             let context = || format!("{failures} groups in a row failed; the last was job {}", job.id);
             return Err(error).with_context(context);
         }
@@ -79,13 +83,7 @@ impl<E: Engine> RolloutWorkers<E> {
     async fn generate(&self, job: &Job, prompt: Arc<[u32]>) -> Result<Vec<Completion>, EngineError> {
         let group_size = self.inputs.config.group_size;
         let request = Request { prompt, group_size, seed: job.seed, sampling: self.sampling.clone() };
-        let _busy = self.shared.engine_clock.enter();
-        let completions = self.engine.generate(request).await?;
-        if completions.len() != group_size {
-            let problem =
-                format!("{} completions for a group of {group_size}: this is a bug in the engine", completions.len());
-            return Err(EngineError::Generate(problem));
-        }
-        Ok(completions)
+        let (_busy, _working) = (self.shared.engine_clock.enter(), self.shared.activity.begin(Work::Generating));
+        self.engine.generate(request).await
     }
 }

@@ -1,11 +1,12 @@
 //! The scheduler as the stages share it, and what wakes the dispatcher.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::activity::Activity;
 use super::busy_clock::BusyClock;
 use crate::scheduler::Scheduler;
 
@@ -19,12 +20,15 @@ pub struct SharedScheduler {
     pub engine_clock: BusyClock,
     /// How long graders that are not built in were busy.
     pub grading_clock: BusyClock,
+    /// What the stages do now.
+    pub activity: Arc<Activity>,
 }
 
 impl SharedScheduler {
     pub fn new(scheduler: Scheduler) -> Self {
         let (scheduler, wake, waited_us) = (Mutex::new(scheduler), Notify::new(), AtomicU64::new(0));
-        Self { scheduler, wake, waited_us, engine_clock: BusyClock::default(), grading_clock: BusyClock::default() }
+        let (engine_clock, grading_clock) = (BusyClock::default(), BusyClock::default());
+        Self { scheduler, wake, waited_us, engine_clock, grading_clock, activity: Arc::default() }
     }
 
     /// The scheduler. The guard must not live across an await.

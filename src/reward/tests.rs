@@ -12,6 +12,9 @@ use temp_dir::TempDir;
 
 use super::*;
 use crate::config::grader_spec::{PartSpec, Program, PythonFunction};
+use crate::task::grade::Verdict;
+use crate::task::graders::Judge;
+use crate::task::graders::answer::Mode;
 use crate::task::{Message, RewardModel};
 
 /// Reads the id of a request and the number that its completion is, into `id` and `n`.
@@ -39,6 +42,28 @@ fn script(body: &str) -> ExternalSpec {
 fn program(text: &str) -> ExternalSpec {
     let words = ["sh", "-c", text].map(str::to_string).to_vec();
     ExternalSpec { workers: 1, start_timeout_s: 5.0, ..ExternalSpec::new(Program::Command(words)) }
+}
+
+/// A grader that is built in, and has a fault: it panics at empty texts.
+#[derive(Debug)]
+struct Faulty;
+
+impl Judge for Faulty {
+    fn verdict(&self, completion: &str, _mode: Mode) -> Verdict {
+        assert!(!completion.is_empty(), "no first word");
+        Verdict::Right
+    }
+}
+
+#[test]
+fn a_built_in_grader_that_panics_is_an_error_with_its_name() {
+    let scorer = RowScorer::Rule(Grader::new("faulty", Arc::new(Faulty), &Graders::default()));
+    let grade =
+        |texts: &[&str]| block_on(scorer.grade(&row(), &texts.iter().map(ToString::to_string).collect::<Vec<_>>()));
+    let error = grade(&["4", "", "4"]).unwrap_err().to_string();
+    assert_eq!(error, "the grader faulty: panicked at completion 1: no first word; this is a bug");
+    // The next group is graded as if nothing had been.
+    assert_eq!(grade(&["4", "4"]).map(|grades| grades.len()), Ok(2));
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {

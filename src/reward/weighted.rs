@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::pool::{Pool, Submitted};
 use super::{GradingError, Scorers};
 use crate::config::grader_spec::{FORMAT, GraderSpec, PartSpec};
+use crate::panics;
 use crate::task::grade::{Judgement, Scores, Verdict};
 use crate::task::graders::answer;
 use crate::task::{Grade, Grader, Part, Row};
@@ -42,7 +43,7 @@ impl Term {
             Source::External(pool) => Running::external(pool, row, completions),
             Source::Rule(grader) => Running::rule(grader, completions),
             Source::Format(scores) => {
-                Running::Done(completions.iter().map(|text| format_grade(scores, text)).collect())
+                Running::Done(Ok(completions.iter().map(|text| format_grade(scores, text)).collect()))
             }
         }
     }
@@ -50,13 +51,19 @@ impl Term {
 
 /// Grades that are there, or that are awaited.
 pub(super) enum Running {
-    Done(Vec<Grade>),
+    Done(Result<Vec<Grade>, GradingError>),
     External(Arc<Pool>, Submitted),
 }
 
 impl Running {
     pub(super) fn rule(grader: &Grader, completions: &[String]) -> Self {
-        Self::Done(completions.iter().map(|text| grader.grade(text)).collect())
+        let grade = |(index, text): (usize, &String)| {
+            panics::caught(|| grader.grade(text)).map_err(|message| GradingError {
+                grader: grader.name().into(),
+                problem: format!("panicked at completion {index}: {message}; this is a bug"),
+            })
+        };
+        Self::Done(completions.iter().enumerate().map(grade).collect())
     }
 
     pub(super) fn external(pool: &Arc<Pool>, row: &Row, completions: &[String]) -> Self {
@@ -65,7 +72,7 @@ impl Running {
 
     pub(super) async fn grades(self) -> Result<Vec<Grade>, GradingError> {
         match self {
-            Self::Done(grades) => Ok(grades),
+            Self::Done(grades) => grades,
             Self::External(pool, submitted) => pool.collect(submitted).await,
         }
     }

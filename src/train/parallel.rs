@@ -50,7 +50,7 @@ impl Workers {
             let handles: Vec<_> = self.pools.iter().enumerate().map(spawn).collect();
             handles
                 .into_iter()
-                .map(|handle| handle.join().expect("a gradient thread panicked"))
+                .map(|handle| handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
                 .collect::<Result<Vec<_>>>()
         })?;
         let mut lanes: Vec<_> = lanes.into_iter().map(Vec::into_iter).collect();

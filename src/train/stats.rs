@@ -14,7 +14,9 @@ pub struct Mismatch {
     k3_sum: f64,
     ratio_sum: f64,
     ratio_square_sum: f64,
-    /// Largest |engine − trainer| over tokens that the current policy sampled. It is 0, up to rounding, if both are right.
+    /// Tokens that the current policy sampled.
+    on_policy_tokens: usize,
+    /// Largest |engine − trainer| over them. It is 0, up to rounding, if both are right.
     pub on_policy_max: f64,
 }
 
@@ -34,8 +36,14 @@ impl Mismatch {
                 // NaN must count as infinite, not as zero.
                 let size = if difference.is_nan() { f64::INFINITY } else { difference.abs() };
                 self.on_policy_max = self.on_policy_max.max(size);
+                self.on_policy_tokens += 1;
             }
         }
+    }
+
+    /// [`Mismatch::on_policy_max`]; `None` if the current policy sampled no token.
+    pub fn on_policy(&self) -> Option<f64> {
+        (self.on_policy_tokens > 0).then_some(self.on_policy_max)
     }
 
     fn metrics(&self) -> [(&'static str, f64); 5] {
@@ -164,7 +172,10 @@ mod tests {
     fn only_tokens_of_the_current_policy_count_as_engine_mismatch() {
         let mut mismatch = Mismatch::default();
         mismatch.add(&[-1.0, -2.0], &[-1.5, -2.25], &[2, 3], 3);
-        assert_eq!(mismatch.on_policy_max, 0.25);
+        assert_eq!((mismatch.on_policy_max, mismatch.on_policy()), (0.25, Some(0.25)));
+        let mut stale = Mismatch::default();
+        stale.add(&[-1.0, -2.0], &[-1.5, -2.25], &[1, 2], 3);
+        assert_eq!(stale.on_policy(), None);
         let mut broken = Mismatch::default();
         broken.add(&[f32::NAN], &[-1.0], &[3], 3);
         assert_eq!(broken.on_policy_max, f64::INFINITY);

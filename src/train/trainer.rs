@@ -8,6 +8,7 @@ pub mod state;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use candle_core::{Device, Result, Tensor, Var};
 use engine::decoder::{DecoderConfig, Weights};
@@ -143,9 +144,10 @@ impl Trainer {
         Ok(StepOutput { adapter: self.adapter()?, stats })
     }
 
-    /// Once `asked` turns true, a computation that runs ends early.
-    pub fn give_up_when(&mut self, asked: watch::Receiver<bool>) {
+    /// Once `asked` turns true, a computation that runs ends early. The result grows while something is computed.
+    pub fn give_up_when(&mut self, asked: watch::Receiver<bool>) -> Arc<AtomicU64> {
         self.model.give_up = GiveUp::when(asked);
+        self.model.give_up.blocks()
     }
 
     /// As [`Trainer::step`]. `None` if the step was given up: then policy and optimiser are those from before it.

@@ -2,7 +2,8 @@
 //!
 //! Base weights that are kept in main memory are on the device only while a command computes.
 
-use std::sync::mpsc;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
@@ -12,10 +13,12 @@ use super::sample::Sample;
 use super::stats::Mismatch;
 use super::trainer::state::TrainerState;
 use super::trainer::{StepOutput, Trainer};
+use crate::panics;
 
 /// Sends commands to the trainer's thread. Dropping it gives up the running command and joins the thread.
 pub struct TrainerHandle {
     give_up: watch::Sender<bool>,
+    progress: Arc<AtomicU64>,
     commands: Option<mpsc::Sender<TrainerCommand>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -32,10 +35,10 @@ impl TrainerHandle {
     /// Moves `trainer` to its own thread.
     pub fn spawn(mut trainer: Trainer) -> std::io::Result<Self> {
         let (give_up, asked) = watch::channel(false);
-        trainer.give_up_when(asked);
+        let progress = trainer.give_up_when(asked);
         let (commands, inbox) = mpsc::channel();
         let thread = std::thread::Builder::new().name("trainer".into()).spawn(move || serve(trainer, inbox))?;
-        Ok(Self { give_up, commands: Some(commands), thread: Some(thread) })
+        Ok(Self { give_up, progress, commands: Some(commands), thread: Some(thread) })
     }
 
     /// Runs one policy step. Dropping the future does not stop the step. `None` if it was given up: then it changed nothing.
@@ -53,6 +56,11 @@ impl TrainerHandle {
         self.call(|reply| TrainerCommand::State { reply }).await
     }
 
+    /// Grows while something is computed.
+    pub fn progress(&self) -> Arc<AtomicU64> {
+        self.progress.clone()
+    }
+
     /// Lets the running command and all later ones end early, except [`TrainerHandle::state`].
     pub fn give_up(&self) {
         self.give_up.send_replace(true);
@@ -62,23 +70,38 @@ impl TrainerHandle {
         let (reply, answer) = oneshot::channel();
         let sent = self.commands.as_ref().is_some_and(|commands| commands.send(command(reply)).is_ok());
         anyhow::ensure!(sent, "the trainer's thread has ended");
-        answer.await.context("the trainer's thread panicked")?.context("training failed")
+        answer.await.context("the trainer's thread has ended")?.context("training failed")
     }
 }
 
 fn serve(mut trainer: Trainer, inbox: mpsc::Receiver<TrainerCommand>) {
     for command in inbox {
-        // A dropped receiver means that the run is ending, so a failed send is no error.
-        match command {
+        let goes_on = match command {
             TrainerCommand::Step { step, samples, reply } => {
-                drop(reply.send(trainer.fetched(|trainer| trainer.step_unless_given_up(step, &samples))));
+                answer(reply, || trainer.fetched(|trainer| trainer.step_unless_given_up(step, &samples)))
             }
             TrainerCommand::Mismatch { step, samples, reply } => {
-                drop(reply.send(trainer.fetched(|trainer| trainer.mismatch(&samples, step))));
+                answer(reply, || trainer.fetched(|trainer| trainer.mismatch(&samples, step)))
             }
-            TrainerCommand::State { reply } => drop(reply.send(trainer.state())),
+            TrainerCommand::State { reply } => answer(reply, || trainer.state()),
+        };
+        if !goes_on {
+            return;
         }
     }
+}
+
+/// Answers with what `work` gives, or with the message of its panic. After a panic the trainer must not be used again: `false`.
+fn answer<T>(reply: TrainerReply<T>, work: impl FnOnce() -> candle_core::Result<T>) -> bool {
+    let (result, goes_on) = match panics::caught(work) {
+        Ok(result) => (result, true),
+        Err(message) => {
+            (Err(candle_core::Error::msg(format!("the trainer panicked: {message}; this is a bug"))), false)
+        }
+    };
+    // A dropped receiver means that the run is ending, so a failed send is no error.
+    drop(reply.send(result));
+    goes_on
 }
 
 impl Drop for TrainerHandle {

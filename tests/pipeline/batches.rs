@@ -1,21 +1,34 @@
 //! What a batch is logged as, and batches whose gradient is not finite.
 
 use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
+use anyhow::Result;
 use dump_rl::advantage::AdvantageScale;
 use dump_rl::config::run::RunConfig;
+use dump_rl::pipeline::learner::End;
 use dump_rl::run_dir::checkpoint::Checkpoint;
 use serde_json::Value;
 
-use crate::fixtures::runs::{fail, finish};
+use crate::fixtures::runs::{block_on, check_finished, finish, never, prepare_scripted, start};
+use crate::fixtures::scripted_trainer::ScriptedTrainer;
 use crate::fixtures::world::{B, G, World};
 
-/// An engine whose log-probabilities are NaN: three updates are skipped, then the run ends and writes the batch to a file.
+/// A run whose trainer never has a finite gradient.
+fn skip_updates(world: &World, config: &RunConfig, out: &Path) -> Result<End> {
+    let trainer = |state| ScriptedTrainer::new(state, Duration::ZERO).that_skips_updates();
+    let run = prepare_scripted(config, out, trainer).expect("a run");
+    block_on(start(run, Arc::new(world.engine()), never()))
+}
+
+/// The third update in a row that is skipped ends the run, and the batch is in a file.
 #[test]
 fn three_bad_gradients_in_a_row_end_the_run_and_save_the_batch() {
     let world = World::new();
     let out = world.out("a");
-    let error = fail(&world.config(), &out, world.engine().with_log_prob(f32::NAN));
+    let error = skip_updates(&world, &world.config(), &out).expect_err("this run cannot end well").to_string();
     assert!(error.contains("not finite") && error.contains("failed_step_3.jsonl"), "{error}");
     let text = fs::read_to_string(out.join("rollouts/failed_step_3.jsonl")).expect("the batch");
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
@@ -24,7 +37,7 @@ fn three_bad_gradients_in_a_row_end_the_run_and_save_the_batch() {
         let length = |key: &str| line[key].as_array().map_or(0, Vec::len);
         assert!(length("prompt") > 0 && length("completion") > 0, "{line}");
         assert_eq!(length("rollout_log_probs"), length("completion"));
-        assert!(line["advantage"].is_number() && line["rollout_log_probs"][0] == "NaN", "{line}");
+        assert!(line["advantage"].is_number() && line["rollout_log_probs"][0].is_number(), "{line}");
     }
 }
 
@@ -33,10 +46,10 @@ fn three_bad_gradients_in_a_row_end_the_run_and_save_the_batch() {
 fn bad_gradients_are_counted_across_a_resume() {
     let world = World::new();
     let (config, out) = (world.config(), world.out("a"));
-    let engine = || world.engine().with_log_prob(f32::NAN);
-    finish(&RunConfig { max_steps: 2, ..config.clone() }, &out, engine());
+    let two_steps = RunConfig { max_steps: 2, ..config.clone() };
+    check_finished(&skip_updates(&world, &two_steps, &out).expect("a good end"));
     assert_eq!(Checkpoint::load_latest(&out).expect("a checkpoint").history.skipped_in_a_row, 2);
-    let error = fail(&config, &out, engine());
+    let error = skip_updates(&world, &config, &out).expect_err("this run cannot end well").to_string();
     assert!(error.contains("failed_step_3.jsonl"), "{error}");
 }
 

@@ -1,14 +1,15 @@
-//! Engines that fail, hang or lie.
+//! Engines that fail or lie.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dump_rl::config::engine::{EngineCheck, EngineConfig};
+use dump_rl::config::eval::EvalConfig;
 use dump_rl::config::run::RunConfig;
-use engine::{EngineError, PolicyVersion, Request};
+use engine::{Completion, EngineError, PolicyVersion, Request};
 
-use crate::fixtures::records::{check_ledger, dropped, metrics, total};
+use crate::fixtures::records::{assert_same, check_ledger, dropped, metrics, newest_step, total};
 use crate::fixtures::runs::{FOREVER, block_on, fail, finish, never, train};
 use crate::fixtures::steered_engine::{Behaviour, SteeredEngine, other_hash};
 use crate::fixtures::world::{B, G, STEPS, World, out_of_memory};
@@ -70,6 +71,75 @@ fn three_failures_in_a_row_end_the_run_with_their_cause() {
         assert!(error.contains("scripted: out of memory") && error.contains("3 groups in a row"), "{error}");
         assert!(metrics(&out).is_empty());
     }
+}
+
+/// Makes an answer wrong.
+type Break = fn(&mut Vec<Completion>);
+
+/// What an engine may not answer.
+const BROKEN: [(Break, &str); 9] = [
+    (|group| drop(group.pop()), "completions for a group of"),
+    (|group| group.push(group[0].clone()), "completions for a group of"),
+    (|group| group[0].log_probs[0] = f32::NAN, "completion 0: the log-probability at position 0 is NaN"),
+    (|group| group[0].full_log_probs[1] = 0.5, "the log-probability at position 1 is 0.5"),
+    (|group| group[0].log_probs.clear(), "log-probabilities for"),
+    (|group| group[0].full_log_probs.truncate(1), "log-probabilities for"),
+    (|group| group[0].tokens[0] = u32::MAX, "is not in the vocabulary"),
+    (|group| group[0].tokens.clear(), "0 tokens, expected 1 to"),
+    (|group| group[0].tokens = vec![1; 97], "97 tokens, expected 1 to"),
+];
+
+/// One such answer is a failed group, as any other failure of an engine. The third in a row ends the run. Nothing of it is trained on.
+#[test]
+fn answers_that_break_the_contract_are_not_trained_on() {
+    let world = World::new();
+    let when = |request: &Request| request.group_size == G;
+    for (number, (how, words)) in BROKEN.into_iter().enumerate() {
+        let breaks = |answers| SteeredEngine::new(world.engine(), Behaviour::Breaks { when, answers, how });
+        let out = world.out(&format!("once {number}"));
+        finish(&world.config(), &out, breaks(2..3));
+        assert_eq!((check_ledger(&out), dropped(&out)), (1, serde_json::json!({"failed": 1})));
+        let error = fail(&world.config(), &world.out(&format!("always {number}")), breaks(0..100));
+        assert!(error.contains("the native engine gave a wrong answer") && error.contains(words), "{error}");
+        assert!(error.contains("3 groups in a row"), "{error}");
+    }
+}
+
+/// An evaluation has no other prompts to draw, so its answer must be right. A canary says nothing.
+#[test]
+fn answers_that_break_the_contract_are_not_evaluated_or_compared() {
+    let world = World::new();
+    for (number, (how, words)) in BROKEN.into_iter().enumerate() {
+        let breaks = |when: fn(&Request) -> bool| {
+            SteeredEngine::new(world.engine(), Behaviour::Breaks { when, answers: 1..2, how })
+        };
+        let config = RunConfig { eval: EvalConfig { interval: 1, ..world.config().eval }, ..world.config() };
+        let error = fail(&config, &world.out(&format!("evaluation {number}")), breaks(|it| it.group_size == 1));
+        assert!(error.contains("the native engine gave a wrong answer") && error.contains(words), "{error}");
+        let out = world.out(&format!("canary {number}"));
+        finish(&world.off_policy(1), &out, breaks(|it| it.group_size == 2));
+        let compared = metrics(&out).iter().filter(|line| line.contains_key("rollout_corr/canary_max_diff")).count();
+        assert_eq!((check_ledger(&out), compared), (0, STEPS as usize - 1));
+    }
+}
+
+/// The engine says that it has loaded the policy, and samples from the one before. Nothing that it answers is trained on, and with a
+/// better engine the run goes on from its checkpoint as if nothing had been.
+#[test]
+fn an_engine_that_ignores_a_publish_ends_the_run() {
+    let world = World::new();
+    let straight = world.out("straight");
+    finish(&world.config(), &straight, world.engine());
+    for eta in [0, 1] {
+        let (config, out) = (world.off_policy(eta), world.out(&format!("{eta}")));
+        let error = fail(&config, &out, SteeredEngine::new(world.engine(), Behaviour::IgnoresPublishes { step: 3 }));
+        let words = "the native engine answered by the policy of step 2 after it had loaded that of step 3";
+        assert!(error.contains(words), "{error}");
+        assert!(metrics(&out).len() <= 3 && newest_step(&out) == 2);
+        finish(&config, &out, world.engine());
+        check_ledger(&out);
+    }
+    assert_same(&straight, &world.out("0"));
 }
 
 #[test]

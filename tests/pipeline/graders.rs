@@ -121,6 +121,30 @@ fn three_groups_in_a_row_that_cannot_be_graded_end_the_run() {
     }
 }
 
+/// A program that does not answer is killed and asked again. One that never answers ends the run.
+#[test]
+fn a_grader_that_hangs_is_timed_out() {
+    let world = World::new();
+    let hung = world.out("hung");
+    let with_retries = |first: &str, retries| match script(first, 1) {
+        GraderSpec::External(spec) => {
+            GraderSpec::External(ExternalSpec { timeout_s: 1.0, start_timeout_s: 1.0, retries, ..spec })
+        }
+        other => other,
+    };
+    let once = format!(r#"if mkdir "{}" 2>/dev/null; then sleep 60; fi"#, hung.display());
+    let out = world.out("once");
+    finish(&graded_by(world.config(), with_retries(&once, 2)), &out, world.engine());
+    assert_eq!(check_ledger(&out), 0);
+    assert!(number(&all_metrics(&out).pop().expect("a line"), "grader/timeouts") >= 1.0);
+    let error = fail(&graded_by(world.config(), with_retries("sleep 60", 0)), &world.out("always"), world.engine());
+    assert!(
+        error.contains("3 groups in a row could not be graded") && error.contains("no reply within 1 s"),
+        "{error}"
+    );
+    assert!(error.contains(" of kk_logic_"), "{error}");
+}
+
 #[test]
 fn an_evaluation_that_cannot_be_graded_ends_the_run() {
     let world = World::new();

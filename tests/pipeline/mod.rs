@@ -6,9 +6,11 @@ mod faults;
 mod filter;
 #[cfg(unix)]
 mod graders;
+mod hangs;
 mod off_policy;
 #[cfg(all(feature = "mistralrs", not(feature = "cuda")))]
 mod one_device;
+mod panics;
 mod prefill;
 mod resume;
 mod scale;

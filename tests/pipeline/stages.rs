@@ -112,7 +112,7 @@ fn a_slow_engine_is_never_idle() {
 fn rollout_workers_bound_the_requests_in_flight() {
     let world = World::new();
     let with_workers = |rollout_workers| {
-        let pipeline = PipelineConfig { max_off_policy_steps: 0, rollout_workers };
+        let pipeline = PipelineConfig { rollout_workers, ..PipelineConfig::default() };
         let config = RunConfig { pipeline, batch_size: 6, ..world.config() };
         let out = world.out(&format!("{rollout_workers} workers"));
         let engine = Arc::new(world.engine().with_concurrency(3).with_latency(groups_take(10)));

@@ -278,4 +278,8 @@ impl Engine for Native {
     fn take_step_times(&self) -> Vec<Duration> {
         self.step_times.take()
     }
+
+    fn steps(&self) -> u64 {
+        self.step_times.count()
+    }
 }

@@ -1,6 +1,7 @@
 //! The engine's thread, and the commands that it takes.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
@@ -20,24 +21,34 @@ pub enum EngineCommand {
 /// Answers a publish.
 pub type Published = oneshot::Sender<Result<PolicyVersion, EngineError>>;
 
-/// How long each of the last steps took, newest first.
+/// How many steps there were, and how long each of the last ones took.
 #[derive(Default)]
-pub struct StepTimeLog(Mutex<VecDeque<Duration>>);
+pub struct StepTimeLog {
+    count: AtomicU64,
+    /// Newest first.
+    times: Mutex<VecDeque<Duration>>,
+}
 
 /// The number of step times that are kept.
 const STEP_TIMES: usize = 4096;
 
 impl StepTimeLog {
     fn push(&self, time: Duration) {
-        let mut times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
         times.truncate(STEP_TIMES - 1);
         times.push_front(time);
     }
 
     /// Removes and returns all of them, oldest first.
     pub fn take(&self) -> Vec<Duration> {
-        let mut times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut *times).into_iter().rev().collect()
+    }
+
+    /// Steps since the start.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
     }
 }
 

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use engine::{Completion, Engine, Request, Sampling};
+use engine::{Completion, Engine, EngineError, Request, Sampling};
 use futures_util::future::join_all;
 
-use super::logprob_check::{self, mismatch_limit};
+use super::logprob_check;
 use super::{Learner, PolicyTrainer};
+use crate::pipeline::activity::Work;
 use crate::seed::mix_seed;
 
 /// How many servers are asked after a publish. All have their turn.
@@ -30,10 +31,11 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
         if servers.is_empty() && self.inputs.config.pipeline.max_off_policy_steps == 0 {
             return Ok(None);
         }
+        let _working = self.shared.activity.begin(Work::Checking);
         if servers.is_empty() {
             return match self.engine.generate(request.clone()).await {
                 Ok(completions) => self.fresh_difference(step, &request, completions).await.map(Some),
-                Err(error) => Ok(not_sampled(&error)),
+                Err(error) => not_sampled(error),
             };
         }
         let sampling = Sampling { max_new_tokens: request.sampling.max_new_tokens.min(TOKENS), ..request.sampling };
@@ -43,9 +45,9 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
         for (server, answer) in servers.iter().zip(answers) {
             let difference = match answer {
                 Ok(completions) => Some(self.fresh_difference(step, &request, completions).await?),
-                Err(error) => not_sampled(&error),
+                Err(error) => not_sampled(error)?,
             };
-            let limit = mismatch_limit(self.resolved.engine_precision, self.inputs.config.engine.quantization);
+            let limit = self.mismatch_limit();
             ensure!(
                 difference.is_none_or(|difference| difference <= limit),
                 "{server} does not sample from the policy of step {step}, although it says that it has loaded it: a \
@@ -78,9 +80,13 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
     }
 }
 
-fn not_sampled(error: &engine::EngineError) -> Option<f64> {
+/// One that fails says nothing about the policy, unless another policy answered.
+fn not_sampled(error: EngineError) -> Result<Option<f64>> {
+    if error.is_final() {
+        return Err(error.into());
+    }
     tracing::warn!(%error, "the canary was not sampled");
-    None
+    Ok(None)
 }
 
 /// Those whose turn it is after `step`.

@@ -10,9 +10,10 @@ use anyhow::{Context, Result, ensure};
 use engine::{Engine, Request, Sampling};
 use futures_util::future::join_all;
 
-use super::logprob_check::{mismatch_limit, sample_together};
+use super::logprob_check::sample_together;
 use super::{Learner, PolicyTrainer};
 use crate::config::resolve::Sharing;
+use crate::pipeline::activity::Work;
 use crate::pipeline::group::ScoredGroup;
 use crate::run_dir::log;
 use crate::seed::mix_seed;
@@ -28,11 +29,13 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
     /// Samples completions that differ in prompt, length and tokens, all at the same time, and scores them with the trainer.
     ///
     /// # Errors
-    /// If a log-probability differs by more than [`mismatch_limit`]. Then this engine's samples must not be trained on.
+    /// If a log-probability differs by more than `Learner::mismatch_limit`. Then this engine's samples must not be trained on.
     pub(super) async fn check_engine(&mut self) -> Result<()> {
         if !self.resolved.checks_engine {
             return Ok(());
         }
+        let shared = self.shared.clone();
+        let _working = shared.activity.begin(Work::Checking);
         let servers = self.engine.endpoints();
         if !servers.is_empty() {
             return self.check_servers(servers).await;
@@ -57,6 +60,8 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
         if !self.resolved.checks_engine {
             return Ok(());
         }
+        let shared = self.shared.clone();
+        let _working = shared.activity.begin(Work::Checking);
         let servers = batch.iter().flat_map(|group| &group.completions).filter_map(|it| it.endpoint.clone());
         let new: BTreeSet<Arc<str>> = servers.filter(|server| !self.checked.contains(server)).collect();
         self.check_servers(new.into_iter().collect()).await
@@ -83,7 +88,7 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
     async fn compare(&self, samples: Vec<Sample>, place: &str) -> Result<()> {
         let (completions, tokens) = (samples.len(), samples.iter().map(|it| it.completion.len()).sum::<usize>());
         let difference = self.trainer.mismatch(self.step(), samples).await?.on_policy_max;
-        let limit = mismatch_limit(self.resolved.engine_precision, self.inputs.config.engine.quantization);
+        let limit = self.mismatch_limit();
         ensure!(
             difference <= limit,
             "{place} does not compute what the trainer computes, so training ends here: among {tokens} tokens of \

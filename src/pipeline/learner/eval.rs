@@ -7,6 +7,7 @@ use anyhow::{Context, Result, anyhow};
 use engine::{Completion, Engine, Request, Sampling};
 use tokio::task::JoinSet;
 
+use crate::pipeline::activity::{Activity, Work};
 use crate::pipeline::inputs::Inputs;
 use crate::reward::GradingError;
 use crate::run_dir::score::SourceScore;
@@ -38,7 +39,11 @@ const MAX_FAILURES: usize = 3;
 ///
 /// # Errors
 /// The first failure of the engine; the grader's error, if `MAX_FAILURES` prompts in a row or all of a distribution cannot be graded.
-pub async fn evaluate<E: Engine>(engine: &Arc<E>, inputs: &Arc<Inputs>) -> Result<Vec<SourceScore>> {
+pub async fn evaluate<E: Engine>(
+    engine: &Arc<E>,
+    inputs: &Arc<Inputs>,
+    activity: &Arc<Activity>,
+) -> Result<Vec<SourceScore>> {
     let (data, settings) = (&inputs.test, EvalSettings::of(inputs));
     let prompts =
         data.sources.iter().enumerate().flat_map(|(s, source)| (0..source.known().len()).map(move |i| (s, i)));
@@ -51,10 +56,11 @@ pub async fn evaluate<E: Engine>(engine: &Arc<E>, inputs: &Arc<Inputs>) -> Resul
     let failures = Arc::new(AtomicUsize::new(0));
     for _ in 0..engine.concurrency(settings.samples).max(1) {
         let (engine, inputs, settings, receive) = (engine.clone(), inputs.clone(), settings.clone(), receive.clone());
-        let failures = failures.clone();
+        let (failures, activity) = (failures.clone(), activity.clone());
         workers.spawn(async move {
             let mut done = Vec::new();
             while let Ok((source, item)) = receive.recv().await {
+                let _working = activity.begin(Work::Evaluating);
                 match one_prompt(&*engine, &inputs, &settings, (source, item)).await? {
                     Ok(graded) => {
                         failures.store(0, Ordering::Relaxed);
@@ -68,7 +74,9 @@ pub async fn evaluate<E: Engine>(engine: &Arc<E>, inputs: &Arc<Inputs>) -> Resul
     }
     let mut by_source: Vec<Vec<Vec<Sampled>>> = data.sources.iter().map(|_| Vec::new()).collect();
     while let Some(done) = workers.join_next().await {
-        done??.into_iter().for_each(|(source, graded)| by_source[source].push(graded));
+        done.context("an evaluation panicked")??
+            .into_iter()
+            .for_each(|(source, graded)| by_source[source].push(graded));
     }
     if let Some((source, _)) = data.sources.iter().zip(&by_source).find(|(_, prompts)| prompts.is_empty()) {
         return Err(anyhow!("no test row of {} could be graded; run.log has the grader's errors", source.name));

@@ -2,12 +2,13 @@
 //!
 //! - `check`: does a new engine compute what the trainer computes? · `publish`: a policy into the engine
 //! - `canary`: fresh samples scored again · [`eval`]: held-out rows · [`record`]: what a step is logged as
-//! - [`stuck`]: a run that cannot learn says so
+//! - `health`: what a step shows of the run's health · [`stuck`]: a run that cannot learn says so
 //! - [`logprob_check`]: how far an engine's log-probabilities are from the trainer's
 
 mod canary;
 mod check;
 pub mod eval;
+mod health;
 pub mod logprob_check;
 mod publish;
 pub mod record;
@@ -17,13 +18,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use async_channel::Receiver;
 use engine::{AdapterHash, Engine, Finish, Sampling};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::activity::Work;
 use super::group::ScoredGroup;
 use super::inputs::Inputs;
 use super::shared::SharedScheduler;
@@ -35,13 +38,11 @@ use crate::run_dir::checkpoint::{Checkpoint, RunHistory};
 use crate::run_dir::metrics::MetricsLine;
 use crate::run_dir::score::SourceScore;
 use crate::run_dir::{log, progress};
-use crate::train::MAX_SKIPPED;
 use crate::train::sample::Sample;
 use crate::train::stats::{Mismatch, StepStats};
 use crate::train::trainer::StepOutput;
 use crate::train::trainer::state::TrainerState;
 use crate::train::worker::TrainerHandle;
-use logprob_check::mismatch_limit;
 use record::StepTimes;
 
 /// How a run ended.
@@ -52,6 +53,11 @@ pub enum End {
     /// The run was asked to stop. Every whole step is in a checkpoint.
     Stopped,
 }
+
+/// The error of a learner whose batches ended too early: another stage has failed, and its error is the cause.
+#[derive(Debug, thiserror::Error)]
+#[error("the stages before the learner ended early: this is a bug")]
+pub(super) struct EndedEarly;
 
 /// Whether the run is asked to stop.
 pub(super) type Asked = watch::Receiver<bool>;
@@ -71,6 +77,11 @@ pub trait PolicyTrainer: Send + Sync + 'static {
     /// Everything that a resume needs.
     fn state(&self) -> impl Future<Output = Result<TrainerState>> + Send;
 
+    /// Grows while something is computed, so that a slow step can be told from one that stands still.
+    fn progress(&self) -> Arc<AtomicU64> {
+        Arc::default()
+    }
+
     /// Gives up what is computed now, and all that is asked for later except [`PolicyTrainer::state`].
     fn give_up(&self);
 }
@@ -86,6 +97,10 @@ impl PolicyTrainer for TrainerHandle {
 
     async fn state(&self) -> Result<TrainerState> {
         TrainerHandle::state(self).await
+    }
+
+    fn progress(&self) -> Arc<AtomicU64> {
+        TrainerHandle::progress(self)
     }
 
     fn give_up(&self) {
@@ -107,6 +122,8 @@ pub struct Learner<E, T> {
     pub(super) history: RunHistory,
     /// Servers that compute what the trainer computes.
     pub(super) checked: BTreeSet<Arc<str>>,
+    /// When the last checkpoint was saved, or the run started.
+    pub(super) saved: Instant,
 }
 
 impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
@@ -130,7 +147,7 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
         let mut since = Instant::now();
         while self.step() < self.inputs.config.max_steps {
             let waiting = Instant::now();
-            let next = async { batches.recv().await.context("the stages before the learner ended early") };
+            let next = async { batches.recv().await.map_err(|_| anyhow::Error::new(EndedEarly)) };
             let Some(batch) = unless_stopped(stop, next).await? else { return Ok(None) };
             let times = StepTimes::new(since, waiting.elapsed());
             let Some(scores) = self.one_step(batch, times, stop).await? else { return Ok(None) };
@@ -144,7 +161,7 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
         self.shared.lock().step()
     }
 
-    async fn stop(self) -> Result<End> {
+    async fn stop(mut self) -> Result<End> {
         self.trainer.give_up();
         self.shared.change(|scheduler| scheduler.close());
         let path = self.checkpoint().await?;
@@ -193,7 +210,7 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
 
     async fn evaluate(&self, step: u64, line: &mut MetricsLine) -> Result<Vec<SourceScore>> {
         let since = Instant::now();
-        let scores = eval::evaluate(&self.engine, &self.inputs).await?;
+        let scores = eval::evaluate(&self.engine, &self.inputs, &self.shared.activity).await?;
         line.eval(&scores, self.inputs.config.eval.samples, since.elapsed().as_secs_f64());
         log::say(&progress::eval_line(step, &scores));
         Ok(scores)
@@ -224,11 +241,13 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
         unless_stopped(stop, self.publish(step + 1, output.adapter)).await?;
         times.publish += since.elapsed();
         let canary = unless_stopped(stop, self.canary(step + 1)).await?.flatten();
+        self.warn_of_drift(&output.stats, canary);
         self.record(&batch, &output.stats, canary, &times, stop).await
     }
 
     /// `None` if the run is asked to stop before the step is whole.
     async fn train(&self, step: u64, samples: Vec<Sample>, stop: &mut Asked) -> Result<Option<StepOutput>> {
+        let _working = self.shared.activity.begin(Work::Training);
         let mut training = pin!(self.trainer.step(step, samples));
         tokio::select! {
             output = &mut training => output,
@@ -248,8 +267,9 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
         times: &StepTimes,
         stop: &mut Asked,
     ) -> Result<Option<Scores>> {
-        let (inputs, sources) = (self.inputs.clone(), self.inputs.train.names());
+        let (inputs, sources, shared) = (self.inputs.clone(), self.inputs.train.names(), self.shared.clone());
         let config = &inputs.config;
+        let working = shared.activity.begin(Work::Recording);
         let (history, step, mut line) = {
             let mut scheduler = self.shared.lock();
             scheduler.trained(&batch.iter().map(|group| group.job.id).collect::<Vec<_>>());
@@ -269,23 +289,15 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
         self.run.rollouts(step, record::rollout_lines(step, batch, &sources))?;
         self.run.observations(&record::observations(step, &history.observed, &sources))?;
         self.run.decisions(&record::decisions(step, &history.ended, &sources))?;
+        drop(working);
 
         let Some(scores) = self.measure(line, stop).await? else { return Ok(None) };
-        let interval = config.ckpt.interval;
-        if interval > 0 && step.is_multiple_of(interval) || step == config.max_steps {
+        if config.ckpt.is_due(step, self.saved.elapsed(), config.max_steps) {
             self.checkpoint().await?;
         }
         // With η = 0 the dispatcher may draw for the next step only now, so that evaluation and checkpoint see a policy at rest.
         self.shared.wake();
         Ok(Some(scores))
-    }
-
-    fn warn_if_stuck(&mut self, batch: &[ScoredGroup]) -> Result<()> {
-        let told = self.history.watch.step(&stuck::signs(batch, &self.inputs)?);
-        if !told.is_empty() {
-            tracing::warn!("{}", stuck::describe(&told, batch, &self.inputs)?);
-        }
-        Ok(())
     }
 
     /// The batch as the trainer takes it. Each completion must name policies that were published.
@@ -316,35 +328,16 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
         Ok(samples)
     }
 
-    fn check_health(&mut self, step: u64, stats: &StepStats, batch: &[ScoredGroup]) -> Result<()> {
-        let skipped = &mut self.history.skipped_in_a_row;
-        *skipped = if stats.skipped_updates > 0 { *skipped + 1 } else { 0 };
-        if stats.skipped_updates > 0 {
-            tracing::warn!("the gradient was not finite; the update was skipped");
-        }
-        if self.history.skipped_in_a_row >= MAX_SKIPPED {
-            let (samples, sources) = (self.samples(batch)?, self.inputs.train.names());
-            let path = self.run.failed_batch(step + 1, record::sample_lines(batch, &samples, &sources))?;
-            bail!(
-                "{MAX_SKIPPED} steps in a row had a gradient that is not finite; lower optim.lr or optim.max_grad_norm. \
-                 The last batch is in {}",
-                path.display()
-            );
-        }
-        let limit = mismatch_limit(self.resolved.engine_precision, self.inputs.config.engine.quantization);
-        if stats.mismatch.on_policy_max > limit {
-            let difference = stats.mismatch.on_policy_max;
-            tracing::warn!(difference, "engine and trainer disagree on log-probabilities of the same policy");
-        }
-        Ok(())
-    }
-
-    async fn checkpoint(&self) -> Result<PathBuf> {
+    async fn checkpoint(&mut self) -> Result<PathBuf> {
+        let shared = self.shared.clone();
+        let _working = shared.activity.begin(Work::Saving);
         let trainer = self.trainer.state().await?;
         let scheduler = self.shared.lock().state();
         let checkpoint = Checkpoint { trainer, scheduler, history: self.history.clone() };
-        let keep_last = self.inputs.config.ckpt.keep_last;
-        checkpoint.save(self.run.path(), keep_last).context("saving a checkpoint")
+        self.run.sync(checkpoint.step())?;
+        let path = checkpoint.save(self.run.path(), &self.inputs.config.ckpt).context("saving a checkpoint")?;
+        self.saved = Instant::now();
+        Ok(path)
     }
 }
 

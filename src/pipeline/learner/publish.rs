@@ -5,12 +5,16 @@ use engine::{Adapter, Engine, EngineError};
 
 use super::{Learner, PolicyTrainer};
 use crate::config::resolve::Sharing;
+use crate::pipeline::activity::Work;
 
 impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
     /// Unloads the engine where it and the trainer take turns. Requests that arrive until the next publish wait for it.
     pub(super) async fn make_room(&self) -> Result<()> {
         match self.resolved.sharing {
-            Sharing::Alternate => self.engine.suspend().await.context("unloading the engine"),
+            Sharing::Alternate => {
+                let _working = self.shared.activity.begin(Work::Suspending);
+                self.engine.suspend().await.context("unloading the engine")
+            }
             Sharing::SideBySide | Sharing::Reload => Ok(()),
         }
     }
@@ -20,6 +24,8 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
     /// # Errors
     /// If the engine fails, or loads another adapter.
     pub(super) async fn publish(&mut self, step: u64, adapter: Adapter) -> Result<()> {
+        let shared = self.shared.clone();
+        let _working = shared.activity.begin(Work::Publishing);
         let published = adapter.hash.clone();
         let loaded = self.engine.publish(step, adapter).await.context("publishing the policy")?;
         if loaded.adapter != published {

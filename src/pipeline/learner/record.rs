@@ -248,3 +248,17 @@ pub fn decisions(step: u64, ended: &[Ended], sources: &[String]) -> Value {
 fn number(x: f32) -> Value {
     if x.is_finite() { json!(x) } else { json!(x.to_string()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_json_does_not_have_become_texts() {
+        let check = |x: f32, expected: Value| assert_eq!(number(x), expected);
+        check(-0.5, json!(-0.5));
+        check(f32::NAN, json!("NaN"));
+        check(f32::INFINITY, json!("inf"));
+        check(f32::NEG_INFINITY, json!("-inf"));
+    }
+}

@@ -1,10 +1,7 @@
 //! What every group of completions must satisfy, whichever server gave it: nothing that fails here reaches training.
 
 use crate::remote::Answer;
-use crate::{Finish, Request};
-
-/// A log-probability may exceed 0 by rounding, but by no more than this.
-const ROUNDING: f32 = 1e-3;
+use crate::{Finish, Request, contract};
 
 /// One completion before it was checked.
 #[derive(Debug)]
@@ -61,7 +58,7 @@ impl Asked<'_> {
         if choice.prompt.as_deref().is_some_and(|prompt| prompt != &*self.request.prompt) {
             return Err("it answers another prompt than the one sent".into());
         }
-        self.check_tokens(&choice.tokens)?;
+        contract::check_tokens(self.request, &choice.tokens, self.most_tokens, self.vocab_size)?;
         let finish = self.finish(&choice)?;
         let log_probs = log_probs(&choice.log_probs, choice.tokens.len())?;
         let full_log_probs = match &choice.full_log_probs {
@@ -69,20 +66,6 @@ impl Asked<'_> {
             None => log_probs.clone(),
         };
         Ok(Answer { tokens: choice.tokens, log_probs, full_log_probs, finish })
-    }
-
-    fn check_tokens(&self, tokens: &[u32]) -> Result<(), String> {
-        if tokens.is_empty() || tokens.len() > self.most_tokens {
-            return Err(format!("{} tokens, expected 1 to {}", tokens.len(), self.most_tokens));
-        }
-        if let Some(token) = tokens.iter().find(|token| **token as usize >= self.vocab_size) {
-            return Err(format!("token {token} is not in the vocabulary of {}", self.vocab_size));
-        }
-        let stop_tokens = &self.request.sampling.stop_tokens;
-        match tokens[..tokens.len() - 1].iter().position(|token| stop_tokens.contains(token)) {
-            Some(at) => Err(format!("it goes on after its stop token at position {at}")),
-            None => Ok(()),
-        }
     }
 
     /// The end that the tokens themselves show. The server must agree, except that it may call the last possible token
@@ -102,13 +85,10 @@ impl Asked<'_> {
 }
 
 fn log_probs(found: &[Option<f32>], tokens: usize) -> Result<Vec<f32>, String> {
-    if found.len() != tokens {
-        return Err(format!("{} log-probabilities for {tokens} tokens", found.len()));
-    }
-    let check = |(at, value): (usize, &Option<f32>)| match value {
-        Some(value) if value.is_finite() && *value <= ROUNDING => Ok(value.min(0.0)),
-        Some(value) => Err(format!("the log-probability at position {at} is {value}")),
-        None => Err(format!("the log-probability at position {at} is null")),
+    contract::check_count(found.len(), tokens)?;
+    let check = |(at, value): (usize, &Option<f32>)| {
+        let value = value.ok_or_else(|| format!("the log-probability at position {at} is null"))?;
+        contract::check_log_prob(at, value).map(|()| value.min(0.0))
     };
     found.iter().enumerate().map(check).collect()
 }
