@@ -8,6 +8,7 @@ use dump_rl::commands::serve::ServeArgs;
 use dump_rl::config;
 use dump_rl::config::run::RunConfig;
 use dump_rl::error::InputError;
+use dump_rl::run_dir::start::{Changes, Resume};
 use dump_rl::task::kk::Variant;
 
 /// Curriculum-driven GRPO post-training of language models.
@@ -29,9 +30,8 @@ pub enum Command {
         /// The run's folder (default: runs/<name of the configuration>).
         #[arg(long)]
         out: Option<PathBuf>,
-        /// Continue from the newest checkpoint in the run's folder.
-        #[arg(long)]
-        resume: bool,
+        #[command(flatten)]
+        resume: ResumeArgs,
         /// Resolve everything, print what would run, and exit.
         #[arg(long)]
         dry_run: bool,
@@ -246,6 +246,24 @@ pub enum CurriculumCommand {
         #[arg(long)]
         events: PathBuf,
     },
+}
+
+#[derive(Args)]
+pub struct ResumeArgs {
+    /// Continue from the newest checkpoint in the run's folder, or from that of a step. Later checkpoints are set aside.
+    #[arg(long, value_name = "STEP", num_args = 0..=1, require_equals = true)]
+    resume: Option<Option<u64>>,
+    /// Continue also with another model, other rows or settings than the run began with.
+    #[arg(long, requires = "resume")]
+    allow_changed: bool,
+}
+
+impl ResumeArgs {
+    /// `None`: a new run.
+    pub fn resume(&self) -> Option<Resume> {
+        let changes = if self.allow_changed { Changes::Allowed } else { Changes::Refused };
+        self.resume.map(|at| Resume { at, changes })
+    }
 }
 
 #[derive(Args)]

@@ -28,6 +28,8 @@ pub mod memory;
 #[cfg(feature = "train")]
 pub mod model;
 #[cfg(feature = "train")]
+mod panics;
+#[cfg(feature = "train")]
 pub mod pipeline;
 #[cfg(feature = "train")]
 pub mod processes;

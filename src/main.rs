@@ -87,7 +87,7 @@ fn run(command: Command, stop: Stop) -> Result<()> {
                 return terminal::give(|out| commands::dry_run::run(resolved, out));
             }
             let out = out.unwrap_or_else(|| Path::new("runs").join(config.file_stem().unwrap_or_default()));
-            block_on(commands::train::run(resolved, &out, resume, stop))
+            block_on(commands::train::run(resolved, &out, resume.resume(), stop))
         }
         Command::Sft { config, mut sets, out } => {
             sets.sets.extend(out.map(|out| format!("out={}", out.display())));

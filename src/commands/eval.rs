@@ -10,15 +10,17 @@ use engine::Engine;
 
 use crate::config;
 use crate::config::engine::SyncMode;
+use crate::config::resolve::EngineChoice;
 use crate::config::run::RunConfig;
 use crate::error::InputError;
+use crate::pipeline::checked::Checked;
 use crate::pipeline::inputs::Inputs;
 use crate::pipeline::learner::eval;
 use crate::pipeline::setup::Setup;
 use crate::pipeline::start_engine::{WithEngine, with_engine};
-use crate::run_dir::base_model;
 use crate::run_dir::checkpoint::latest_policy;
 use crate::run_dir::score::SourceScore;
+use crate::run_dir::{base_model, fingerprints};
 use crate::{table, terminal};
 
 /// Evaluates what `target` names: a configuration file (its base model) or a run's folder (its newest checkpoint). `model` is where
@@ -36,7 +38,7 @@ pub async fn run(target: &Path, samples: Option<usize>, model: Option<&str>) -> 
     }
     let setup = Setup::for_evaluation(config)?;
     if is_run {
-        base_model::check(target, &setup.base.folder)?;
+        fingerprints::check_model(target, &setup.base.folder)?;
     }
     if setup.inputs.test.sources.is_empty() {
         return Err(InputError::new(
@@ -51,11 +53,13 @@ pub async fn run(target: &Path, samples: Option<usize>, model: Option<&str>) -> 
     };
     let Setup { inputs, base } = setup;
     let samples = inputs.config.eval.samples;
-    let scores = with_engine(base, adapter, Evaluate { inputs }).await?;
+    let evaluate = Evaluate { name: base.resolved.engine, inputs };
+    let scores = with_engine(base, adapter, evaluate).await?;
     terminal::give(|out| writeln!(out, "{}", table(&scores, samples)))
 }
 
 struct Evaluate {
+    name: EngineChoice,
     inputs: Arc<Inputs>,
 }
 
@@ -63,7 +67,8 @@ impl WithEngine for Evaluate {
     type Output = Vec<SourceScore>;
 
     async fn call<E: Engine>(self, engine: Arc<E>) -> Result<Self::Output> {
-        eval::evaluate(&engine, &self.inputs).await
+        let engine = Arc::new(Checked::new(engine, self.name, &self.inputs));
+        eval::evaluate(&engine, &self.inputs, &Arc::default()).await
     }
 }
 

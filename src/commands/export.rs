@@ -14,8 +14,8 @@ use crate::config::run::RunConfig;
 use crate::error::InputError;
 use crate::model::folder::{check_empty, copy, copy_beside, write_folder, write_tensors};
 use crate::model::hub;
-use crate::run_dir::base_model;
 use crate::run_dir::checkpoint::latest_policy;
+use crate::run_dir::{base_model, fingerprints};
 use crate::terminal;
 use crate::train::lora::{Lora, save_adapter};
 
@@ -31,7 +31,7 @@ pub fn run(run: &Path, out: &Path, merge: bool, model: Option<&str>) -> Result<(
     check_empty(out)?;
     base_model::check_here(&config.model, "--model DIR")?;
     let base = &hub::folder(&config.model)?;
-    base_model::check(run, base)?;
+    fingerprints::check_model(run, base)?;
     let decoder = DecoderConfig::load(base)?;
     let adapter = named(adapter, &config);
     check_fits(&adapter, base, &decoder)?;

@@ -19,8 +19,8 @@ use crate::error::InputError;
 use crate::files;
 use crate::model::tokenizer::ChatTokenizer;
 use crate::model::{device, hub};
-use crate::run_dir::base_model;
 use crate::run_dir::checkpoint::latest_policy;
+use crate::run_dir::{base_model, fingerprints};
 use crate::serve::{Limits, Serving, Token, no_adapter, serve};
 use crate::signals::Stop;
 use crate::terminal;
@@ -132,7 +132,7 @@ fn target(args: &ServeArgs) -> Result<Target> {
     let config: RunConfig = config::load(&run.join("config.toml"), &sets)?;
     base_model::check_here(&config.model, "--model DIR")?;
     let folder = hub::folder(&config.model)?;
-    base_model::check(run, &folder)?;
+    fingerprints::check_model(run, &folder)?;
     Ok(Target { folder, adapter: Some(latest_policy(run)?.1) })
 }
 

@@ -18,20 +18,23 @@ use crate::pipeline::learner::End;
 use crate::pipeline::setup::Setup;
 use crate::pipeline::start_engine::{WithEngine, with_engine};
 use crate::report;
-use crate::run_dir::start::StartFrom;
+use crate::run_dir::start::{Resume, StartFrom};
 use crate::run_dir::{METRICS, REPORT, RunDir, log, progress};
 use crate::signals::Stop;
 use crate::train::worker::TrainerHandle;
 
-/// Trains in `out` until the last step or until it is asked to stop. With `resume` it goes on from the newest checkpoint; where there
-/// is none, it begins.
+/// Trains in `out` until the last step or until it is asked to stop. With `resume` it goes on from a checkpoint; where there is none, it
+/// begins.
 ///
 /// # Errors
 /// Wrong input before anything is written; the first failure of any stage afterwards.
-pub async fn run(config: RunConfig, out: &Path, resume: bool, stop: Stop) -> Result<()> {
+pub async fn run(config: RunConfig, out: &Path, resume: Option<Resume>, stop: Stop) -> Result<()> {
     let since = Instant::now();
     // Before the model is read, which takes long where it is large.
-    let from = if resume { StartFrom::resume(out, &config)? } else { StartFrom::new_run(out)? };
+    let from = match resume {
+        Some(resume) => StartFrom::resume(out, &config, resume)?,
+        None => StartFrom::new_run(out)?,
+    };
     let config = RunDir::resumed(out, config)?;
     let RunResult { end, trained } = run_in(Setup::for_training(config)?, out, from, stop).await?;
     if let End::Finished { first: Some(first), last: Some(last) } = &end {
@@ -159,8 +162,8 @@ fn count(n: u64, what: &str) -> String {
 
 fn engine_name(kind: EngineKind, choice: EngineChoice) -> String {
     match kind {
-        EngineKind::Auto => format!("{} (chosen by auto)", configured(choice)),
-        EngineKind::Native | EngineKind::Mistralrs | EngineKind::Remote => configured(choice),
+        EngineKind::Auto => format!("{choice} (chosen by auto)"),
+        EngineKind::Native | EngineKind::Mistralrs | EngineKind::Remote => choice.to_string(),
     }
 }
 

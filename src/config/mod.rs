@@ -14,6 +14,7 @@ pub mod eval;
 pub mod grader;
 pub mod grader_spec;
 mod load;
+pub mod log;
 pub mod lora;
 pub mod loss;
 pub mod optim;
@@ -65,12 +66,13 @@ pub fn to_toml<C: Config>(config: &C) -> Result<String, InputError> {
     toml::to_string_pretty(config).map_err(|e| InputError::new("configuration", e))
 }
 
-/// Whether `model` reads as `owner/name` or `owner/name@revision`, and not as a path.
+/// Whether `model` reads as `owner/name` or `owner/name@revision`, and not as a path. It becomes the name of a folder of the hub's
+/// cache, so no part of it leads to another folder, and no name has the `--` that stands for `/` there.
 pub fn is_hub_id(model: &str) -> bool {
     let (model, revision) = model.split_once('@').unwrap_or((model, "main"));
     let is_revision = |letter: char| letter.is_ascii_alphanumeric() || "._-/%+".contains(letter);
     if !revision.chars().all(is_revision)
-        || revision.split('/').any(|part| part.is_empty() || part == ".." || part == ".")
+        || revision.replace("%2F", "/").split('/').any(|part| part.is_empty() || part == ".." || part == ".")
     {
         return false;
     }
@@ -78,6 +80,7 @@ pub fn is_hub_id(model: &str) -> bool {
         let mut letters = part.chars();
         letters.next().is_some_and(|first| first.is_ascii_alphanumeric())
             && letters.all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+            && !part.contains("--")
     };
     model.split_once('/').is_some_and(|(owner, name)| is_part(owner) && is_part(name))
 }

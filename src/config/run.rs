@@ -12,6 +12,7 @@ use super::data::{self, DataEntry};
 use super::engine::{EngineConfig, SyncMode};
 use super::eval::EvalConfig;
 use super::grader::GraderConfig;
+use super::log::LogConfig;
 use super::lora::LoraSettings;
 use super::loss::{LossConfig, LossKind};
 use super::optim::OptimConfig;
@@ -47,6 +48,7 @@ pub struct RunConfig {
     pub pipeline: PipelineConfig,
     pub eval: EvalConfig,
     pub ckpt: CkptConfig,
+    pub log: LogConfig,
     pub lora: LoraSettings,
     pub optim: OptimConfig,
     pub loss: LossConfig,
@@ -73,6 +75,7 @@ impl Default for RunConfig {
             pipeline: PipelineConfig::default(),
             eval: EvalConfig::default(),
             ckpt: CkptConfig::default(),
+            log: LogConfig::default(),
             lora: LoraSettings::default(),
             optim: OptimConfig::default(),
             loss: LossConfig::default(),

@@ -15,6 +15,7 @@ use crate::error::InputError;
 use crate::model::hub::{self, Download};
 use crate::model::tokenizer::ChatTokenizer;
 use crate::reward::Scorers;
+use crate::run_dir::fingerprints::Fingerprints;
 
 /// See the module. Nothing of it changes during a run.
 pub struct Inputs {
@@ -128,6 +129,15 @@ impl Inputs {
             stop_tokens: self.tokenizer.stop_tokens.clone(),
             stop_strings: ChatTokenizer::stop_strings(&self.tokenizer, engine.stop.clone()),
         }
+    }
+
+    /// What a run with these inputs is made of.
+    ///
+    /// # Errors
+    /// A file of the model that cannot be read.
+    pub fn fingerprints(&self) -> Result<Fingerprints> {
+        let (train, test) = (self.train.fingerprints(), self.test.fingerprints());
+        Fingerprints::new(&self.folder, train, test, self.config.eval.prompts)
     }
 
     /// What the curriculum draws from.

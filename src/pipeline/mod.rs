@@ -4,12 +4,15 @@
 //!
 //! Invariants:
 //! - Stopping is closing. When the dispatcher ends, each stage drains its input and drops its output.
-//! - One `JoinSet` owns every task. The first failure ends the others and is the run's error.
+//! - One `JoinSet` owns every task. The first failure ends the others and is the run's error. A watchdog names the stage that does
+//!   not move.
 //! - Two things go back, and neither goes through a queue: observations and the policy's step go through the scheduler and a
 //!   wake-up. So full queues cannot deadlock.
 
+pub mod activity;
 pub mod batcher;
 pub mod busy_clock;
+pub mod checked;
 pub mod dataset;
 pub mod dispatch;
 pub mod group;
@@ -20,29 +23,36 @@ pub mod reward;
 pub mod rollout;
 pub mod setup;
 pub mod shared;
+mod stages;
 pub mod start_engine;
+mod watchdog;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use engine::{Adapter, Engine};
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::config::resolve::Resolved;
 use crate::error::InputError;
-use crate::run_dir::checkpoint::{RunHistory, checkpoint_folder};
+use crate::run_dir::checkpoint::{Checkpoint, RunHistory, checkpoint_folder};
+use crate::run_dir::fingerprints::Fingerprints;
+use crate::run_dir::log;
 use crate::run_dir::start::StartFrom;
-use crate::run_dir::{base_model, log};
 use crate::scheduler::Scheduler;
 use crate::train::worker::TrainerHandle;
+use checked::Checked;
 use inputs::Inputs;
 use learner::{End, Learner, PolicyTrainer, unless_stopped};
 use rollout::RolloutWorkers;
 use setup::Setup;
 use shared::SharedScheduler;
+use stages::Stages;
+use watchdog::Watchdog;
 
 /// A run that is ready to start: everything that can be refused without an engine has been checked.
 pub struct Run<T> {
@@ -53,39 +63,42 @@ pub struct Run<T> {
     shared: Arc<SharedScheduler>,
     out: PathBuf,
     from: StartFrom,
+    fingerprints: Fingerprints,
 }
 
 impl Run<TrainerHandle> {
     /// A run in the folder `out`.
     ///
     /// # Errors
-    /// A checkpoint or a curriculum that does not fit. Nothing is written.
+    /// A model or rows that the run did not begin with; a checkpoint or a curriculum that does not fit. Nothing is written.
     pub fn prepare(setup: &Setup, out: &Path, from: StartFrom) -> Result<Self> {
-        let mut trainer = setup.base.trainer()?;
-        base_model::check(out, &setup.base.folder)?;
-        if let Some(checkpoint) = from.checkpoint() {
-            let place = checkpoint_folder(out, checkpoint.step());
-            trainer = trainer.restore(&checkpoint.trainer).map_err(|e| InputError::new(place.display(), e))?;
-        }
-        let adapter = trainer.adapter()?;
-        let trainer = TrainerHandle::spawn(trainer)?;
-        Self::new(setup.inputs.clone(), setup.base.resolved, trainer, adapter, out, from)
+        Self::new(setup.inputs.clone(), setup.base.resolved, out, from, |checkpoint| {
+            let mut trainer = setup.base.trainer()?;
+            if let Some(checkpoint) = checkpoint {
+                let place = checkpoint_folder(out, checkpoint.step());
+                trainer = trainer.restore(&checkpoint.trainer).map_err(|e| InputError::new(place.display(), e))?;
+            }
+            let adapter = trainer.adapter()?;
+            Ok((TrainerHandle::spawn(trainer)?, adapter))
+        })
     }
 }
 
 impl<T: PolicyTrainer> Run<T> {
-    /// The same with any trainer, whose present policy is `adapter`.
+    /// The same with any trainer, which `start` makes from the checkpoint, together with its present policy.
     ///
     /// # Errors
-    /// A checkpoint or a curriculum that does not fit the data.
+    /// As [`Run::prepare`].
     pub fn new(
         inputs: Arc<Inputs>,
         resolved: Resolved,
-        trainer: T,
-        adapter: Adapter,
         out: &Path,
         from: StartFrom,
+        start: impl FnOnce(Option<&Checkpoint>) -> Result<(T, Adapter)>,
     ) -> Result<Self> {
+        let fingerprints = inputs.fingerprints()?;
+        fingerprints.check(out, &inputs.folder, from.changes())?;
+        let (trainer, adapter) = start(from.checkpoint())?;
         let scheduler = Scheduler::new(inputs.config.scheduler(), inputs.mixture());
         let mut scheduler = scheduler.map_err(InputError::in_curriculum)?.with_fresh_rows(inputs.train.fresh());
         if let Some(checkpoint) = from.checkpoint() {
@@ -93,7 +106,7 @@ impl<T: PolicyTrainer> Run<T> {
             restored.map_err(|problem| InputError::new(out.display(), problem))?;
         }
         let shared = Arc::new(SharedScheduler::new(scheduler));
-        Ok(Self { inputs, resolved, trainer, adapter, shared, out: out.to_path_buf(), from })
+        Ok(Self { inputs, resolved, trainer, adapter, shared, out: out.to_path_buf(), from, fingerprints })
     }
 
     /// The policy that the engine must be loaded with.
@@ -112,6 +125,8 @@ impl<T: PolicyTrainer> Run<T> {
     /// A folder that cannot be written; the first failure of any stage.
     pub async fn start<E: Engine>(self, engine: Arc<E>, mut stop: watch::Receiver<bool>) -> Result<End> {
         let (inputs, shared) = (self.inputs.clone(), self.shared.clone());
+        let engine = Arc::new(Checked::new(engine, self.resolved.engine, &inputs));
+        self.count_progress(&engine);
         let group_size = inputs.config.group_size;
         let workers = self.resolved.rollout_workers.unwrap_or_else(|| engine.concurrency(group_size)).max(1);
         // A run that is stopped here has made no step that is not in its checkpoint.
@@ -120,30 +135,41 @@ impl<T: PolicyTrainer> Run<T> {
             return Ok(End::Stopped);
         };
 
-        let mut tasks: JoinSet<Result<Option<End>>> = JoinSet::new();
+        let mut watchdog = Watchdog::start(shared.activity.clone(), &inputs.config.pipeline)?;
+        let mut stages = Stages::default();
         let slots = Arc::new(Semaphore::new(workers));
         let (jobs_in, jobs) = async_channel::bounded(workers);
         let (groups_in, groups) = async_channel::bounded(workers);
         let (scored_in, scored) = async_channel::bounded(workers);
         let (batches_in, batches) = async_channel::bounded(1);
         let rollouts = Arc::new(RolloutWorkers::new(engine, inputs.clone(), shared.clone()));
-        tasks.spawn(no_end(dispatch::dispatch(shared.clone(), slots, jobs_in)));
+        stages.spawn("dispatch", dispatch::dispatch(shared.clone(), slots, jobs_in));
         for _ in 0..workers {
-            tasks.spawn(no_end(rollouts.clone().work(jobs.clone(), groups_in.clone())));
+            stages.spawn("rollout", rollouts.clone().work(jobs.clone(), groups_in.clone()));
         }
         drop((jobs, groups_in));
-        tasks.spawn(no_end(reward::score_groups(shared.clone(), inputs.clone(), groups, scored_in)));
-        tasks.spawn(no_end(batcher::fill_batches(shared, inputs.config.batch_size, scored, batches_in)));
-        tasks.spawn(async move { learner.work(batches, stop).await.map(Some) });
-        join(tasks).await
+        stages.spawn("reward", reward::score_groups(shared.clone(), inputs.clone(), groups, scored_in));
+        stages.spawn("batch", batcher::fill_batches(shared, inputs.config.batch_size, scored, batches_in));
+        stages.spawn_last("learner", async move { learner.work(batches, stop).await.map(Some) });
+        tokio::select! {
+            end = stages.join() => end,
+            Err(stalled) = watchdog.barks() => Err(stalled),
+        }
+    }
+
+    /// Lets the watchdog see that trainer and engine go on within long work.
+    fn count_progress<E: Engine>(&self, engine: &Arc<E>) {
+        let (activity, blocks, engine) = (&self.shared.activity, self.trainer.progress(), Arc::downgrade(engine));
+        activity.count(move || blocks.load(Ordering::Relaxed));
+        activity.count(move || engine.upgrade().map_or(0, |engine| engine.steps()));
     }
 
     /// Opens the run's folder, and tells the engine its true step.
     async fn learner<E: Engine>(self, engine: Arc<E>) -> Result<Learner<E, T>> {
-        let Self { inputs, resolved, trainer, adapter, shared, out, from } = self;
+        let Self { inputs, resolved, trainer, adapter, shared, out, from, fingerprints } = self;
         // Only now, so that a run whose engine cannot start leaves no folder behind.
         let run = from.open(&out, &inputs.config)?;
-        base_model::record(&out, &inputs.folder)?;
+        fingerprints.write(&out)?;
         let path = out.join("run.log");
         log::open(&path).map_err(|e| InputError::new(path.display(), e))?;
         // The engine loaded the adapter as the policy of step 0. After a resume it must know the true step.
@@ -165,26 +191,7 @@ impl<T: PolicyTrainer> Run<T> {
             published,
             history,
             checked: BTreeSet::new(),
+            saved: Instant::now(),
         })
     }
-}
-
-async fn no_end(stage: impl Future<Output = Result<()>>) -> Result<Option<End>> {
-    stage.await.map(|()| None)
-}
-
-/// Waits for every task. A failure ends the others, and so does a learner that was told to stop.
-async fn join(mut tasks: JoinSet<Result<Option<End>>>) -> Result<End> {
-    let mut end = None;
-    while let Some(task) = tasks.join_next().await {
-        match task.context("a stage panicked")?? {
-            Some(End::Stopped) => {
-                tasks.shutdown().await;
-                return Ok(End::Stopped);
-            }
-            Some(finished) => end = Some(finished),
-            None => {}
-        }
-    }
-    end.context("the learner ended without a result: this is a bug")
 }

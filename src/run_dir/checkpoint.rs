@@ -16,14 +16,18 @@ use engine::{Adapter, AdapterHash, LoraConfig};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::drift::Drift;
+use super::log;
 use super::score::SourceScore;
 use super::watch::Watch;
+use crate::config::ckpt::CkptConfig;
 use crate::error::InputError;
 use crate::files;
 use crate::scheduler::SchedulerState;
 use crate::train::lora::{ADAPTER, ADAPTER_CONFIG};
 use crate::train::trainer::state::TrainerState;
 
+const FOLDER: &str = "checkpoints";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 
@@ -54,6 +58,8 @@ pub struct RunHistory {
     pub skipped_in_a_row: usize,
     #[serde(default)]
     pub watch: Watch,
+    #[serde(default)]
+    pub drift: Drift,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -80,9 +86,9 @@ impl Checkpoint {
         if is_open { self.step().checked_sub(1) } else { Some(self.step()) }
     }
 
-    /// Writes the checkpoint into `run/checkpoints`, then removes all but the newest `keep_last`. One of the same step has the same
-    /// policy, and gets the new state.
-    pub fn save(&self, run: &Path, keep_last: usize) -> Result<PathBuf> {
+    /// Writes the checkpoint into `run/checkpoints`, then removes those that `config` does not keep. One of the same step has the
+    /// same policy, and gets the new state.
+    pub fn save(&self, run: &Path, config: &CkptConfig) -> Result<PathBuf> {
         let target = checkpoint_folder(run, self.step());
         if target.exists() {
             self.write_state(&target, &self.parts()?)?;
@@ -94,9 +100,7 @@ impl Checkpoint {
             fs::rename(&temporary, &target).with_context(|| target.display().to_string())?;
             files::sync_parent(&target)?;
         }
-        for (_, old) in list(run).into_iter().rev().skip(keep_last) {
-            drop(fs::remove_dir_all(old));
-        }
+        remove_old(run, config);
         Ok(target)
     }
 
@@ -135,6 +139,23 @@ impl Checkpoint {
     /// As [`Checkpoint::load_latest`].
     pub fn newest(run: &Path) -> Result<Option<Self>, InputError> {
         if list(run).is_empty() { Ok(None) } else { Self::load_latest(run).map(Some) }
+    }
+
+    /// The checkpoint of one step of a run.
+    ///
+    /// # Errors
+    /// None of that step: names the steps that there are. One that is damaged or of another version.
+    pub fn load_step(run: &Path, step: u64) -> Result<Self, InputError> {
+        let all = list(run);
+        match all.iter().find(|(of, _)| *of == step) {
+            Some((_, folder)) => Self::load(folder),
+            None => {
+                let steps = all.iter().map(|(of, _)| of.to_string()).collect::<Vec<_>>();
+                let steps = if steps.is_empty() { "none".into() } else { steps.join(", ") };
+                let problem = format!("there is no checkpoint of step {step}; those of these steps are here: {steps}");
+                Err(InputError::new(run.join(FOLDER).display(), problem))
+            }
+        }
     }
 
     /// The newest checkpoint of a run.
@@ -201,12 +222,12 @@ fn of_newest<T>(run: &Path, read: impl FnOnce(&Path) -> Result<T, Fault>) -> Res
     let all = list(run);
     let Some((_, newest)) = all.last() else {
         let problem = "holds no checkpoint yet; to train anew, choose another folder with --out DIR";
-        return Err(InputError::new(run.join("checkpoints").display(), problem));
+        return Err(InputError::new(run.join(FOLDER).display(), problem));
     };
-    let older = all.len().checked_sub(2).map(|i| &all[i].1);
+    let older = all.len().checked_sub(2).map(|i| all[i].0);
     read(newest).map_err(|fault| match (fault, older) {
         (Fault::Damaged(InputError { place, problem }), Some(older)) => {
-            let advice = format!("remove {} to use {}", newest.display(), older.display());
+            let advice = format!("train --resume={older} goes on from the checkpoint before, and sets this one aside");
             InputError::new(place, format!("{problem}; {advice}"))
         }
         (fault, _) => fault.error(),
@@ -265,12 +286,60 @@ fn damaged(dir: &Path, name: &str, why: impl Display) -> Fault {
 
 /// The folder of the checkpoint of `step` in the folder of a run.
 pub fn checkpoint_folder(run: &Path, step: u64) -> PathBuf {
-    run.join("checkpoints").join(format!("step_{step}"))
+    run.join(FOLDER).join(format!("step_{step}"))
+}
+
+/// Gives the checkpoints after `step` another name, because the run goes on from there and will save other ones. Nobody reads them
+/// again, and nothing is lost.
+pub fn set_aside_after(run: &Path, step: u64) -> Result<()> {
+    for (_, folder) in list(run).into_iter().filter(|(of, _)| *of > step) {
+        let aside = with_ending(&folder, "set-aside");
+        remove(&aside);
+        fs::rename(&folder, &aside).with_context(|| folder.display().to_string())?;
+        log::say(&format!("{} is set aside as {}", folder.display(), aside.display()));
+    }
+    Ok(())
+}
+
+/// Removes the checkpoints that `config` does not keep.
+pub fn remove_old(run: &Path, config: &CkptConfig) {
+    let old = list(run).into_iter().rev().skip(config.keep_last);
+    old.filter(|(step, _)| !config.keeps(*step)).for_each(|(_, folder)| remove(&folder));
+}
+
+/// Removes what a kill left of a checkpoint that was being written or removed.
+pub fn remove_unfinished(run: &Path) -> Result<()> {
+    // A checkpoint of the same step gets a new state.
+    let states = list(run).into_iter().map(|(_, folder)| files::temporary_name(&folder.join(STATE)));
+    states.for_each(|left| drop(fs::remove_file(left)));
+    for entry in fs::read_dir(run.join(FOLDER)).into_iter().flatten() {
+        let path = entry?.path();
+        if path.extension().is_some_and(|ending| ending == "tmp") {
+            fs::remove_dir_all(&path).with_context(|| path.display().to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a checkpoint, which has another name first: half a checkpoint must not look like a whole one. It only wastes space where
+/// that fails.
+fn remove(folder: &Path) {
+    let temporary = files::temporary_name(folder);
+    if fs::rename(folder, &temporary).is_ok() {
+        drop(fs::remove_dir_all(temporary));
+    }
+}
+
+/// `path` with `.ending` added to its name.
+fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_os_string();
+    name.push(format!(".{ending}"));
+    name.into()
 }
 
 /// The finished checkpoints of a run by step, oldest first.
 fn list(run: &Path) -> Vec<(u64, PathBuf)> {
-    let entries = fs::read_dir(run.join("checkpoints")).into_iter().flatten().flatten();
+    let entries = fs::read_dir(run.join(FOLDER)).into_iter().flatten().flatten();
     let step = |path: &Path| path.file_name()?.to_str()?.strip_prefix("step_")?.parse().ok();
     let mut all: Vec<(u64, PathBuf)> = entries.filter_map(|e| Some((step(&e.path())?, e.path()))).collect();
     all.sort();

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use dump_rl::config::ckpt::CkptConfig;
 use dump_rl::run_dir::checkpoint::Checkpoint;
 use engine::adapter::hash_bytes;
 use serde_json::{Value, json};
@@ -74,7 +75,6 @@ fn a_damaged_checkpoint_is_named() {
     assert!(Checkpoint::load(&checkpoint).is_ok());
 }
 
-/// One bit in about a hundred places of each file: a digit of the state that becomes another digit is damage too.
 /// A checkpoint of an older version is intact: it is not called damaged, and its policy can still be exported.
 #[test]
 fn a_checkpoint_of_another_version_is_named_as_such() {
@@ -92,6 +92,7 @@ fn a_checkpoint_of_another_version_is_named_as_such() {
     assert!(work.path("adapter/adapter_model.safetensors").is_file());
 }
 
+/// One bit in about a hundred places of each file: a digit of the state that becomes another digit is damage too.
 #[test]
 fn every_flipped_bit_of_a_checkpoint_is_noticed() {
     let work = Workspace::new();
@@ -129,8 +130,8 @@ fn a_damaged_newest_checkpoint_names_an_older_one() {
     let old = work.run_with_checkpoint();
     let mut newer = Checkpoint::load(&old).expect("a checkpoint");
     newer.scheduler.step = 2;
-    let newest = newer.save(&work.path("run"), 2).expect("a checkpoint");
+    let newest = newer.save(&work.path("run"), &CkptConfig::default()).expect("a checkpoint");
     fs::write(newest.join("optimizer.safetensors"), "broken").expect("a file of the checkpoint");
-    let words = ["step_2/optimizer.safetensors", "SHA-256", "remove", "step_0"];
+    let words = ["step_2/optimizer.safetensors", "SHA-256", "--resume=0"];
     work.train_refused(&format!("{HEAD}{DATA}"), &["--resume"], &words);
 }

@@ -12,11 +12,16 @@ mod gpu_script;
 mod hub;
 mod import;
 mod init_model;
+// It stands before the GNU C library.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod interrupted;
 mod mixture;
 mod model;
 #[cfg(target_os = "linux")]
 mod pipes;
 mod remote;
+mod resume;
+mod secrets;
 mod serve;
 mod settings;
 mod sft;

@@ -26,6 +26,11 @@ fn a_wrong_model_is_named() {
     let shape = ["model.layers.0.mlp.gate_proj.weight", "expected shape [48, 64]", "found [64, 64]"];
     work.model_refused("intermediate_size", json!(48), &shape);
     work.model_refused("num_hidden_layers", json!(3), &["model.layers.2.", "is missing"]);
+    for key in
+        ["num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size", "head_dim", "num_attention_heads"]
+    {
+        work.model_refused(key, json!(1u64 << 62), &["config.json", key, "no model has more than"]);
+    }
     work.model_refused("tie_word_embeddings", json!(false), &["lm_head.weight", "is missing"]);
     let good = format!("{HEAD}{DATA}");
     for (name, word) in
@@ -38,6 +43,11 @@ fn a_wrong_model_is_named() {
     }
     let path = work.model.path().join("model.safetensors");
     let bytes = fs::read(&path).expect("weights");
+    // A pickle is never read: it can run code.
+    let pickle = work.model.path().join("pytorch_model.bin");
+    fs::rename(&path, &pickle).expect("a file of the model");
+    work.train_refused(&good, &[], &["model.safetensors", "pytorch_model.bin is not read", "save_pretrained"]);
+    fs::remove_file(&pickle).expect("a file of the model");
     fs::write(&path, &bytes[..bytes.len() / 2]).expect("weights");
     work.train_refused(&good, &[], &["model.safetensors"]);
 
@@ -172,10 +182,10 @@ fn a_run_without_a_record_keeps_its_path() {
     let work = Workspace::new();
     let out = work.out();
     printed(&["train", &work.good_config(), "--out", &out, "--set", "max_steps=1", "--set", "engine.max_new_tokens=4"]);
-    fs::remove_file(work.path("run/base_model.json")).expect("a record");
+    fs::remove_file(work.path("run/fingerprints.json")).expect("a record");
     let resume = ["train", &work.good_config(), "--out", &out, "--resume", "--set", "engine.max_new_tokens=4"];
     let other = format!("model={}", root().join("data/kk-tiny").display());
     work.refused(&[&resume[..], &["--set", &other]].concat(), &["config.toml", "model was", "kk-tiny"]);
     printed(&resume);
-    assert!(work.path("run/base_model.json").exists());
+    assert!(work.path("run/fingerprints.json").exists());
 }

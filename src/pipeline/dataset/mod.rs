@@ -9,6 +9,7 @@ pub mod load;
 mod long_rows;
 pub mod source;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::data::{self, DataEntry};
@@ -18,6 +19,7 @@ use crate::error::{InputError, KeyError};
 use crate::model::hub::Download;
 use crate::model::tokenizer::ChatTokenizer;
 use crate::reward::Scorers;
+use crate::run_dir::fingerprints::Rows;
 pub use item::Item;
 use item::ItemMaker;
 use load::{Distribution, Loaded};
@@ -72,6 +74,12 @@ impl Dataset {
 
     pub fn sizes(&self) -> Vec<usize> {
         self.sources.iter().map(Source::size).collect()
+    }
+
+    /// What the rows of each distribution contain.
+    pub fn fingerprints(&self) -> BTreeMap<String, Rows> {
+        let rows = |it: &Source| Rows { rows: it.size(), sha256: it.hash() };
+        self.sources.iter().map(|source| (source.name.clone(), rows(source))).collect()
     }
 
     /// Whether the rows of each distribution are new at every draw.

@@ -2,11 +2,15 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
 use super::item::{Item, ItemMaker};
 use super::load::{Distribution, KeptRow, Rows, SAMPLE};
 use super::long_rows::LongRows;
 use crate::config::data::Overlong;
 use crate::error::InputError;
+use crate::run_dir::fingerprints::hex;
 use crate::task::procedural::Stream;
 
 /// See the module. Never empty.
@@ -91,6 +95,17 @@ impl Source {
             Items::Kept(items) => items.len(),
             Items::Fresh(fresh) => fresh.size,
         }
+    }
+
+    /// SHA-256 of what is sampled and graded: the known rows in order, each with its prompt's tokens.
+    pub fn hash(&self) -> String {
+        let mut hash = Sha256::new();
+        for item in self.known() {
+            // Each part ends with a zero byte, which JSON does not contain.
+            let parts = [json!(item.row), json!(item.prompt), json!(item.prefill)];
+            parts.iter().for_each(|part| hash.update(format!("{part}\0")));
+        }
+        hex(hash.finalize())
     }
 
     pub fn is_fresh(&self) -> bool {
