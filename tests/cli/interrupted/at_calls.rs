@@ -68,11 +68,13 @@ fn is_stopped_by_name(fault: Fault, Ended { status, said }: &Ended, failed: &str
     !status.success()
 }
 
-/// What a run does not need: its log, its report, and the removal of an old checkpoint, which may get another name for that.
+/// What a run does not need: its log, its report with the sync of the folder after it, and the removal of an old checkpoint, which may
+/// get another name for that.
 fn may_fail(call: &str) -> bool {
+    let is_sync = call.starts_with("fsync") && call.ends_with("/run");
     let is_removal = ["unlink", "rmdir"].iter().any(|name| call.starts_with(name));
     let is_renamed = call.starts_with("rename") && call.ends_with(".tmp");
-    is_removal || is_renamed || call.contains("run.log") || call.contains("report.html")
+    is_sync || is_removal || is_renamed || call.contains("run.log") || call.contains("report.html")
 }
 
 /// The path in a line about a call.
