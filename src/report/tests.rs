@@ -202,7 +202,7 @@ fn names_from_data_folders_and_settings_are_escaped_everywhere() {
         check(
             &html,
             &["&lt;script&gt;3&quot; onload=", "&lt;i&gt;dump", "&lt;b&gt;first"],
-            &["<i>dump", "<i>uniform", "<b>", "\" onload"],
+            &["<i>dump", "<i>uniform", "<b>first", "<b>second", "\" onload"],
         );
         assert_eq!((html.matches("<script>").count(), html.matches("</script>").count()), (1, 1));
     }
