@@ -37,7 +37,7 @@ pub fn write<T: Serialize>(run: &Path, step: u64, format: LogFormat, lines: impl
 /// Writes a batch that could not be trained on, for people to read: always plain.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_failed<T: Serialize>(run: &Path, step: u64, lines: impl Iterator<Item = T>) -> Result<PathBuf> {
     let path = run.join(ROLLOUTS).join(format!("failed_step_{step}.jsonl"));
     write_file(&path, LogFormat::Plain, lines)?;
