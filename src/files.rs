@@ -9,31 +9,26 @@ use crate::error::InputError;
 
 /// Writes `bytes` to a temporary name beside `path`, syncs, and renames.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = temporary_name(path);
-    let mut file = File::create(&temporary).map_err(|e| at(&temporary, e))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|e| {
-        drop(fs::remove_file(&temporary));
-        at(&temporary, e)
-    })?;
-    fs::rename(&temporary, path).map_err(|e| {
-        drop(fs::remove_file(&temporary));
-        at(path, e)
-    })?;
+    write_beside(path, |file| file.write_all(bytes).and_then(|()| file.sync_all()))?;
     sync_parent(path)
 }
 
 /// Lets `write` write to a temporary name beside `path`, and renames. A kill leaves the whole file or the old one; a power cut may
 /// leave a part, until [`sync`].
-pub fn write_whole(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> io::Result<()> {
+pub fn write_whole(path: &Path, write: impl FnOnce(&mut BufWriter<&mut File>) -> io::Result<()>) -> io::Result<()> {
+    write_beside(path, |file| {
+        let mut file = BufWriter::new(file);
+        write(&mut file).and_then(|()| file.flush())
+    })
+}
+
+/// Gives `path` the file that `write` makes under a temporary name, which is removed if that fails.
+fn write_beside(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let temporary = temporary_name(path);
-    let mut file = BufWriter::new(File::create(&temporary).map_err(|e| at(&temporary, e))?);
-    write(&mut file).and_then(|()| file.flush()).map_err(|e| {
+    let mut file = File::create(&temporary).map_err(|e| at(&temporary, e))?;
+    let written = write(&mut file).map_err(|e| at(&temporary, e));
+    written.and_then(|()| fs::rename(&temporary, path).map_err(|e| at(path, e))).inspect_err(|_| {
         drop(fs::remove_file(&temporary));
-        at(&temporary, e)
-    })?;
-    fs::rename(&temporary, path).map_err(|e| {
-        drop(fs::remove_file(&temporary));
-        at(path, e)
     })
 }
 
@@ -71,16 +66,24 @@ pub fn lock(folder: &Path) -> Result<File, InputError> {
 
 /// `path` with `.tmp` added to its name.
 pub fn temporary_name(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".tmp");
-    path.with_file_name(name)
+    with_ending(path, ".tmp")
 }
 
 /// `path` with `.zst` added to its name.
 pub fn compressed_name(path: &Path) -> PathBuf {
+    with_ending(path, ".zst")
+}
+
+/// `path` with this added to its name.
+pub fn with_ending(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".zst");
+    name.push(ending);
     path.with_file_name(name)
+}
+
+/// Bytes as lower-case hexadecimal digits.
+pub fn hex(bytes: impl AsRef<[u8]>) -> String {
+    bytes.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// `path`, or what it is called if it was written compressed.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Work that takes time. Everything else is waiting for it.
@@ -61,8 +61,8 @@ struct State {
 }
 
 /// Counts as work until it is dropped. Its beginning and its end are moves.
-pub struct Working<'a> {
-    activity: &'a Activity,
+pub struct Working {
+    activity: Arc<Activity>,
     work: Work,
 }
 
@@ -81,9 +81,9 @@ impl Default for Activity {
 }
 
 impl Activity {
-    pub fn begin(&self, work: Work) -> Working<'_> {
+    pub fn begin(self: &Arc<Self>, work: Work) -> Working {
         self.change(|working| *working.entry(work).or_default() += 1);
-        Working { activity: self, work }
+        Working { activity: self.clone(), work }
     }
 
     /// From now on a change of what `count` gives is a move. It is noticed at the next look.
@@ -109,7 +109,7 @@ impl Activity {
     }
 }
 
-impl Drop for Working<'_> {
+impl Drop for Working {
     fn drop(&mut self) {
         self.activity.change(|working| {
             if let Some(n) = working.get_mut(&self.work) {
@@ -136,7 +136,6 @@ impl fmt::Display for Still {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
@@ -145,7 +144,7 @@ mod tests {
 
     #[test]
     fn what_runs_is_told() {
-        let activity = Activity::default();
+        let activity = Arc::new(Activity::default());
         let check = |says: &str| assert_eq!(activity.still().to_string(), format!("nothing has moved for 0 s: {says}"));
         check("every stage waits for another");
         let groups: Vec<_> = (0..3).map(|_| activity.begin(Work::Generating)).collect();
@@ -161,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_beginning_and_an_end_are_moves() {
-        let activity = Activity::default();
+        let activity = Arc::new(Activity::default());
         std::thread::sleep(PAUSE);
         assert!(activity.still().time >= PAUSE);
         let working = activity.begin(Work::Saving);
@@ -173,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_computation_that_goes_on_moves() {
-        let (activity, blocks) = (Activity::default(), Arc::new(AtomicU64::new(0)));
+        let (activity, blocks) = (Arc::new(Activity::default()), Arc::new(AtomicU64::new(0)));
         let seen = blocks.clone();
         activity.count(move || seen.load(Ordering::SeqCst));
         activity.still();

@@ -136,7 +136,7 @@ impl Inputs {
     /// # Errors
     /// A file of the model that cannot be read.
     pub fn fingerprints(&self) -> Result<Fingerprints> {
-        let (train, test) = (self.train.fingerprints(), self.test.fingerprints());
+        let (train, test) = (self.train.fingerprints()?, self.test.fingerprints()?);
         Fingerprints::new(&self.folder, train, test, self.config.eval.prompts)
     }
 

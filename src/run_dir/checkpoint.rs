@@ -293,7 +293,7 @@ pub fn checkpoint_folder(run: &Path, step: u64) -> PathBuf {
 /// again, and nothing is lost.
 pub fn set_aside_after(run: &Path, step: u64) -> Result<()> {
     for (_, folder) in list(run).into_iter().filter(|(of, _)| *of > step) {
-        let aside = with_ending(&folder, "set-aside");
+        let aside = files::with_ending(&folder, ".set-aside");
         remove(&aside);
         fs::rename(&folder, &aside).with_context(|| folder.display().to_string())?;
         log::say(&format!("{} is set aside as {}", folder.display(), aside.display()));
@@ -328,13 +328,6 @@ fn remove(folder: &Path) {
     if fs::rename(folder, &temporary).is_ok() {
         drop(fs::remove_dir_all(temporary));
     }
-}
-
-/// `path` with `.ending` added to its name.
-fn with_ending(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_os_string();
-    name.push(format!(".{ending}"));
-    name.into()
 }
 
 /// The finished checkpoints of a run by step, oldest first.

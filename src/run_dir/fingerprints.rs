@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 use super::start::Changes;
 use crate::error::InputError;
-use crate::files;
+use crate::files::{self, hex};
 use crate::model::folder;
 
 const RECORD: &str = "fingerprints.json";
@@ -190,11 +190,6 @@ fn hash_piece(path: &Path, from: u64) -> io::Result<[u8; 32]> {
     let mut hash = Sha256::new();
     io::copy(&mut file.take(PIECE), &mut hash)?;
     Ok(hash.finalize().into())
-}
-
-/// Bytes as lower-case hexadecimal digits.
-pub fn hex(bytes: impl AsRef<[u8]>) -> String {
-    bytes.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::terminal;
+use crate::{files, terminal};
 
 /// At most this many bytes are kept while there is no file.
 const MOST_KEPT: usize = 1 << 16;
@@ -45,9 +45,7 @@ impl LogFile {
     }
 
     fn begin_anew(&mut self) -> io::Result<()> {
-        let mut full = self.path.clone().into_os_string();
-        full.push(".1");
-        fs::rename(&self.path, full)?;
+        fs::rename(&self.path, files::with_ending(&self.path, ".1"))?;
         *self = Self::open(&self.path)?;
         Ok(())
     }

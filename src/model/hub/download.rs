@@ -10,6 +10,7 @@ use super::HubError;
 use super::cache::{Repo, RepoCache, disk};
 use super::client::{Client, Remote, patiently, wait_again};
 use super::progress::Progress;
+use crate::files;
 
 /// One repository at one commit.
 pub struct Download<'a> {
@@ -172,7 +173,7 @@ impl Part {
 
     fn check(&self, remote: &Remote) -> Result<(), HubError> {
         let Some(hash) = &self.hash else { return Ok(()) };
-        let found: String = hash.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let found = files::hex(hash.clone().finalize());
         match found.eq_ignore_ascii_case(&remote.etag) {
             true => Ok(()),
             false => Err(damaged(remote, format!("its SHA-256 is {found}, the hub announced {}", remote.etag))),

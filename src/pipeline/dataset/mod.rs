@@ -77,9 +77,12 @@ impl Dataset {
     }
 
     /// What the rows of each distribution contain.
-    pub fn fingerprints(&self) -> BTreeMap<String, Rows> {
-        let rows = |it: &Source| Rows { rows: it.size(), sha256: it.hash() };
-        self.sources.iter().map(|source| (source.name.clone(), rows(source))).collect()
+    ///
+    /// # Errors
+    /// As [`Source::hash`].
+    pub fn fingerprints(&self) -> serde_json::Result<BTreeMap<String, Rows>> {
+        let rows = |it: &Source| Ok((it.name.clone(), Rows { rows: it.size(), sha256: it.hash()? }));
+        self.sources.iter().map(rows).collect()
     }
 
     /// Whether the rows of each distribution are new at every draw.

@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::item::{Item, ItemMaker};
@@ -10,7 +9,7 @@ use super::load::{Distribution, KeptRow, Rows, SAMPLE};
 use super::long_rows::LongRows;
 use crate::config::data::Overlong;
 use crate::error::InputError;
-use crate::run_dir::fingerprints::hex;
+use crate::files::hex;
 use crate::task::procedural::Stream;
 
 /// See the module. Never empty.
@@ -98,14 +97,15 @@ impl Source {
     }
 
     /// SHA-256 of what is sampled and graded: the known rows in order, each with its prompt's tokens.
-    pub fn hash(&self) -> String {
+    ///
+    /// # Errors
+    /// None in practice: a row was read from what it is written as.
+    pub fn hash(&self) -> serde_json::Result<String> {
         let mut hash = Sha256::new();
         for item in self.known() {
-            // Each part ends with a zero byte, which JSON does not contain.
-            let parts = [json!(item.row), json!(item.prompt), json!(item.prefill)];
-            parts.iter().for_each(|part| hash.update(format!("{part}\0")));
+            serde_json::to_writer(&mut hash, &(&item.row, &*item.prompt, &item.prefill))?;
         }
-        hex(hash.finalize())
+        Ok(hex(hash.finalize()))
     }
 
     pub fn is_fresh(&self) -> bool {

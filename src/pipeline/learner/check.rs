@@ -34,8 +34,7 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
         if !self.resolved.checks_engine {
             return Ok(());
         }
-        let shared = self.shared.clone();
-        let _working = shared.activity.begin(Work::Checking);
+        let _working = self.shared.activity.begin(Work::Checking);
         let servers = self.engine.endpoints();
         if !servers.is_empty() {
             return self.check_servers(servers).await;
@@ -60,8 +59,7 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
         if !self.resolved.checks_engine {
             return Ok(());
         }
-        let shared = self.shared.clone();
-        let _working = shared.activity.begin(Work::Checking);
+        let _working = self.shared.activity.begin(Work::Checking);
         let servers = batch.iter().flat_map(|group| &group.completions).filter_map(|it| it.endpoint.clone());
         let new: BTreeSet<Arc<str>> = servers.filter(|server| !self.checked.contains(server)).collect();
         self.check_servers(new.into_iter().collect()).await

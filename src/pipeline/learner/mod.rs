@@ -267,9 +267,9 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
         times: &StepTimes,
         stop: &mut Asked,
     ) -> Result<Option<Scores>> {
-        let (inputs, sources, shared) = (self.inputs.clone(), self.inputs.train.names(), self.shared.clone());
+        let (inputs, sources) = (self.inputs.clone(), self.inputs.train.names());
         let config = &inputs.config;
-        let working = shared.activity.begin(Work::Recording);
+        let working = self.shared.activity.begin(Work::Recording);
         let (history, step, mut line) = {
             let mut scheduler = self.shared.lock();
             scheduler.trained(&batch.iter().map(|group| group.job.id).collect::<Vec<_>>());
@@ -329,8 +329,7 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
     }
 
     async fn checkpoint(&mut self) -> Result<PathBuf> {
-        let shared = self.shared.clone();
-        let _working = shared.activity.begin(Work::Saving);
+        let _working = self.shared.activity.begin(Work::Saving);
         let trainer = self.trainer.state().await?;
         let scheduler = self.shared.lock().state();
         let checkpoint = Checkpoint { trainer, scheduler, history: self.history.clone() };

@@ -24,8 +24,7 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
     /// # Errors
     /// If the engine fails, or loads another adapter.
     pub(super) async fn publish(&mut self, step: u64, adapter: Adapter) -> Result<()> {
-        let shared = self.shared.clone();
-        let _working = shared.activity.begin(Work::Publishing);
+        let _working = self.shared.activity.begin(Work::Publishing);
         let published = adapter.hash.clone();
         let loaded = self.engine.publish(step, adapter).await.context("publishing the policy")?;
         if loaded.adapter != published {
