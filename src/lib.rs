@@ -28,7 +28,7 @@ pub mod memory;
 #[cfg(feature = "train")]
 pub mod model;
 #[cfg(feature = "train")]
-mod panics;
+pub mod panics;
 #[cfg(feature = "train")]
 pub mod pipeline;
 #[cfg(feature = "train")]

@@ -16,7 +16,7 @@ use dump_rl::error::InputError;
 use dump_rl::run_dir::log::{self, Warnings};
 use dump_rl::signals::{self, BeforeWork, Hangup, Stop};
 use dump_rl::task::kk::parse_people;
-use dump_rl::{commands, curriculum_bench, pipeline, report, terminal};
+use dump_rl::{commands, curriculum_bench, panics, pipeline, report, terminal};
 
 /// The memory of an engine that was replaced must go back to the system. glibc's arenas keep it.
 #[global_allocator]
@@ -74,6 +74,9 @@ fn listen(command: &Command) -> Result<Stop> {
 fn log_panics() {
     let tell = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
+        if panics::is_quiet() {
+            return;
+        }
         log::note(&panic.to_string());
         tell(panic);
     }));

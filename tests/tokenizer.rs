@@ -150,6 +150,24 @@ fn unusual_files_are_read() {
     assert!(error.problem.contains("tokenizer.model") && error.problem.contains("save_pretrained"), "{error}");
 }
 
+/// The tokenizers crate panics on both.
+#[test]
+fn a_damaged_file_is_named() {
+    let model = TinyModel::new();
+    let config = DecoderConfig::load(model.path()).unwrap();
+    let path = model.path().join("tokenizer.json");
+    let text = fs::read_to_string(&path).unwrap();
+    let mut json: Value = serde_json::from_str(&text).unwrap();
+    json["decoder"] = json!("here");
+    // A number that is JSON and no f64.
+    let too_large = json.to_string().replace("\"here\"", "1e999");
+    for (damaged, says) in [(&text[..text.len() / 2], "EOF while parsing"), (&too_large, "is no tokenizer")] {
+        fs::write(&path, damaged).unwrap();
+        let error = ChatTokenizer::load(model.path(), &config).err().unwrap();
+        assert!(error.place.ends_with("tokenizer.json") && error.problem.contains(says), "{error}");
+    }
+}
+
 #[test]
 fn templates_in_a_folder_come_first() {
     let model = TinyModel::new();

@@ -4,7 +4,7 @@
 //! - [`types`]: requests and completions · [`version`]: which policy made a completion · [`error`]
 //! - [`contract`]: what every answer must be
 //! - [`adapter`]: a LoRA adapter and its hash, the only parser of PEFT's format
-//! - [`sampler`]: how a token is drawn · [`seed`]: seeds for random streams
+//! - [`sampler`]: how a token is drawn · [`seed`]: seeds for random streams · [`threads`]: waiting for one to end
 //! - [`decoder`]: model configuration, weights and block, shared with the trainer
 //! - [`kernels`]: a decoder's arithmetic on a CPU, also used by the trainer · [`math`]: functions that vectorise
 //! - [`native`]: our own engine · [`mistral`]: mistral.rs in process · [`remote`]: servers over HTTP · [`scripted`]: a
@@ -24,6 +24,7 @@ pub mod remote;
 pub mod sampler;
 pub mod scripted;
 pub mod seed;
+pub mod threads;
 pub mod types;
 pub mod version;
 

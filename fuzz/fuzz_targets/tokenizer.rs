@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use dump_rl::model::tokenizer::ChatTokenizer;
 use dump_rl::task::Message;
-use dump_rl_fuzz::{folder, parts};
+use dump_rl_fuzz::{folder, parts, pass_quiet_panics};
 use engine::decoder::DecoderConfig;
 use libfuzzer_sys::fuzz_target;
 
@@ -18,7 +18,7 @@ static DECODER: LazyLock<DecoderConfig> = LazyLock::new(|| {
 /// Short, because a compiled template is kept as long as the process.
 const TEMPLATE: &[u8] = b"{{ messages[0].content }}";
 
-fuzz_target!(|input: &[u8]| {
+fuzz_target!(init: pass_quiet_panics(), |input: &[u8]| {
     let [tokenizer, settings, special, added, text] = parts(input);
     let folder = folder([
         ("tokenizer.json", tokenizer),

@@ -1,9 +1,11 @@
 //! What the fuzz targets share: an input cut into parts, and files that hold them.
 
 use std::fs;
+use std::panic;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
+use dump_rl::panics;
 use dump_rl::task::graders::answer::Mode;
 use dump_rl::task::graders::{GraderChoice, Graders, named};
 use dump_rl::task::{RewardModel, Row};
@@ -16,6 +18,16 @@ static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     fs::create_dir_all(&folder).expect("a folder for files");
     folder
 });
+
+/// Lets panics pass that the program takes for errors of a library. Others end the process, as the hook before does.
+pub fn pass_quiet_panics() {
+    let end = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if !panics::is_quiet() {
+            end(info);
+        }
+    }));
+}
 
 /// The folder, and in it these files.
 pub fn folder<const N: usize>(files: [(&str, &[u8]); N]) -> &'static Path {

@@ -56,6 +56,9 @@ pub struct RunHistory {
     /// How many of the latest steps in a row had a gradient that was not finite.
     #[serde(default)]
     pub skipped_in_a_row: usize,
+    /// How many of the latest steps in a row differed from the engine by more than the limit.
+    #[serde(default)]
+    pub mismatched_in_a_row: usize,
     #[serde(default)]
     pub watch: Watch,
     #[serde(default)]
@@ -87,29 +90,31 @@ impl Checkpoint {
     }
 
     /// Writes the checkpoint into `run/checkpoints`, then removes those that `config` does not keep. One of the same step has the
-    /// same policy, and gets the new state.
-    pub fn save(&self, run: &Path, config: &CkptConfig) -> Result<PathBuf> {
+    /// same policy, and gets the new state. `before`: files and folders that must be durable when the checkpoint is.
+    pub fn save(&self, run: &Path, config: &CkptConfig, before: Vec<PathBuf>) -> Result<PathBuf> {
         let target = checkpoint_folder(run, self.step());
+        let parts = self.parts()?;
+        let state = self.state(&parts)?;
         if target.exists() {
-            self.write_state(&target, &self.parts()?)?;
+            files::sync_all(&before)?;
+            files::write_atomic(&target.join(STATE), &state)?;
         } else {
             let temporary = files::temporary_name(&target);
             drop(fs::remove_dir_all(&temporary));
             fs::create_dir_all(&temporary).with_context(|| temporary.display().to_string())?;
-            self.write(&temporary)?;
+            let mut unsynced = before;
+            for (name, bytes) in parts.into_iter().chain([(STATE, state.into())]) {
+                let path = temporary.join(name);
+                fs::write(&path, bytes).map_err(|e| files::at(&path, e))?;
+                unsynced.push(path);
+            }
+            unsynced.push(temporary.clone());
+            files::sync_all(&unsynced)?;
             fs::rename(&temporary, &target).with_context(|| target.display().to_string())?;
             files::sync_parent(&target)?;
         }
         remove_old(run, config);
         Ok(target)
-    }
-
-    fn write(&self, dir: &Path) -> Result<()> {
-        let parts = self.parts()?;
-        for (name, bytes) in &parts {
-            files::write_atomic(&dir.join(name), bytes)?;
-        }
-        self.write_state(dir, &parts)
     }
 
     /// The files beside the state.
@@ -119,7 +124,8 @@ impl Checkpoint {
         Ok([(ADAPTER, (&adapter.bytes[..]).into()), (ADAPTER_CONFIG, config.into()), (OPTIMIZER, optimizer.into())])
     }
 
-    fn write_state(&self, dir: &Path, parts: &Parts) -> Result<()> {
+    /// The content of `state.json`.
+    fn state(&self, parts: &Parts) -> Result<Vec<u8>> {
         let state = StateFile {
             sha256: AdapterHash(UNSEALED.into()),
             step: self.step(),
@@ -129,8 +135,7 @@ impl Checkpoint {
             history: self.history.clone(),
         };
         let text = serde_json::to_string_pretty(&state)?;
-        let sealed = text.replacen(UNSEALED, &hash_bytes(text.as_bytes()).0, 1);
-        Ok(files::write_atomic(&dir.join(STATE), sealed.as_bytes())?)
+        Ok(text.replacen(UNSEALED, &hash_bytes(text.as_bytes()).0, 1).into_bytes())
     }
 
     /// The newest checkpoint of a run. `None` if there is none.

@@ -54,7 +54,7 @@ const ZSTD_LEVEL: i32 = 3;
 pub struct RunDir {
     path: PathBuf,
     format: LogFormat,
-    /// The last step whose files are synced.
+    /// The last step whose files are durable.
     synced: AtomicU64,
     _lock: File,
 }
@@ -195,13 +195,13 @@ impl RunDir {
         self.append(DECISIONS, self.format, decisions)
     }
 
-    /// Makes everything durable that was written of the steps up to `step`. A checkpoint of this step may be saved then: after a power
-    /// cut the run goes on from it with whole logs.
-    pub fn sync(&self, step: u64) -> Result<()> {
-        rollouts::sync(&self.path, self.synced.swap(step, Ordering::Relaxed) + 1..=step)?;
-        let mut logs = STEP_LOGS.iter().map(|name| files::plain_or_compressed(&self.path.join(name)));
-        logs.try_for_each(|log| files::sync(&log))?;
-        Ok(files::sync_parent(&self.path.join(METRICS))?)
+    /// Files and folders that were written to since the last call, up to `step`. A checkpoint of this step is saved when they are
+    /// durable: after a power cut the run goes on from it with whole logs.
+    pub fn unsynced(&self, step: u64) -> Vec<PathBuf> {
+        let mut all = rollouts::files(&self.path, self.synced.swap(step, Ordering::Relaxed) + 1..=step);
+        all.extend(STEP_LOGS.iter().map(|name| files::plain_or_compressed(&self.path.join(name))));
+        all.push(self.path.clone());
+        all
     }
 
     fn append(&self, name: &str, format: LogFormat, value: &impl Serialize) -> Result<()> {

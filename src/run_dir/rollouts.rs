@@ -63,17 +63,10 @@ pub fn remove_after(run: &Path, step: u64) -> Result<()> {
     Ok(())
 }
 
-/// Makes the completions of these steps durable, as far as they are there.
-///
-/// # Errors
-/// What syncing fails with.
-pub fn sync(run: &Path, mut steps: RangeInclusive<u64>) -> io::Result<()> {
-    let folder = run.join(ROLLOUTS);
-    if steps.is_empty() || !folder.exists() {
-        return Ok(());
-    }
-    steps.try_for_each(|step| files::sync(&files::plain_or_compressed(&plain_file(run, step))))?;
-    files::sync_parent(&plain_file(run, 0))
+/// The files of these steps, and the folder that they are in. They may not be there.
+pub fn files(run: &Path, steps: RangeInclusive<u64>) -> Vec<PathBuf> {
+    let of_steps = steps.map(|step| files::plain_or_compressed(&plain_file(run, step)));
+    of_steps.chain([run.join(ROLLOUTS)]).collect()
 }
 
 fn plain_file(run: &Path, step: u64) -> PathBuf {
@@ -185,15 +178,12 @@ mod tests {
     }
 
     #[test]
-    fn steps_are_synced_as_far_as_they_are_there() {
+    fn the_files_of_steps_are_listed_in_either_format() {
         let run = temp_dir::TempDir::new().unwrap();
-        sync(run.path(), 1..=3).unwrap();
         write(run.path(), 1, Plain, 0..3).unwrap();
         write(run.path(), 2, Zstd, 0..3).unwrap();
-        sync(run.path(), 1..=3).unwrap();
-        fs::create_dir(run.path().join("rollouts/step_3.jsonl")).unwrap();
-        let error = sync(run.path(), 1..=3).unwrap_err();
-        assert!(error.to_string().contains("step_3.jsonl"), "{error}");
+        let names = ["step_1.jsonl", "step_2.jsonl.zst", ""].map(|name| run.path().join(ROLLOUTS).join(name));
+        assert_eq!(super::files(run.path(), 1..=2), names);
     }
 
     #[test]

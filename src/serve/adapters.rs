@@ -18,6 +18,8 @@ use super::parameters::Parameters;
 
 /// How long an upload may take.
 const UPLOAD: Duration = Duration::from_secs(600);
+/// An adapter as older versions of PEFT wrote it. Pickles run code when they are read.
+const PICKLED: &str = "adapter_model.bin";
 /// The longest adapter_config.json, and the longest name.
 const CONFIG: usize = 1 << 20;
 const NAME: usize = 128;
@@ -157,6 +159,12 @@ fn within(allowed: &Path, path: &Path) -> Result<PathBuf, Refused> {
 fn read_file(folder: &Path, name: &str, most: usize) -> Result<Vec<u8>, Refused> {
     let path = folder.join(name);
     let wrong = |problem: String| Refused::parameter("lora_path", format!("{name}: {problem}"));
+    if !path.exists() {
+        let is_pickled = name == ADAPTER && folder.join(PICKLED).exists();
+        let instead =
+            format!(", and {PICKLED} is not read: save the adapter as safetensors, as PEFT's save_pretrained does");
+        return Err(wrong(format!("is not there{}", if is_pickled { &instead } else { "" })));
+    }
     // The file itself may be a link to elsewhere.
     let path = within(folder, &path)?;
     let size = path.metadata().map_err(|e| wrong(e.to_string()))?;

@@ -7,6 +7,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
+use engine::threads;
 use tokio::sync::{oneshot, watch};
 
 use super::sample::Sample;
@@ -15,7 +16,7 @@ use super::trainer::state::TrainerState;
 use super::trainer::{StepOutput, Trainer};
 use crate::panics;
 
-/// Sends commands to the trainer's thread. Dropping it gives up the running command and joins the thread.
+/// Sends commands to the trainer's thread. Dropping it gives up the running command, and waits a while for the thread.
 pub struct TrainerHandle {
     give_up: watch::Sender<bool>,
     progress: Arc<AtomicU64>,
@@ -109,7 +110,7 @@ impl Drop for TrainerHandle {
         self.give_up();
         drop(self.commands.take());
         if let Some(thread) = self.thread.take() {
-            drop(thread.join());
+            threads::join_within(thread, threads::LAST_WORK);
         }
     }
 }

@@ -130,7 +130,7 @@ fn a_damaged_newest_checkpoint_names_an_older_one() {
     let old = work.run_with_checkpoint();
     let mut newer = Checkpoint::load(&old).expect("a checkpoint");
     newer.scheduler.step = 2;
-    let newest = newer.save(&work.path("run"), &CkptConfig::default()).expect("a checkpoint");
+    let newest = newer.save(&work.path("run"), &CkptConfig::default(), Vec::new()).expect("a checkpoint");
     fs::write(newest.join("optimizer.safetensors"), "broken").expect("a file of the checkpoint");
     let words = ["step_2/optimizer.safetensors", "SHA-256", "--resume=0"];
     work.train_refused(&format!("{HEAD}{DATA}"), &["--resume"], &words);

@@ -161,6 +161,13 @@ fn adapters_come_and_go_by_rules() {
     assert_eq!(server.post("/v1/completions", &body("dump-rl-1", 1, 2)).0, 404);
     assert_eq!(server.post("/v1/completions", &body("mine", 1, 2)).0, 200);
     refused(load("dump-rl-3", &space.path("outside")), 400, "lora_path");
+    let pickled = loras.join("pickled");
+    std::fs::create_dir(&pickled).expect("a folder");
+    refused(load("dump-rl-3", &pickled), 400, "adapter_config.json: is not there");
+    std::fs::write(pickled.join("adapter_config.json"), "{}").expect("a file");
+    refused(load("dump-rl-3", &pickled), 400, "adapter_model.safetensors: is not there");
+    std::fs::write(pickled.join("adapter_model.bin"), "").expect("a file");
+    refused(load("dump-rl-3", &pickled), 400, "adapter_model.bin is not read: save the adapter as safetensors");
     refused(load("dump-rl-3", &loras.join("../outside")), 400, "lora_path");
     refused(load("../x", &loras.join("a")), 400, "lora_name");
     refused(load("base", &loras.join("a")), 400, "base model");

@@ -48,6 +48,24 @@ fn a_server_that_samples_from_another_policy_ends_the_run_by_its_name() {
     run(EngineCheck::Always, ["does not compute what the trainer computes", "of 16 completions"]);
 }
 
+/// The scripted engine's log-probabilities are not the policy's, as those of an engine that ignores every publish are not and says
+/// nothing of it. One such step may be chance. The count goes on after a resume.
+#[test]
+fn an_engine_that_never_computes_what_the_trainer_computes_ends_the_run() {
+    let world = World::new();
+    let steps = |max_steps, check| RunConfig {
+        max_steps,
+        engine: EngineConfig { check, ..world.config().engine },
+        ..world.config()
+    };
+    let out = world.out("a");
+    finish(&steps(6, EngineCheck::Auto), &out, world.engine());
+    let error = fail(&steps(12, EngineCheck::Auto), &out, world.engine());
+    assert!(error.contains("in 10 steps in a row") && error.contains("limit 0.01"), "{error}");
+    assert_eq!(metrics(&out).len(), 9);
+    finish(&steps(12, EngineCheck::Never), &world.out("never"), world.engine());
+}
+
 #[test]
 fn failed_groups_are_replaced() {
     let world = World::new();

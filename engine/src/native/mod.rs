@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 
 use crate::decoder::{DecoderConfig, Weights};
 use crate::kernels::LANES;
-use crate::{Adapter, Completion, Engine, EngineError, PolicyVersion, Precision, Request};
+use crate::{Adapter, Completion, Engine, EngineError, PolicyVersion, Precision, Request, threads};
 use batching::{ContinuousBatcher, LivePolicy, Submission};
 pub use batching::{DrawnToken, TokenSink};
 pub use cache::BLOCK_TOKENS;
@@ -223,7 +223,7 @@ impl Drop for Native {
         self.commands = None;
         if let Some(thread) = self.thread.take() {
             // A panic of the thread was printed, and its callers got `Stopped`.
-            let _ = thread.join();
+            threads::join_within(thread, threads::LAST_WORK);
         }
     }
 }

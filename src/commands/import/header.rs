@@ -36,6 +36,9 @@ pub fn check(file: File, size: u64) -> Checked<()> {
             return Err(format!("a tensor has {dimensions} dimensions, at most {MOST_DIMENSIONS} are known"));
         }
         let sizes = (0..dimensions).map(|_| header.length()).collect::<Checked<Vec<u64>>>()?;
+        if sizes.contains(&0) {
+            return Err("a tensor has a dimension of 0".into());
+        }
         let elements = sizes.iter().try_fold(1u64, |product, size| product.checked_mul(*size));
         // At most 8 bytes each.
         elements.and_then(|elements| elements.checked_mul(8)).ok_or(too_long())?;
@@ -190,5 +193,6 @@ mod tests {
         assert_eq!(tensor(&[2, 3]), Ok(()));
         refused(tensor(&[1 << 32, 1 << 31]), LENGTH);
         refused(tensor(&[1; 5]), "5 dimensions");
+        refused(tensor(&[2, 0]), "a dimension of 0");
     }
 }

@@ -11,12 +11,14 @@ use std::sync::Arc;
 use chrono::{DateTime, Local, NaiveDateTime};
 use engine::StopStrings;
 use engine::decoder::DecoderConfig;
+use serde::de::IgnoredAny;
 use tokenizers::Tokenizer;
 
 use crate::error::InputError;
 use crate::files::read_text;
 use crate::model::chat_template::ChatTemplate;
 use crate::model::chat_template::source::TemplateSource;
+use crate::panics;
 use crate::task::Message;
 use opening::Openings;
 use settings::TokenizerSettings;
@@ -211,7 +213,11 @@ fn read_tokenizer(path: &Path) -> Result<Tokenizer, InputError> {
         );
         return Err(InputError::new(path.display(), problem));
     }
-    let read = Tokenizer::from_bytes(read_text(path)?);
+    let text = read_text(path)?;
+    serde_json::from_str::<IgnoredAny>(&text).map_err(|e| InputError::new(path.display(), e))?;
+    // The tokenizers crate panics on some files that are JSON and no tokenizer.
+    let read = panics::caught_quietly(|| Tokenizer::from_bytes(&text));
+    let read = read.map_err(|message| InputError::new(path.display(), format!("is no tokenizer: {message}")))?;
     let mut tokenizer = read.map_err(|e| InputError::new(path.display(), e))?;
     // As transformers, which encodes a conversation without either.
     tokenizer.with_padding(None).with_truncation(None).map_err(|e| InputError::new(path.display(), e))?;

@@ -1,14 +1,18 @@
 //! What a step shows of the run's health: gradients that are not finite, an engine that computes something else, nothing to learn.
 
-use anyhow::{Result, bail};
-use engine::Engine;
+use anyhow::{Result, bail, ensure};
+use engine::{Engine, Precision, Quantization};
 
 use super::logprob_check::mismatch_limit;
 use super::{Learner, PolicyTrainer, record, stuck};
+use crate::config::engine::EngineCheck;
 use crate::pipeline::group::ScoredGroup;
 use crate::run_dir::drift::Drifted;
 use crate::train::MAX_SKIPPED;
 use crate::train::stats::StepStats;
+
+/// So many steps in a row may differ by more than the limit. A single one may be a policy that has just diverged.
+const MAX_MISMATCHED: usize = 10;
 
 impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
     /// # Errors
@@ -28,18 +32,37 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
                 path.display()
             );
         }
-        let limit = self.mismatch_limit();
-        if stats.mismatch.on_policy_max > limit {
-            let difference = stats.mismatch.on_policy_max;
-            tracing::warn!(difference, "engine and trainer disagree on log-probabilities of the same policy");
-        }
         Ok(())
     }
 
-    /// Where all tokens of a batch are of older policies, only the canary counts. Without either the step says nothing.
-    pub(super) fn warn_of_drift(&mut self, stats: &StepStats, canary: Option<f64>) {
-        let Some(difference) = stats.mismatch.on_policy().into_iter().chain(canary).reduce(f64::max) else { return };
+    /// Looks at log-probabilities of the present policy. Where all tokens of a batch are of older policies, only the canary counts.
+    /// Without either the step says nothing.
+    ///
+    /// # Errors
+    /// Too many steps in a row whose difference rounding cannot explain.
+    pub(super) fn check_mismatch(&mut self, stats: &StepStats, canary: Option<f64>) -> Result<()> {
+        let difference = stats.mismatch.on_policy().into_iter().chain(canary).reduce(f64::max);
+        let Some(difference) = difference else { return Ok(()) };
         let limit = self.mismatch_limit();
+        self.warn_of_drift(difference, limit);
+        let (engine, precision) = (&self.inputs.config.engine, self.resolved.engine_precision);
+        let is_exact = precision == Precision::F32 && engine.quantization == Quantization::None;
+        let must_agree = is_exact && engine.check != EngineCheck::Never;
+        let mismatched = &mut self.history.mismatched_in_a_row;
+        *mismatched = if difference > limit { *mismatched + 1 } else { 0 };
+        if *mismatched > 0 {
+            tracing::warn!(difference, "engine and trainer disagree on log-probabilities of the same policy");
+        }
+        ensure!(
+            *mismatched < MAX_MISMATCHED || !must_agree,
+            "in {MAX_MISMATCHED} steps in a row a log-probability of the engine differed from the trainer's under the same \
+             policy, now by {difference:.3} (limit {limit}). In f32 that is no rounding: the engine samples from another policy \
+             than it names, or computes something else. engine.check = \"never\" trains on it all the same"
+        );
+        Ok(())
+    }
+
+    fn warn_of_drift(&mut self, difference: f64, limit: f64) {
         let Some(Drifted { first, latest }) = self.history.drift.step(difference, limit) else { return };
         tracing::warn!(
             "engine and trainer drift apart: the largest difference of a log-probability under the same policy was {first:.1e} in the \

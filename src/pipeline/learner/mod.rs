@@ -131,8 +131,8 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
     /// trained: that one counts.
     ///
     /// # Errors
-    /// An engine that fails its check or loads other weights than were published; too many gradients in a row that are not
-    /// finite; what training, sampling or writing fails with.
+    /// An engine that fails its check, loads other weights than were published, or computes something else than the trainer;
+    /// too many gradients in a row that are not finite; what training, sampling or writing fails with.
     pub async fn work(mut self, batches: Receiver<Vec<ScoredGroup>>, mut stop: watch::Receiver<bool>) -> Result<End> {
         match self.all_steps(batches, &mut stop).await? {
             Some(end) => Ok(end),
@@ -241,7 +241,7 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
         unless_stopped(stop, self.publish(step + 1, output.adapter)).await?;
         times.publish += since.elapsed();
         let canary = unless_stopped(stop, self.canary(step + 1)).await?.flatten();
-        self.warn_of_drift(&output.stats, canary);
+        self.check_mismatch(&output.stats, canary)?;
         self.record(&batch, &output.stats, canary, &times, stop).await
     }
 
@@ -333,8 +333,9 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
         let trainer = self.trainer.state().await?;
         let scheduler = self.shared.lock().state();
         let checkpoint = Checkpoint { trainer, scheduler, history: self.history.clone() };
-        self.run.sync(checkpoint.step())?;
-        let path = checkpoint.save(self.run.path(), &self.inputs.config.ckpt).context("saving a checkpoint")?;
+        let unsynced = self.run.unsynced(checkpoint.step());
+        let path =
+            checkpoint.save(self.run.path(), &self.inputs.config.ckpt, unsynced).context("saving a checkpoint")?;
         self.saved = Instant::now();
         Ok(path)
     }

@@ -11,7 +11,6 @@ mod leaf;
 mod shape;
 mod table;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -24,6 +23,7 @@ use self::table::Cell;
 use super::Place;
 use super::schema::{self, Schema};
 use crate::error::InputError;
+use crate::panics;
 use crate::task::mixture::Mapping;
 use crate::task::row::{Message, RewardModel, Row};
 
@@ -82,8 +82,7 @@ fn for_each<T: Send>(
 
 /// The parquet crate panics on some damaged files. Here they are errors.
 fn guarded<T>(read: impl FnOnce() -> ParquetResult<T>) -> ParquetResult<T> {
-    let damaged = |_| Err(ParquetError::General("the file is damaged".into()));
-    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(damaged)
+    panics::caught_quietly(read).unwrap_or_else(|_| Err(ParquetError::General("the file is damaged".into())))
 }
 
 /// A row of any schema. `unused` are the columns that are not read.
