@@ -2,13 +2,15 @@
 //!
 //! Reads JSON Lines `{"step": t, "observations": [{"source": …, "rewards": […], "advantages": […]}]}`, as a run's
 //! `curriculum.jsonl` holds them, and writes `{"step": t, "weights": {source: weight, …}}` after each. Where the
-//! observations also say how their source was drawn, each line has importance-weighted means.
+//! observations also say how their source was drawn, each line has importance-weighted means. Where they name their row, and
+//! `curriculum.rows` estimates success rates, each line says how far the estimates were off.
 //! Pure except for the file that it reads.
 //!
-//! - `record`: the recorded file · `importance`: the importance-weighted means
+//! - `record`: the recorded file · `importance`: the importance-weighted means · `rows`: how well rows were foreseen
 
 mod importance;
 mod record;
+mod rows;
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -20,6 +22,7 @@ use crate::curriculum::{Curriculum, CurriculumConfig, Mixture, Observation};
 use crate::error::InputError;
 use importance::{Importance, ImportanceSums};
 use record::{RecordedDraw, RecordedGroup, RecordedStep};
+use rows::{Foreseen, RowErrors};
 
 /// One line of the output.
 #[derive(Serialize)]
@@ -29,6 +32,8 @@ struct ReplayedStep<'a> {
     weights: (&'a [String], Vec<f64>),
     #[serde(skip_serializing_if = "Option::is_none")]
     importance: Option<Importance>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rows: Option<Foreseen>,
 }
 
 /// Replays the events at `events` under `config` and writes the weights after each line to `out`, in full precision.
@@ -48,14 +53,17 @@ pub fn run(config: &CurriculumConfig, known: &Mixture, events: &Path, out: &mut 
     mixture.sizes.resize(names.len(), 1);
     let curriculum = Curriculum::new(config, &mixture).map_err(InputError::in_curriculum)?;
     let waiting = waiting(&steps, &arms);
-    let mut replay = Replay { curriculum, waiting, seen: 0, weights: HashMap::new(), sums: ImportanceSums::default() };
+    let (weights, sums) = (HashMap::new(), ImportanceSums::default());
+    let rows = RowErrors::new(config.success_above);
+    let mut replay = Replay { curriculum, waiting, seen: 0, weights, sums, rows };
     for RecordedStep { step, observations } in steps {
         for group in observations {
             // A line is written after its step, so its groups were observed during the step before.
             replay.observe(step.saturating_sub(1), &group.observation(&arms));
         }
         let weights = replay.curriculum.weights(step, &vec![0; names.len()]);
-        let line = ReplayedStep { step, weights: (&names, weights), importance: replay.sums.importance() };
+        let (importance, rows) = (replay.sums.importance(), replay.rows.foreseen());
+        let line = ReplayedStep { step, weights: (&names, weights), importance, rows };
         write_line(&line, out).map_err(|error| InputError::new("output", error))?;
     }
     Ok(())
@@ -81,6 +89,7 @@ struct Replay {
     /// The importance weights of groups whose draw was repeated and that are not observed yet.
     weights: HashMap<u64, f64>,
     sums: ImportanceSums,
+    rows: RowErrors,
 }
 
 impl Replay {
@@ -95,6 +104,7 @@ impl Replay {
         if let Some(weight) = self.weights.remove(&self.seen) {
             self.sums.add(group, weight);
         }
+        self.rows.add(group, &self.curriculum);
         self.curriculum.observe(group, step, &vec![0; self.arms()]);
         self.seen += 1;
     }

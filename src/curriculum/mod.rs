@@ -4,7 +4,7 @@
 //! the arms into sampling weights; [`draw`] turns weights into an arm. Every policy observes every finished training
 //! group, including groups that are dropped later, but no validation group.
 //!
-//! - [`policies`]: the policies, one per file, and the list of them
+//! - [`policies`]: the policies, one per file, and the list of them · [`rows`]: which row of the chosen arm is drawn
 //! - [`observation`]: what a finished group says · [`arms`]: what is remembered of each arm · [`window`]: a mean over
 //!   the last values
 //!
@@ -13,15 +13,17 @@
 pub mod arms;
 pub mod observation;
 pub mod policies;
+pub mod rows;
 pub mod window;
 
-use rand::Rng;
+use rand::{Rng, RngCore};
 use serde::{Deserialize, Serialize};
 
 use crate::error::KeyError;
 use arms::Arms;
 pub use observation::Observation;
 pub use policies::CurriculumConfig;
+use rows::{Candidates, RowChoice, Rows};
 
 /// The distributions to draw from, known before the first step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,9 +104,11 @@ pub enum CountUnit {
     Groups,
 }
 
-/// A policy, and the past of the arms, which is kept in the same way under every policy.
+/// A policy, a choice of rows, and the past of the arms, which is kept in the same way under every policy.
 pub struct Curriculum {
     policy: Box<dyn Policy>,
+    rows: Box<dyn RowChoice>,
+    warmup_steps: u64,
     arms: Arms,
 }
 
@@ -114,6 +118,10 @@ pub struct CurriculumState {
     policy: String,
     learnt: serde_json::Value,
     arms: Arms,
+    #[serde(default)]
+    rows: Rows,
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    rows_learnt: serde_json::Value,
 }
 
 impl Curriculum {
@@ -124,12 +132,22 @@ impl Curriculum {
     pub fn new(config: &CurriculumConfig, mixture: &Mixture) -> Result<Self, KeyError> {
         config.check()?;
         let policy = config.entry()?.build(config, mixture)?;
-        Ok(Self { policy, arms: Arms::new(mixture.arms(), config.window, config.count) })
+        let rows = rows::build(config, mixture)?;
+        Ok(Self {
+            policy,
+            rows,
+            warmup_steps: config.warmup_steps,
+            arms: Arms::new(mixture.arms(), config.window, config.count),
+        })
     }
 
     /// The probability of each arm for the next draw, after `step` policy steps and with these groups of each arm in
     /// flight.
     pub fn weights(&self, step: u64, in_flight: &[u64]) -> Vec<f64> {
+        if step < self.warmup_steps {
+            let arms = self.arms.as_slice().len();
+            return vec![1.0 / arms as f64; arms];
+        }
         self.policy.weights(View { step, arms: &self.arms, in_flight })
     }
 
@@ -138,10 +156,21 @@ impl Curriculum {
         self.policy.scores(View { step, arms: &self.arms, in_flight })
     }
 
+    /// The row to draw of an arm.
+    pub fn draw_row(&self, from: Candidates, rng: &mut dyn RngCore) -> usize {
+        self.rows.draw(from, rng)
+    }
+
+    /// The success rate that is expected of a row, or of one that was never seen, if the choice of rows estimates it.
+    pub fn expected(&self, arm: usize, row: Option<usize>) -> Option<f64> {
+        self.rows.expected(arm, row)
+    }
+
     /// Learns from one group.
     pub fn observe(&mut self, group: &Observation, step: u64, in_flight: &[u64]) {
         self.arms.observe(group);
         self.policy.observe(group, View { step, arms: &self.arms, in_flight });
+        self.rows.observe(group);
     }
 
     /// The past of the arms.
@@ -151,7 +180,13 @@ impl Curriculum {
 
     /// The state to save; `config` must be the one that the curriculum was made with.
     pub fn save(&self, config: &CurriculumConfig) -> CurriculumState {
-        CurriculumState { policy: config.policy.clone(), learnt: self.policy.save(), arms: self.arms.clone() }
+        CurriculumState {
+            policy: config.policy.clone(),
+            learnt: self.policy.save(),
+            arms: self.arms.clone(),
+            rows: config.rows,
+            rows_learnt: self.rows.save(),
+        }
     }
 
     /// Continues from what [`save`](Self::save) gave.
@@ -162,7 +197,11 @@ impl Curriculum {
         if state.policy != config.policy {
             return Err(format!("curriculum.policy was {:?} when saved and is {:?} now", state.policy, config.policy));
         }
+        if state.rows != config.rows {
+            return Err(format!("curriculum.rows was {} when saved and is {} now", state.rows, config.rows));
+        }
         self.arms.fits(&state.arms)?;
+        self.rows.load(state.rows_learnt)?;
         self.policy.load(state.learnt)?;
         self.arms = state.arms;
         Ok(())

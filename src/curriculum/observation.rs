@@ -11,6 +11,8 @@ pub struct Observation {
     pub rewards: Vec<f64>,
     /// Advantage of each of the G completions, in the same order.
     pub advantages: Vec<f64>,
+    /// Index of the prompt's row within its arm; none if unknown, or if the arm's rows are new at every draw.
+    pub row: Option<usize>,
     /// Tokens of all completions together; 0 if unknown.
     pub tokens: u64,
     /// The probability of the arm when the prompt was drawn; 0 if unknown.
@@ -20,7 +22,7 @@ pub struct Observation {
 impl Observation {
     /// A group with known rewards and advantages and nothing else.
     pub fn new(arm: usize, rewards: Vec<f64>, advantages: Vec<f64>) -> Self {
-        Self { arm, rewards, advantages, tokens: 0, probability: 0.0 }
+        Self { arm, rewards, advantages, row: None, tokens: 0, probability: 0.0 }
     }
 
     /// Mean |Â|; none if no advantage is finite.

@@ -23,7 +23,7 @@ impl Variant {
 }
 
 /// The variants of a comma-separated list. The settings in brackets are keys of the table of the policy, of
-/// `[curriculum]`, or, with a dot, of the whole configuration.
+/// `[curriculum]`, or, with a dot, of a table in `[curriculum]` or of the whole configuration.
 ///
 /// # Errors
 /// An empty name, a repeated variant, a missing closing bracket, or a setting without a value.
@@ -80,10 +80,13 @@ fn full_key(policy: &str, key: &str) -> String {
         found.map(|value| !value.is_table())
     };
     let own = policy.replace('+', "_plus");
-    match (key.contains('.'), has(&[&own, key]), has(&[key])) {
-        (true, ..) => key.to_string(),
-        (false, None, Some(true)) => format!("curriculum.{key}"),
-        (false, ..) => format!("curriculum.{own}.{key}"),
+    if key.contains('.') {
+        let is_table_of_curriculum = has(&key.split('.').collect::<Vec<_>>()).is_some();
+        return if is_table_of_curriculum { format!("curriculum.{key}") } else { key.to_string() };
+    }
+    match (has(&[&own, key]), has(&[key])) {
+        (None, Some(true)) => format!("curriculum.{key}"),
+        _ => format!("curriculum.{own}.{key}"),
     }
 }
 
@@ -98,6 +101,8 @@ mod tests {
         let dump = ["curriculum.policy=dump", "curriculum.temperature=1", "filter.zero_variance=true"];
         assert_eq!(variants[1].sets, dump);
         assert_eq!(variants[2].sets, ["curriculum.policy=dump+", "curriculum.dump_plus.temperature=2"]);
+        let rows = &parse("dump[rows=mopps,mopps.discount=1]").unwrap()[0].sets[1..];
+        assert_eq!(rows, ["curriculum.rows=mopps", "curriculum.mopps.discount=1"]);
         assert_eq!(variants[1].folder(), "dump_temperature=1_filter.zero_variance=true");
     }
 

@@ -12,11 +12,13 @@ mod job;
 mod ledger;
 mod state;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 
-use rand::{Rng, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+use crate::curriculum::rows::Candidates;
 use crate::curriculum::{self, Curriculum, Mixture, Observation, Score};
 use crate::error::KeyError;
 use crate::seed::mix_seed;
@@ -40,6 +42,8 @@ pub struct Scheduler {
     /// Flights that were drawn and not dispatched yet.
     queue: VecDeque<u64>,
     flights: BTreeMap<u64, Flight>,
+    /// How many flights have this row of this arm.
+    running_rows: BTreeMap<(usize, usize), usize>,
     /// Flights of each arm that the curriculum has not observed.
     in_flight: Vec<u64>,
     /// Observations of the current round, in dispatch order (η = 0).
@@ -74,6 +78,7 @@ impl Scheduler {
             closed: false,
             queue: VecDeque::new(),
             flights: BTreeMap::new(),
+            running_rows: BTreeMap::new(),
             in_flight: zeros,
             pending: BTreeMap::new(),
             filtered: 0,
@@ -121,7 +126,11 @@ impl Scheduler {
         let arm = curriculum::draw(&self.weights, &mut self.rng);
         let row = match self.fresh[arm] {
             true => self.ledger.dispatched[arm] as usize,
-            false => self.rng.random_range(0..self.mixture.sizes[arm]),
+            false => {
+                let is_running = |row| self.running_rows.contains_key(&(arm, row));
+                let from = Candidates { arm, rows: self.mixture.sizes[arm], is_running: &is_running };
+                self.curriculum.draw_row(from, &mut self.rng)
+            }
         };
         let seed = mix_seed(self.config.seed, self.next_id);
         let job = Job { id: self.next_id, arm, row, seed, refills: self.filtered / self.config.batch_size as u64 };
@@ -134,6 +143,7 @@ impl Scheduler {
             bonuses: rounded(scores.iter().map(|score| score.bonus)),
         };
         self.queue.push_back(job.id);
+        *self.running_rows.entry((arm, row)).or_default() += 1;
         self.flights.insert(job.id, Flight { job, decision, observed: false, settled: None });
         self.in_flight[arm] += 1;
         self.ledger.dispatched[arm] += 1;
@@ -152,11 +162,12 @@ impl Scheduler {
     /// Lets the curriculum observe a finished group, even if it is dropped later. `tokens`: of all its completions.
     pub fn observe(&mut self, id: u64, rewards: Vec<f32>, advantages: Vec<f32>, tokens: u64) {
         let Some(flight) = self.flights.get(&id).filter(|flight| !flight.observed) else { return };
-        let arm = flight.job.arm;
+        let Job { arm, row, .. } = flight.job;
+        let row = (!self.fresh[arm]).then_some(row);
         let wide = |values: Vec<f32>| values.into_iter().map(f64::from).collect();
         let (rewards, advantages) = (wide(rewards), wide(advantages));
         let probability = f64::from(flight.decision.weights[arm]);
-        let observation = Observation { arm, rewards, advantages, tokens, probability };
+        let observation = Observation { arm, rewards, advantages, row, tokens, probability };
         if self.is_synchronous() {
             self.pending.insert(id, observation);
         } else {
@@ -217,6 +228,12 @@ impl Scheduler {
     fn end(&mut self, id: u64, dropped: Option<DropReason>) {
         if let Some(Flight { job, decision, observed, .. }) = self.flights.remove(&id) {
             self.in_flight[job.arm] -= u64::from(!observed);
+            if let Entry::Occupied(mut running) = self.running_rows.entry((job.arm, job.row)) {
+                match running.get() {
+                    1 => drop(running.remove()),
+                    _ => *running.get_mut() -= 1,
+                }
+            }
             self.history.ended.push(Ended { job, decision, dropped });
         }
     }

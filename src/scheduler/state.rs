@@ -1,5 +1,7 @@
 //! What a checkpoint keeps of a scheduler.
 
+use std::collections::BTreeMap;
+
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +89,10 @@ impl Scheduler {
         self.in_flight = vec![0; sources.len()];
         let waiting = state.flights.iter().filter(|flight| !flight.observed);
         waiting.for_each(|flight| self.in_flight[flight.job.arm] += 1);
+        self.running_rows = BTreeMap::new();
+        for Flight { job, .. } in &state.flights {
+            *self.running_rows.entry((job.arm, job.row)).or_default() += 1;
+        }
         self.flights = state.flights.into_iter().map(|flight| (flight.job.id, flight)).collect();
         Ok(())
     }

@@ -3,9 +3,14 @@ use serde_json::json;
 
 use super::*;
 use crate::curriculum::CurriculumConfig;
+use crate::curriculum::rows::Rows;
 
 fn scheduler(eta: u64, batch_size: usize, max_steps: u64) -> Scheduler {
-    let curriculum = CurriculumConfig::default();
+    choosing(Rows::Uniform, eta, batch_size, max_steps)
+}
+
+fn choosing(rows: Rows, eta: u64, batch_size: usize, max_steps: u64) -> Scheduler {
+    let curriculum = CurriculumConfig { rows, ..CurriculumConfig::default() };
     let filter = FilterConfig::default();
     let config = SchedulerConfig { batch_size, max_off_policy_steps: eta, max_steps, seed: 5, curriculum, filter };
     let sources = ["a", "b", "c"].map(String::from).to_vec();
@@ -101,15 +106,15 @@ fn synchronous_draws_do_not_depend_on_the_order_of_completion() {
 /// A checkpoint within a round is written as text and read back. The run continues as if it had never stopped.
 #[test]
 fn a_resumed_run_draws_the_same_jobs() {
-    let run = |stop_at: Option<usize>| {
-        let (mut scheduler, mut trained, mut finished) = (scheduler(0, 4, 6), Vec::new(), 0);
+    let run = |rows: Rows, stop_at: Option<usize>| {
+        let (mut scheduler, mut trained, mut finished) = (choosing(rows, 0, 4, 6), Vec::new(), 0);
         while scheduler.step() < 6 {
             let mut batch = Vec::new();
             while let Next::Dispatch(job) = scheduler.next_job() {
                 finished += 1;
                 if Some(finished) == stop_at {
                     let text = serde_json::to_string(&scheduler.state()).unwrap();
-                    scheduler = self::scheduler(0, 4, 6);
+                    scheduler = choosing(rows, 0, 4, 6);
                     scheduler.restore(serde_json::from_str(&text).unwrap()).unwrap();
                     batch.clear();
                     continue;
@@ -122,10 +127,30 @@ fn a_resumed_run_draws_the_same_jobs() {
         }
         (trained, scheduler.ledger().clone())
     };
-    let straight = run(None);
-    for stop_at in [1, 2, 6, 8, 13] {
-        assert_eq!(run(Some(stop_at)), straight, "stopped at {stop_at}");
+    for rows in [Rows::Uniform, Rows::Mopps, Rows::Greso] {
+        let straight = run(rows, None);
+        for stop_at in [1, 2, 6, 8, 13] {
+            assert_eq!(run(rows, Some(stop_at)), straight, "{rows}, stopped at {stop_at}");
+        }
     }
+}
+
+/// The curriculum is told which row a group was of, except where rows are new at every draw. `mopps` draws no row twice at a time.
+#[test]
+fn rows_are_observed_and_not_drawn_twice_at_a_time() {
+    let mut scheduler = choosing(Rows::Mopps, 0, 8, 30).with_fresh_rows(vec![false, true, false]);
+    for _ in 0..30 {
+        let jobs = dispatch_all(&mut scheduler);
+        let kept: Vec<_> = jobs.iter().filter(|job| job.arm != 1).map(|job| (job.arm, job.row)).collect();
+        // Of 10 or 30 rows 16 are looked at, so one that is free is found.
+        assert_eq!(kept.iter().collect::<std::collections::BTreeSet<_>>().len(), kept.len(), "{kept:?}");
+        jobs.iter().for_each(|job| finish(&mut scheduler, job, Outcome::Accepted));
+        for (Observed { group, .. }, job) in scheduler.take_history().observed.iter().zip(&jobs) {
+            assert_eq!((group.arm, group.row), (job.arm, (job.arm != 1).then_some(job.row)));
+        }
+        scheduler.trained(&jobs.iter().map(|job| job.id).collect::<Vec<_>>());
+    }
+    assert!(scheduler.running_rows.is_empty());
 }
 
 proptest! {

@@ -23,6 +23,9 @@ pub struct RecordedGroup {
     pub source: String,
     rewards: Vec<f64>,
     advantages: Vec<f64>,
+    /// The prompt's row within its source.
+    #[serde(default)]
+    pub row: Option<usize>,
     /// Tokens of all its completions.
     #[serde(default)]
     tokens: u64,
@@ -48,9 +51,9 @@ pub struct RecordedDraw {
 impl RecordedGroup {
     /// The group as a curriculum sees it; `arms` has the index of each source.
     pub fn observation(self, arms: &HashMap<String, usize>) -> Observation {
-        let Self { source, rewards, advantages, tokens, drawn } = self;
+        let Self { source, rewards, advantages, row, tokens, drawn } = self;
         let probability = drawn.map_or(0.0, |drawn| drawn.probability);
-        Observation { arm: arms[&source], rewards, advantages, tokens, probability }
+        Observation { arm: arms[&source], rewards, advantages, row, tokens, probability }
     }
 }
 

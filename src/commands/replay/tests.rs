@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::curriculum::CountUnit;
+use crate::curriculum::rows::Rows;
 
 pub(super) fn mixture(known: &[&str]) -> Mixture {
     let sources: Vec<String> = known.iter().map(ToString::to_string).collect();
@@ -117,4 +118,28 @@ fn a_missing_file_and_a_bad_config_are_wrong_input() {
     assert_eq!(error.place, "no/such/events.jsonl");
     let config = CurriculumConfig { temperature: 0.0, ..CurriculumConfig::default() };
     assert_eq!(replay(&config, &[], "").unwrap_err().place, "curriculum.temperature");
+}
+
+/// The numbers are those of the belief in `curriculum::rows::tests`: ½ and then (2p̄ + 5)/8 of the row, and p̄ = 6.9/9.8 of its source.
+#[test]
+fn rows_that_come_again_are_compared_with_what_was_expected() {
+    let line = |step: u64, rewards: &str| {
+        let group = format!(r#"{{"source":"a","rewards":{rewards},"advantages":[0,0,0,0],"row":0}}"#);
+        format!("{{\"step\":{step},\"observations\":[{group}]}}\n")
+    };
+    let events = line(1, "[1,1,-1,-1]") + &line(2, "[1,1,1,1]") + &line(3, "[-1,-1,-1,-1]");
+    let rows = |rows| CurriculumConfig { rows, ..CurriculumConfig::default() };
+    let out = replay(&rows(Rows::Mopps), &["a"], &events).unwrap();
+    let lines: Vec<serde_json::Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(lines[0].get("rows").is_none());
+    let p = 6.9 / 9.8_f64;
+    let both = |last: f64| f64::midpoint(0.25, last.powi(2)).sqrt();
+    for (line, groups, error, source) in [(1, 1, 0.5, 0.5), (2, 2, both((2.0 * p + 5.0) / 8.0), both(p))] {
+        let found = &lines[line]["rows"];
+        assert_eq!(found["groups"], groups);
+        for (key, expected) in [("error", error), ("error_of_source", source)] {
+            assert!((found[key].as_f64().unwrap() - expected).abs() < 1e-12, "{key}: {found}, not {expected}");
+        }
+    }
+    assert!(!replay(&rows(Rows::Uniform), &["a"], &events).unwrap().contains("rows"));
 }

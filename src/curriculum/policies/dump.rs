@@ -4,24 +4,50 @@
 //! policy-gradient step on d can move the objective: largest where the success rate within a prompt's group is ½,
 //! and 0 for solved and for hopeless prompts.
 
-use super::super::arms::Arm;
+use serde::{Deserialize, Serialize};
+
+use super::super::arms::{Arm, Arms};
 use super::super::{Mixture, Policy, Score, View};
-use super::{CurriculumConfig, NoSettings, softmax};
+use super::{CurriculumConfig, not_negative, softmax};
 use crate::error::KeyError;
 
-/// The paper's k, τ and unit of counts are keys of `[curriculum]` itself.
-pub type Settings = NoSettings;
+/// `[curriculum.dump]`. The paper's k, τ and unit of counts are keys of `[curriculum]` itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// How many imagined rollouts with the mean |Â| of all arms are averaged into L(d); ≥ 0. Ours: one lucky group says less then.
+    pub shrinkage: f64,
+}
+
+impl Default for Settings {
+    /// As published: no shrinkage.
+    fn default() -> Self {
+        Self { shrinkage: 0.0 }
+    }
+}
 
 /// P(d) = softmax(UCB(d) / τ), with UCB(d) = L(d) + √(2 ln(N + 1) / (n_d + 1)).
 ///
 /// L(d) is the mean |Â| of the last k rollouts of d, n_d the count of d since the start, and N = max(1, Σ n_d). Before
 /// the first observation all arms have the same score, so P is uniform.
+///
+/// With a shrinkage s above 0, L(d) is (c L + s L̄)/(c + s), where c rollouts of d are in the window, and L̄ is the mean |Â| over the
+/// windows of all arms.
 struct Dump {
     temperature: f64,
+    shrinkage: f64,
 }
 
 pub fn build(config: &CurriculumConfig, _mixture: &Mixture) -> Result<Box<dyn Policy>, KeyError> {
-    Ok(Box::new(Dump { temperature: config.temperature }))
+    not_negative("dump.shrinkage", config.dump.shrinkage)?;
+    Ok(Box::new(Dump { temperature: config.temperature, shrinkage: config.dump.shrinkage }))
+}
+
+/// L̄: 0 before the first observation.
+fn mean_of_all(arms: &Arms) -> f64 {
+    let windows = || arms.as_slice().iter().map(|arm| &arm.window);
+    let count = windows().map(|window| window.count()).sum::<usize>().max(1);
+    windows().map(|window| window.mean() * window.count() as f64).sum::<f64>() / count as f64
 }
 
 impl Policy for Dump {
@@ -32,7 +58,15 @@ impl Policy for Dump {
 
     fn scores(&self, view: View) -> Vec<Score> {
         let evidence = 2.0 * ((view.arms.total() + 1) as f64).ln();
-        let score = |arm: &Arm| Score { value: arm.window.mean(), bonus: (evidence / (arm.n + 1) as f64).sqrt() };
+        let mean = mean_of_all(view.arms);
+        let value = |arm: &Arm| match self.shrinkage {
+            0.0 => arm.window.mean(),
+            imagined => {
+                let seen = arm.window.count() as f64;
+                (seen * arm.window.mean() + imagined * mean) / (seen + imagined)
+            }
+        };
+        let score = |arm: &Arm| Score { value: value(arm), bonus: (evidence / (arm.n + 1) as f64).sqrt() };
         view.arms.as_slice().iter().map(score).collect()
     }
 }
@@ -77,6 +111,22 @@ mod tests {
             assert_eq!(curriculum.scores(0, &[0, 0]), expected);
             let odds = ((1.25 + bonus(n) - bonus(0)) / 0.1).exp();
             assert!((weights(&curriculum)[1] - odds / (1.0 + odds)).abs() < 1e-12);
+        }
+    }
+
+    /// Arm 0: four of 1 and so on. Of all six rollouts the mean |Â| is (4·1 + 2·0.25)/6 = 0.75. With a shrinkage of 4, arm 0 has
+    /// (4·1 + 4·0.75)/8, arm 1 has (2·0.25 + 4·0.75)/6, and the unseen arm 2 has the mean.
+    #[test]
+    fn shrinkage_pulls_little_evidence_to_the_mean() {
+        let dump = Settings { shrinkage: 4.0 };
+        let config = CurriculumConfig { dump, ..CurriculumConfig::default() };
+        let mut curriculum = Curriculum::new(&config, &mixture(3)).unwrap();
+        assert_eq!(curriculum.weights(0, &[0; 3]), [1.0 / 3.0; 3]);
+        observe(&mut curriculum, 0, vec![1.0, -1.0, 1.0, -1.0]);
+        observe(&mut curriculum, 1, vec![0.25, -0.25]);
+        let values: Vec<f64> = curriculum.scores(0, &[0; 3]).iter().map(|score| score.value).collect();
+        for (value, expected) in values.iter().zip([0.875, 3.5 / 6.0, 0.75]) {
+            assert!((value - expected).abs() < 1e-12, "{values:?}");
         }
     }
 

@@ -7,6 +7,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::rows::{Rows, greso, mopps};
 use super::{CountUnit, Mixture, Policy};
 use crate::error::KeyError;
 
@@ -50,6 +51,12 @@ macro_rules! policies {
             pub count: CountUnit,
             /// Policies that count successes take a completion for one if its reward is above this.
             pub success_above: f64,
+            /// So many steps at first draw all arms equally often, whatever the policy says.
+            pub warmup_steps: u64,
+            /// How rows are chosen inside a distribution.
+            pub rows: Rows,
+            pub mopps: mopps::Settings,
+            pub greso: greso::Settings,
             $(pub $name: $name::Settings,)*
         }
 
@@ -62,6 +69,10 @@ macro_rules! policies {
                     window: 300,
                     count: CountUnit::Rollouts,
                     success_above: 0.0,
+                    warmup_steps: 0,
+                    rows: Rows::Uniform,
+                    mopps: mopps::Settings::default(),
+                    greso: greso::Settings::default(),
                     $($name: $name::Settings::default(),)*
                 }
             }
@@ -70,7 +81,7 @@ macro_rules! policies {
 }
 
 policies!(
-    uniform size_proportional fixed_mix easy_to_hard dump dump_plus sec learnability learning_progress adarft thompson
+    uniform size_proportional fixed_mix easy_to_hard dump dump_plus pac sec learnability learning_progress adarft thompson
     exp3s
 );
 
@@ -131,7 +142,7 @@ fn within(key: &str, value: f64, low: f64, high: f64) -> Result<(), KeyError> {
 }
 
 /// Refuses a rate outside 0 (exclusive) to 1 (inclusive).
-fn rate(key: &str, value: f64) -> Result<(), KeyError> {
+pub(super) fn rate(key: &str, value: f64) -> Result<(), KeyError> {
     match value > 0.0 && value <= 1.0 {
         true => Ok(()),
         false => Err(KeyError::new(key, format!("must be above 0 and at most 1, got {value}"))),
@@ -173,13 +184,13 @@ impl<T: Serialize + DeserializeOwned> Learnt for Vec<T> {
     }
 }
 
-/// For [`Policy::save`].
-fn to_json(learnt: &impl Serialize) -> serde_json::Value {
+/// For [`Policy::save`] and its like.
+pub(super) fn to_json(learnt: &impl Serialize) -> serde_json::Value {
     serde_json::to_value(learnt).expect("this is a bug: numbers and lists always serialise")
 }
 
-/// For [`Policy::load`].
-fn from_json<T: DeserializeOwned>(saved: serde_json::Value) -> Result<T, String> {
+/// For [`Policy::load`] and its like.
+pub(super) fn from_json<T: DeserializeOwned>(saved: serde_json::Value) -> Result<T, String> {
     serde_json::from_value(saved).map_err(|error| format!("not this policy's state: {error}"))
 }
 

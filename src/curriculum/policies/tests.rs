@@ -25,7 +25,7 @@ fn any_groups() -> impl Strategy<Value = Vec<(Observation, Vec<u64>)>> {
     let group =
         (0_usize..5, completions, 0_u64..5000, 0.0..=1.0).prop_map(|(arm, completions, tokens, probability)| {
             let (rewards, advantages) = completions.into_iter().unzip();
-            Observation { arm, rewards, advantages, tokens, probability }
+            Observation { arm, rewards, advantages, row: None, tokens, probability }
         });
     vec((group, vec(0_u64..20, 5)), 0..40)
 }
@@ -138,6 +138,10 @@ fn settings_out_of_range_are_refused_by_their_key() {
         ("adarft", "min = -1.0", "min"),
         ("adarft", "min = 60.0\nmax = 50.0", "max"),
         ("adarft", "min = 10.0", "start"),
+        ("dump", "shrinkage = -1.0", "shrinkage"),
+        ("pac", "window = 1", "window"),
+        ("pac", "noise = 0.0", "noise"),
+        ("pac", "drift = -0.1", "drift"),
         ("thompson", "discount = 1.1", "discount"),
         ("exp3s", "gamma = 0.0", "gamma"),
         ("exp3s", "alpha = -0.1", "alpha"),

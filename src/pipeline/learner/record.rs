@@ -228,7 +228,7 @@ pub fn observations(step: u64, groups: &[Observed], sources: &[String]) -> Value
         let in_flight = sources.iter().zip(&drawn.in_flight).filter(|(_, groups)| **groups > 0);
         let in_flight: Map<String, Value> = in_flight.map(|(name, groups)| (name.clone(), json!(groups))).collect();
         json!({"source": sources[group.arm], "rewards": group.rewards, "advantages": group.advantages,
-            "tokens": group.tokens, "drawn": {"step": drawn.step, "seen": drawn.seen, "in_flight": in_flight,
+            "row": group.row, "tokens": group.tokens, "drawn": {"step": drawn.step, "seen": drawn.seen, "in_flight": in_flight,
             "probability": group.probability}})
     };
     json!({"step": step, "observations": groups.iter().map(one).collect::<Vec<_>>()})
