@@ -19,7 +19,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::advantage::{AdvantageScale, group_advantages};
-use crate::curriculum::Mixture;
+use crate::curriculum::{Gradients, Mixture};
 use crate::error::KeyError;
 use crate::scheduler::{FinishedGroup, Job, Next, Outcome, Scheduler, SchedulerConfig};
 use crate::seed::mix_seed;
@@ -168,6 +168,7 @@ pub fn run(simulation: &Simulation, mixture: &Mixture, seed: u64) -> Result<Vec<
         }
         if batch.len() == config.batch_size {
             learner.step(&batch);
+            scheduler.observe_gradients(&learner.gradients(&batch));
             scheduler.trained(&batch.drain(..).map(|(job, _)| job.id).collect::<Vec<_>>());
             drop(scheduler.take_history());
             if scheduler.step().is_multiple_of(interval) || scheduler.step() == config.max_steps {
@@ -212,6 +213,18 @@ impl<'a> SimulatedLearner<'a> {
             let gain: f64 = practice.iter().enumerate().map(|(d, practice)| practice * reach(d)).sum();
             *skill += self.config.rate * gain - self.config.drift * (*skill - self.start[j]);
         }
+    }
+
+    /// Gradients whose cosines are the shares that practice gives to neighbours: g_d = ρ·g_{d−1} + √(1 − ρ²)·e_d.
+    fn gradients(&self, batch: &[(Job, f64)]) -> Gradients {
+        let (transfer, arms) = (self.config.transfer, self.skills.len());
+        let entry = |arm: usize, at: usize| match at {
+            0 => transfer.powi(arm as i32),
+            at if at <= arm => (1.0 - transfer * transfer).sqrt() * transfer.powi((arm - at) as i32),
+            _ => 0.0,
+        };
+        let trained = batch.iter().filter(|(_, signal)| *signal > 0.0);
+        trained.map(|(job, _)| (job.arm, (0..arms).map(|at| entry(job.arm, at) as f32).collect())).collect()
     }
 
     /// The expected answer reward. Exact, except that the prompts are taken from a grid of quantiles.

@@ -18,7 +18,7 @@ use std::path::Path;
 
 use serde::{Serialize, Serializer};
 
-use crate::curriculum::{Curriculum, CurriculumConfig, Mixture, Observation};
+use crate::curriculum::{Curriculum, CurriculumConfig, Gradients, Mixture, Observation};
 use crate::error::InputError;
 use importance::{Importance, ImportanceSums};
 use record::{RecordedDraw, RecordedGroup, RecordedStep};
@@ -48,7 +48,8 @@ pub fn run(config: &CurriculumConfig, known: &Mixture, events: &Path, out: &mut 
     let steps = record::read(events)?;
     let groups = || steps.iter().flat_map(|step| &step.observations);
     let in_flight = groups().flat_map(|group| &group.drawn).flat_map(|drawn| drawn.in_flight.keys());
-    let (names, arms) = index(known.sources.iter().chain(groups().map(|group| &group.source)).chain(in_flight));
+    let (names, arms) =
+        index(known.sources.iter().chain(steps.iter().flat_map(RecordedStep::sources)).chain(in_flight));
     let mut mixture = Mixture { sources: names.clone(), ..known.clone() };
     mixture.sizes.resize(names.len(), 1);
     let curriculum = Curriculum::new(config, &mixture).map_err(InputError::in_curriculum)?;
@@ -56,11 +57,13 @@ pub fn run(config: &CurriculumConfig, known: &Mixture, events: &Path, out: &mut 
     let (weights, sums) = (HashMap::new(), ImportanceSums::default());
     let rows = RowErrors::new(config.success_above);
     let mut replay = Replay { curriculum, waiting, seen: 0, weights, sums, rows };
-    for RecordedStep { step, observations } in steps {
-        for group in observations {
+    for recorded in steps {
+        let (step, gradients) = (recorded.step, recorded.gradients(&arms));
+        for group in recorded.observations {
             // A line is written after its step, so its groups were observed during the step before.
             replay.observe(step.saturating_sub(1), &group.observation(&arms));
         }
+        replay.observe_gradients(step, &gradients);
         let weights = replay.curriculum.weights(step, &vec![0; names.len()]);
         let (importance, rows) = (replay.sums.importance(), replay.rows.foreseen());
         let line = ReplayedStep { step, weights: (&names, weights), importance, rows };
@@ -95,18 +98,32 @@ struct Replay {
 impl Replay {
     /// Repeats the draws that were made in the present state, and then takes the next group in.
     fn observe(&mut self, step: u64, group: &Observation) {
-        for draw in self.waiting.remove(&self.seen).unwrap_or_default() {
-            let mut in_flight = vec![0; self.arms()];
-            draw.in_flight.iter().for_each(|(arm, groups)| in_flight[*arm] = *groups);
-            let probability = self.curriculum.weights(draw.step, &in_flight)[draw.arm];
-            self.weights.insert(draw.group, probability / draw.probability);
-        }
+        let waiting = self.waiting.remove(&self.seen).unwrap_or_default();
+        self.repeat(&waiting);
         if let Some(weight) = self.weights.remove(&self.seen) {
             self.sums.add(group, weight);
         }
         self.rows.add(group, &self.curriculum);
         self.curriculum.observe(group, step, &vec![0; self.arms()]);
         self.seen += 1;
+    }
+
+    /// Takes in the gradients of the step that ended as number `step`. Draws before that did not know them.
+    fn observe_gradients(&mut self, step: u64, gradients: &Gradients) {
+        let waiting = self.waiting.remove(&self.seen).unwrap_or_default();
+        let (before, after): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|draw| draw.step < step);
+        self.repeat(&before);
+        self.waiting.insert(self.seen, after);
+        self.curriculum.observe_gradients(gradients);
+    }
+
+    fn repeat(&mut self, draws: &[DrawToRepeat]) {
+        for draw in draws {
+            let mut in_flight = vec![0; self.arms()];
+            draw.in_flight.iter().for_each(|(arm, groups)| in_flight[*arm] = *groups);
+            let probability = self.curriculum.weights(draw.step, &in_flight)[draw.arm];
+            self.weights.insert(draw.group, probability / draw.probability);
+        }
     }
 
     fn arms(&self) -> usize {

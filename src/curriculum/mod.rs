@@ -16,6 +16,8 @@ pub mod policies;
 pub mod rows;
 pub mod window;
 
+use std::collections::BTreeMap;
+
 use rand::{Rng, RngCore};
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +46,9 @@ impl Mixture {
         self.sources.len()
     }
 }
+
+/// A sketch of the gradient of each arm that a step trained on: its direction counts. All have the same length.
+pub type Gradients = BTreeMap<usize, Vec<f32>>;
 
 /// What a policy is told when it decides, in addition to what it has learnt itself.
 #[derive(Debug, Clone, Copy)]
@@ -81,6 +86,9 @@ pub trait Policy: Send {
 
     /// Learns from one group, which `view.arms` already contains. Ignores numbers that are not finite.
     fn observe(&mut self, _group: &Observation, _view: View) {}
+
+    /// Learns from the gradients of a step. Only for policies that [`CurriculumConfig::needs_gradients`] names.
+    fn observe_gradients(&mut self, _gradients: &Gradients) {}
 
     /// Everything that the policy has learnt, for a checkpoint. What `view` holds is saved elsewhere.
     fn save(&self) -> serde_json::Value {
@@ -171,6 +179,11 @@ impl Curriculum {
         self.arms.observe(group);
         self.policy.observe(group, View { step, arms: &self.arms, in_flight });
         self.rows.observe(group);
+    }
+
+    /// Learns from the gradients of a step.
+    pub fn observe_gradients(&mut self, gradients: &Gradients) {
+        self.policy.observe_gradients(gradients);
     }
 
     /// The past of the arms.

@@ -19,7 +19,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::curriculum::rows::Candidates;
-use crate::curriculum::{self, Curriculum, Mixture, Observation, Score};
+use crate::curriculum::{self, Curriculum, Gradients, Mixture, Observation, Score};
 use crate::error::KeyError;
 use crate::seed::mix_seed;
 pub use config::{FilterConfig, SchedulerConfig};
@@ -236,6 +236,11 @@ impl Scheduler {
             }
             self.history.ended.push(Ended { job, decision, dropped });
         }
+    }
+
+    /// Lets the curriculum learn from the gradients of the step that is about to be counted.
+    pub fn observe_gradients(&mut self, gradients: &Gradients) {
+        self.curriculum.observe_gradients(gradients);
     }
 
     /// A batch was trained on and its policy published: the step goes up by one.

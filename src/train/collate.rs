@@ -9,6 +9,8 @@ use super::sample::Sample;
 /// Tensors of one micro-batch. All except `rows` and `lengths` have one entry per completion token.
 pub struct MicroBatch {
     pub rows: Rows,
+    /// The distribution of the first sample. All samples are of it where gradients are sketched.
+    pub source: usize,
     /// The rows that predict `targets`.
     pub positions: Tensor,
     pub targets: Tensor,
@@ -52,6 +54,7 @@ impl MicroBatch {
         let vector = |values: Vec<f32>| Tensor::new(values, device);
         Ok(Self {
             rows: model.rows(&packed)?,
+            source: members.first().map_or(0, |(sample, _)| sample.source),
             positions: Tensor::new(tokens.positions, device)?,
             targets: Tensor::new(tokens.targets, device)?,
             rollout: vector(tokens.rollout.clone())?,

@@ -84,6 +84,7 @@ mod tests {
     fn samples(prompt: usize, completions: &[usize]) -> Vec<Sample> {
         let sample = |length: &usize| Sample {
             group: 0,
+            source: 0,
             prompt: vec![1; prompt].into(),
             completion: vec![2; *length],
             rollout_log_probs: vec![0.0; *length],

@@ -24,6 +24,7 @@ impl Base {
             total_updates: config.max_steps * config.updates_per_step(),
             temperature: f64::from(config.engine.temperature),
             max_new_tokens: config.engine.max_new_tokens,
+            sketches_gradients: config.curriculum.needs_gradients(),
             workers: self.resolved.trainer_workers,
         };
         let lora = &config.lora;

@@ -6,7 +6,7 @@
 //! - [`model`]: the decoder's forward · [`lora`]: the trainable adapter · [`ops`]: differentiable operators
 //! - [`gemm`]: matrix products of slices · `backward`: gradients, with activations kept or computed again
 //! - [`loss`]: the losses and how tokens are weighted · [`optim`]: AdamW · [`lr_schedule`]: its learning rate
-//! - [`parallel`]: gradients over threads · [`stats`]: the numbers of a step
+//! - [`parallel`]: gradients over threads · [`sketch`]: a short form of a gradient · [`stats`]: the numbers of a step
 //! - [`memory`], [`flops`]: how much memory and arithmetic a step takes
 
 mod backward;
@@ -28,6 +28,7 @@ pub mod packed;
 pub mod parallel;
 pub mod sample;
 pub mod sft;
+pub mod sketch;
 pub mod stats;
 pub mod trainer;
 pub mod worker;

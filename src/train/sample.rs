@@ -8,6 +8,8 @@ pub struct Sample {
     /// Which group the completion belongs to. The samples of a group are adjacent and have one prompt; another group may have the
     /// same prompt.
     pub group: u64,
+    /// Index of the distribution that the prompt is from.
+    pub source: usize,
     pub prompt: Arc<[u32]>,
     /// Sampled token ids.
     pub completion: Vec<u32>,

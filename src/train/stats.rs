@@ -2,6 +2,7 @@
 
 use super::loss::TokenSums;
 use super::sample::Sample;
+use crate::curriculum::Gradients;
 use crate::metric_names as names;
 
 /// The gap between the engine's log-probabilities and the trainer's.
@@ -82,6 +83,8 @@ pub struct StepStats {
     lr: f64,
     /// Updates that were skipped because the gradient was not finite.
     pub skipped_updates: usize,
+    /// A sketch of the gradient of each distribution, if the curriculum learns from them.
+    pub gradients: Gradients,
     /// Whether the backward pass of any micro-batch computed blocks again.
     pub recomputed: bool,
 }
@@ -105,6 +108,7 @@ impl StepStats {
             grad_norm: 0.0,
             lr: 0.0,
             skipped_updates: 0,
+            gradients: Gradients::new(),
             recomputed: false,
         }
     }
@@ -117,6 +121,12 @@ impl StepStats {
         self.entropy_sum += f64::from(entropy_sum);
         self.ppo_kl_sum += f64::from(ppo_kl_sum);
         self.tokens += tokens;
+    }
+
+    /// Adds a part of a distribution's gradient.
+    pub(super) fn add_gradient(&mut self, source: usize, sketch: &[f32]) {
+        let sum = self.gradients.entry(source).or_insert_with(|| vec![0.0; sketch.len()]);
+        sum.iter_mut().zip(sketch).for_each(|(sum, part)| *sum += part);
     }
 
     pub(super) fn updated(&mut self, grad_norm: f64, lr: f64) {

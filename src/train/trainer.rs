@@ -45,6 +45,8 @@ pub struct TrainerSettings {
     /// step has fewer prompts or skips an update because its gradient is not finite.
     pub updates_per_step: u64,
     pub total_updates: u64,
+    /// Whether the gradient of each distribution is sketched. Then a micro-batch has samples of one distribution only.
+    pub sketches_gradients: bool,
     /// Threads that compute micro-batches at the same time.
     pub workers: usize,
 }
@@ -134,6 +136,9 @@ impl Trainer {
                         let old: &Tensor = micro_batch.old.get_or_insert_with(|| output.log_probs.clone());
                         let trainer = old.to_vec1()?;
                         stats.mismatch.add(&trainer, &micro_batch.rollout_values, &micro_batch.policy_steps, step);
+                        if let Some(sketch) = &output.sketch {
+                            stats.add_gradient(micro_batch.source, sketch);
+                        }
                     }
                 }
                 self.update(update, &grads, &outputs, &mut stats)?;
@@ -209,7 +214,7 @@ impl Trainer {
                 }
             }
         }
-        let packed = pack(&items, self.settings.trainer.micro_batch_tokens, self.workers.count());
+        let packed = self.pack(&members, &items);
         self.workers.map(&packed, |indices| {
             let members: Vec<_> = indices.iter().map(|i| members[*i]).collect();
             let mut micro_batch = MicroBatch::collate(&self.model, &self.device, &members)?;
@@ -218,6 +223,21 @@ impl Trainer {
             }
             Ok(micro_batch)
         })
+    }
+
+    /// The indices of each micro-batch.
+    fn pack(&self, members: &[(&Sample, f32)], items: &[PackItem]) -> Vec<Vec<usize>> {
+        let mut by_source: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (index, (sample, _)) in members.iter().enumerate() {
+            let part = if self.settings.sketches_gradients { sample.source } else { 0 };
+            by_source.entry(part).or_default().push(index);
+        }
+        let pack_part = |part: Vec<usize>| {
+            let items: Vec<PackItem> = part.iter().map(|index| items[*index]).collect();
+            let packed = pack(&items, self.settings.trainer.micro_batch_tokens, self.workers.count());
+            packed.into_iter().map(move |micro_batch| micro_batch.iter().map(|at| part[*at]).collect())
+        };
+        by_source.into_values().flat_map(pack_part).collect()
     }
 
     /// Makes update `update` of the run (from 0).

@@ -34,6 +34,7 @@ pub fn trainer(model: &Path) -> Trainer {
         max_new_tokens: 32,
         updates_per_step: 1,
         total_updates: 2,
+        sketches_gradients: false,
         workers: std::thread::available_parallelism().map_or(1, |cores| cores.get()),
     };
     Trainer::new(candle_core::Device::Cpu, decoder, weights, Arc::new(lora), settings, 1).unwrap()
@@ -66,6 +67,7 @@ async fn generate_together<E: Engine>(
 fn samples(request: &Request, completions: &[Completion]) -> Vec<Sample> {
     let sample = |(i, c): (usize, &Completion)| Sample {
         group: request.seed,
+        source: 0,
         prompt: request.prompt.clone(),
         completion: c.tokens.clone(),
         rollout_log_probs: c.full_log_probs.clone(),

@@ -63,6 +63,7 @@ fn a_step_in_its_own_process() {
         Trainer::new(Device::Cpu, config, weights, adapter().config, settings, 1).unwrap().on_plain_operators();
     let sample = |advantage| Sample {
         group: 0,
+        source: 0,
         prompt: vec![1; PROMPT].into(),
         completion: vec![2; COMPLETION],
         rollout_log_probs: vec![-7.0; COMPLETION],

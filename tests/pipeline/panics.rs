@@ -47,6 +47,7 @@ fn a_panic_of_the_trainers_thread_is_told_by_its_message() {
     let setup = Setup::for_training(world.config()).expect("a setup");
     let sample = |log_probs: usize| Sample {
         group: 0,
+        source: 0,
         prompt: [1, 2].into(),
         completion: vec![3, 4],
         rollout_log_probs: vec![-1.0; log_probs],

@@ -75,6 +75,7 @@ fn expected() -> Expected {
 fn batch() -> Vec<Sample> {
     let sample = |group: u64, line: &Line| Sample {
         group,
+        source: 0,
         prompt: line.prompt.clone().into(),
         completion: line.completion.clone(),
         rollout_log_probs: line.rollout_log_probs.clone(),
@@ -108,6 +109,7 @@ pub fn settings() -> TrainerSettings {
         max_new_tokens: 32,
         updates_per_step: 1,
         total_updates: 2,
+        sketches_gradients: false,
         workers: std::thread::available_parallelism().map_or(1, |cores| cores.get()),
     }
 }

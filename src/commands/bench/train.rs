@@ -154,6 +154,7 @@ fn batch(case: Case, vocabulary: u32) -> Vec<Sample> {
         for index in 0..case.group_size {
             samples.push(Sample {
                 group,
+                source: 0,
                 prompt: prompt.clone().into(),
                 completion: (0..length).map(|_| rng.random_range(0..vocabulary)).collect(),
                 rollout_log_probs: vec![-(vocabulary as f32).ln(); length],

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::curriculum::Observation;
+use crate::curriculum::{Gradients, Observation};
 use crate::error::InputError;
 use crate::task::rows::{Place, numbered_lines};
 
@@ -15,6 +15,21 @@ use crate::task::rows::{Place, numbered_lines};
 pub struct RecordedStep {
     pub step: u64,
     pub observations: Vec<RecordedGroup>,
+    /// A sketch of the gradient of each source in the step, if the run's curriculum learnt from them.
+    #[serde(default)]
+    gradients: BTreeMap<String, Vec<f32>>,
+}
+
+impl RecordedStep {
+    /// The sources that have observations or gradients.
+    pub fn sources(&self) -> impl Iterator<Item = &String> {
+        self.observations.iter().map(|group| &group.source).chain(self.gradients.keys())
+    }
+
+    /// The gradients as a curriculum sees them.
+    pub fn gradients(&self, arms: &HashMap<String, usize>) -> Gradients {
+        self.gradients.iter().map(|(source, gradient)| (arms[source], gradient.clone())).collect()
+    }
 }
 
 #[derive(Deserialize)]

@@ -5,13 +5,13 @@ use rand_chacha::ChaCha8Rng;
 
 use super::tests::{mixture, replay};
 
-use crate::curriculum::{CurriculumConfig, Mixture};
+use crate::curriculum::{CurriculumConfig, Gradients, Mixture};
 use crate::pipeline::learner::record;
 use crate::scheduler::{FilterConfig, FinishedGroup, Job, Next, Outcome, Scheduler, SchedulerConfig};
 
-/// A record of `steps` steps of `dump_plus`, whose weights depend on the groups in flight. Groups end in any order.
-fn record(max_off_policy_steps: u64, zero_variance: bool, steps: u64) -> (CurriculumConfig, String) {
-    let curriculum = CurriculumConfig { policy: "dump_plus".into(), ..CurriculumConfig::default() };
+/// A record of `steps` steps of this policy. Groups end in any order, and every step has some gradient of two of the arms.
+fn record(policy: &str, max_off_policy_steps: u64, zero_variance: bool, steps: u64) -> (CurriculumConfig, String) {
+    let curriculum = CurriculumConfig { policy: policy.into(), ..CurriculumConfig::default() };
     let filter = FilterConfig { zero_variance, max_refills: 3 };
     let (batch_size, max_steps) = (4, steps);
     let config = SchedulerConfig {
@@ -38,9 +38,13 @@ fn record(max_off_policy_steps: u64, zero_variance: bool, steps: u64) -> (Curric
         scheduler.settle(job.id, outcome);
         batch.extend((outcome == Outcome::Accepted).then_some(job.id));
         if batch.len() == batch_size {
+            let gradient = |_| (rng.random_range(0..3), (0..3).map(|_| rng.random_range(-1.0..1.0)).collect());
+            let gradients = if policy == "tac" { (0..2).map(gradient).collect() } else { Gradients::new() };
+            scheduler.observe_gradients(&gradients);
             scheduler.trained(&std::mem::take(&mut batch));
             let observed = scheduler.take_history().observed;
-            text += &(record::observations(scheduler.step(), &observed, scheduler.sources()).to_string() + "\n");
+            text += &(record::observations(scheduler.step(), &observed, &gradients, scheduler.sources()).to_string()
+                + "\n");
         }
     }
     (curriculum, text)
@@ -55,12 +59,16 @@ fn last_importance(config: &CurriculumConfig, events: &str) -> [f64; 3] {
 /// The recorded policy itself would have made the same draws, so every weight is 1, even with overlap and refills.
 #[test]
 fn replayed_under_its_own_policy_every_group_weighs_one() {
-    for (eta, refill) in [(0, false), (0, true), (1, false), (2, true)] {
-        let (config, events) = record(eta, refill, 12);
-        let [groups, ess, mean] = last_importance(&config, &events);
-        assert!(groups >= 48.0, "η = {eta}, refill {refill}: {groups} groups");
-        assert!((ess - groups).abs() < 1e-3 && (mean - 1.0).abs() < 1e-5, "η = {eta}, refill {refill}: {ess}, {mean}");
-        let other = CurriculumConfig { policy: "uniform".into(), ..config };
-        assert!(last_importance(&other, &events)[1] < 0.99 * groups, "η = {eta}, refill {refill}");
+    // The weights of dump_plus depend on the groups in flight, those of tac on gradients.
+    for policy in ["dump_plus", "tac"] {
+        for (eta, refill) in [(0, false), (0, true), (1, false), (2, true)] {
+            let (config, events) = record(policy, eta, refill, 12);
+            let [groups, ess, mean] = last_importance(&config, &events);
+            let case = format!("{policy}, η = {eta}, refill {refill}");
+            assert!(groups >= 48.0, "{case}: {groups} groups");
+            assert!((ess - groups).abs() < 1e-3 && (mean - 1.0).abs() < 1e-5, "{case}: {ess}, {mean}");
+            let other = CurriculumConfig { policy: "uniform".into(), ..config };
+            assert!(last_importance(&other, &events)[1] < 0.99 * groups, "{case}");
+        }
     }
 }

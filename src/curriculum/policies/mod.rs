@@ -81,7 +81,7 @@ macro_rules! policies {
 }
 
 policies!(
-    uniform size_proportional fixed_mix easy_to_hard dump dump_plus pac sec learnability learning_progress adarft thompson
+    uniform size_proportional fixed_mix easy_to_hard dump dump_plus pac tac sec learnability learning_progress adarft thompson
     exp3s
 );
 
@@ -96,6 +96,11 @@ impl CurriculumConfig {
             let known: Vec<&str> = POLICIES.iter().map(|entry| entry.name).collect();
             KeyError::new("policy", format!("there is no policy {:?}; known: {}", self.policy, known.join(", ")))
         })
+    }
+
+    /// Whether the policy learns from gradients, which the trainer then takes apart by distribution.
+    pub fn needs_gradients(&self) -> bool {
+        self.policy == "tac"
     }
 
     /// Checks what does not depend on the data. An error names the key inside the table, and what would be right.

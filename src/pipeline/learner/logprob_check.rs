@@ -130,6 +130,7 @@ pub async fn sample_together<E: Engine>(
 pub fn sample(prompt: Arc<[u32]>, completion: Completion) -> Sample {
     Sample {
         group: 0,
+        source: 0,
         prompt,
         completion: completion.tokens,
         rollout_log_probs: completion.full_log_probs,
@@ -146,6 +147,7 @@ mod tests {
     fn check(engine: &[&[f32]], forward: &[&[f32]], [max, mean, relative]: [f64; 3]) {
         let sample = |log_probs: &&[f32]| Sample {
             group: 0,
+            source: 0,
             prompt: [1].into(),
             completion: vec![0; log_probs.len()],
             rollout_log_probs: log_probs.to_vec(),

@@ -272,6 +272,7 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
         let working = self.shared.activity.begin(Work::Recording);
         let (history, step, mut line) = {
             let mut scheduler = self.shared.lock();
+            scheduler.observe_gradients(&stats.gradients);
             scheduler.trained(&batch.iter().map(|group| group.job.id).collect::<Vec<_>>());
             let mut line = MetricsLine::new(scheduler.step());
             line.values(record::curriculum(&scheduler));
@@ -287,7 +288,7 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
         log::say(&progress::step_line(config.max_steps, &line, &sources));
         self.warn_if_stuck(batch)?;
         self.run.rollouts(step, record::rollout_lines(step, batch, &sources))?;
-        self.run.observations(&record::observations(step, &history.observed, &sources))?;
+        self.run.observations(&record::observations(step, &history.observed, &stats.gradients, &sources))?;
         self.run.decisions(&record::decisions(step, &history.ended, &sources))?;
         drop(working);
 
@@ -316,6 +317,7 @@ impl<E: Engine, T: PolicyTrainer> Learner<E, T> {
                 }
                 samples.push(Sample {
                     group: group.job.id,
+                    source: group.job.arm,
                     prompt: item.prompt.clone(),
                     completion: completion.tokens.clone(),
                     rollout_log_probs: completion.full_log_probs.clone(),

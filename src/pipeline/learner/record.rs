@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
+use crate::curriculum::Gradients;
 use crate::memory::process::{peak_mb, resident_mb};
 use crate::metric_names::{self as names, ArmMetric};
 use crate::pipeline::group::ScoredGroup;
@@ -223,7 +224,7 @@ pub fn sample_lines<'a>(
 }
 
 /// The groups that the curriculum observed during a step, in that order, in the form that `curriculum replay` reads.
-pub fn observations(step: u64, groups: &[Observed], sources: &[String]) -> Value {
+pub fn observations(step: u64, groups: &[Observed], gradients: &Gradients, sources: &[String]) -> Value {
     let one = |Observed { drawn, group }: &Observed| {
         let in_flight = sources.iter().zip(&drawn.in_flight).filter(|(_, groups)| **groups > 0);
         let in_flight: Map<String, Value> = in_flight.map(|(name, groups)| (name.clone(), json!(groups))).collect();
@@ -231,7 +232,12 @@ pub fn observations(step: u64, groups: &[Observed], sources: &[String]) -> Value
             "row": group.row, "tokens": group.tokens, "drawn": {"step": drawn.step, "seen": drawn.seen, "in_flight": in_flight,
             "probability": group.probability}})
     };
-    json!({"step": step, "observations": groups.iter().map(one).collect::<Vec<_>>()})
+    let mut line = json!({"step": step, "observations": groups.iter().map(one).collect::<Vec<_>>()});
+    if !gradients.is_empty() {
+        let by_name = gradients.iter().map(|(arm, gradient)| (sources[*arm].clone(), json!(gradient)));
+        line["gradients"] = Value::Object(by_name.collect());
+    }
+    line
 }
 
 /// The jobs that ended during a step: their source, the weights and scores of their draw (one per arm), and their outcome.

@@ -11,6 +11,7 @@ use crate::train::loss::{self, TokenInputs, TokenLoss};
 use crate::train::memory;
 use crate::train::ops::Entropy;
 use crate::train::optim::NamedGrads;
+use crate::train::sketch::sketch;
 
 /// What the passes over one micro-batch give besides gradients.
 pub struct MicroBatchOutput {
@@ -18,6 +19,8 @@ pub struct MicroBatchOutput {
     sums: Tensor,
     pub log_probs: Tensor,
     pub tokens: usize,
+    /// Of the gradient, if the settings ask for it.
+    pub sketch: Option<Vec<f32>>,
     /// Whether the backward pass computed blocks again.
     pub recomputed: bool,
 }
@@ -61,7 +64,8 @@ impl Trainer {
         let recomputes = self.recomputes(micro_batch.rows.count());
         let graph = Graph { model, lora: Some(lora), vars, recomputes };
         let (grads, output) = graph.gradients(&micro_batch.rows, |hidden| self.loss(hidden, micro_batch))?;
-        Ok((grads, MicroBatchOutput { recomputed: recomputes, ..output }))
+        let sketch = if self.settings.sketches_gradients { Some(sketch(&grads)?) } else { None };
+        Ok((grads, MicroBatchOutput { sketch, recomputed: recomputes, ..output }))
     }
 
     /// The loss of a micro-batch, with gradient.
@@ -84,6 +88,7 @@ impl Trainer {
         let output = MicroBatchOutput {
             sums: Tensor::cat(&[sums, Tensor::stack(&others, 0)?], 0)?,
             tokens: micro_batch.policy_steps.len(),
+            sketch: None,
             log_probs: detached,
             recomputed: false,
         };
