@@ -5,6 +5,8 @@ cd "$(dirname "$0")"
 target=${1:?a target or all} seconds=${2:?seconds}
 # The same dependencies as the program.
 cp ../Cargo.lock Cargo.lock
+# A compiled template is kept as long as the process.
+export ASAN_OPTIONS=detect_leaks=0
 targets=("$target")
 [ "$target" != all ] || mapfile -t targets < <(cargo +nightly fuzz list)
 for it in "${targets[@]}"; do

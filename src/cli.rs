@@ -246,6 +246,15 @@ pub enum CurriculumCommand {
         #[arg(long)]
         events: PathBuf,
     },
+    /// Fit the simulated learner to finished runs, and compare how it and they rank the runs' policies.
+    Fit {
+        /// Folders of runs, for example runs/bench-kk-tiny/*/seed_?
+        #[arg(required = true, value_name = "RUN_DIR")]
+        runs: Vec<PathBuf>,
+        /// Simulated runs of each policy.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+        seeds: u64,
+    },
 }
 
 #[derive(Args)]

@@ -167,6 +167,10 @@ fn run_curriculum(curriculum: CurriculumCommand, stop: Stop) -> Result<()> {
             let mixture = pipeline::dataset::mixture(&config)?;
             terminal::give(|out| commands::replay::run(&config.curriculum, &mixture, &events, out))
         }
+        CurriculumCommand::Fit { runs, seeds } => {
+            let text = commands::fit::fit_and_compare(&runs, seeds)?;
+            terminal::give(|out| write!(out, "{text}"))
+        }
     }
 }
 

@@ -31,6 +31,8 @@ pub struct SimulateConfig {
     pub skill_easiest: f64,
     /// How much less each next distribution has.
     pub skill_slope: f64,
+    /// The skill of each distribution at the start, instead of the two above. Empty: the two above.
+    pub skills: Vec<f64>,
     /// How much prompts of one distribution differ, in log-odds.
     pub spread: f64,
     /// Log-odds that one step on one distribution adds to it, if all groups have mean |Â| = 1.
@@ -49,6 +51,7 @@ impl Default for SimulateConfig {
         Self {
             skill_easiest: -0.8,
             skill_slope: 0.7,
+            skills: Vec::new(),
             spread: 1.0,
             rate: 0.25,
             transfer: 0.5,
@@ -63,6 +66,9 @@ impl SimulateConfig {
     /// # Errors
     /// A key inside `[simulate]` whose value is outside its range.
     pub fn check(&self) -> Result<(), KeyError> {
+        if let Some(skill) = self.skills.iter().find(|skill| !(-1e3..=1e3).contains(*skill)) {
+            return Err(KeyError::new("skills", format!("must be from -1000 to 1000, got {skill}")));
+        }
         KeyError::if_outside(&[
             ("skill_easiest", self.skill_easiest, -1e3, 1e3),
             ("skill_slope", self.skill_slope, -1e3, 1e3),
@@ -96,6 +102,8 @@ pub struct Evaluation {
     pub tokens: u64,
     /// The mean over distributions of the expected answer reward.
     pub reward: f64,
+    /// The mean over distributions of the expected success rate.
+    pub success: f64,
 }
 
 const RIGHT: f32 = 3.0;
@@ -108,7 +116,8 @@ const ANSWER_WRONG: f64 = -1.5;
 /// Evaluations of a run whose configuration names no interval.
 const EVALUATIONS: u64 = 50;
 
-struct SimulatedLearner<'a> {
+/// Skills that grow with practice.
+pub struct SimulatedLearner<'a> {
     config: &'a SimulateConfig,
     start: Vec<f64>,
     skills: Vec<f64>,
@@ -179,9 +188,21 @@ pub fn run(simulation: &Simulation, mixture: &Mixture, seed: u64) -> Result<Vec<
     Ok(evaluations)
 }
 
+/// Prompts of a distribution that stand for all of them.
+const GRID: usize = 64;
+
+/// The quantiles of these prompts.
+pub fn quantiles() -> impl Iterator<Item = f64> {
+    (0..GRID).map(|i| (i as f64 + 0.5) / GRID as f64)
+}
+
 impl<'a> SimulatedLearner<'a> {
-    fn new(config: &'a SimulateConfig, arms: usize) -> Self {
-        let start: Vec<f64> = (0..arms).map(|d| config.skill_easiest - config.skill_slope * d as f64).collect();
+    /// Of a configuration whose `skills` are of so many arms, or empty.
+    pub fn new(config: &'a SimulateConfig, arms: usize) -> Self {
+        let start: Vec<f64> = match config.skills.is_empty() {
+            true => (0..arms).map(|d| config.skill_easiest - config.skill_slope * d as f64).collect(),
+            false => config.skills.clone(),
+        };
         Self { config, skills: start.clone(), start }
     }
 
@@ -199,7 +220,7 @@ impl<'a> SimulatedLearner<'a> {
     }
 
     /// The success rate of the prompt at this quantile of its distribution; at 1 is the easiest prompt.
-    fn success(&self, arm: usize, quantile: f64) -> f64 {
+    pub fn success(&self, arm: usize, quantile: f64) -> f64 {
         let quantile = quantile.clamp(1e-9, 1.0 - 1e-9);
         let logit = self.skills[arm] + self.config.spread * (quantile / (1.0 - quantile)).ln();
         1.0 / (1.0 + (-logit).exp())
@@ -208,6 +229,11 @@ impl<'a> SimulatedLearner<'a> {
     fn step(&mut self, batch: &[(Job, f64)]) {
         let mut practice = vec![0.0; self.skills.len()];
         batch.iter().for_each(|(job, signal)| practice[job.arm] += signal / batch.len() as f64);
+        self.practise(&practice);
+    }
+
+    /// One policy step. `practice`: the sum of mean |Â| over the groups of each arm, divided by the groups of a batch.
+    pub fn practise(&mut self, practice: &[f64]) {
         for (j, skill) in self.skills.iter_mut().enumerate() {
             let reach = |d: usize| self.config.transfer.powi(d.abs_diff(j) as i32);
             let gain: f64 = practice.iter().enumerate().map(|(d, practice)| practice * reach(d)).sum();
@@ -229,12 +255,10 @@ impl<'a> SimulatedLearner<'a> {
 
     /// The expected answer reward. Exact, except that the prompts are taken from a grid of quantiles.
     fn evaluation(&self, scheduler: &Scheduler) -> Evaluation {
-        const GRID: usize = 64;
-        let quantile = |i: usize| (i as f64 + 0.5) / GRID as f64;
-        let success = |arm: usize| (0..GRID).map(|i| self.success(arm, quantile(i))).sum::<f64>() / GRID as f64;
+        let success = |arm: usize| quantiles().map(|quantile| self.success(arm, quantile)).sum::<f64>() / GRID as f64;
         let mean = (0..self.skills.len()).map(success).sum::<f64>() / self.skills.len() as f64;
         let reward = ANSWER_WRONG + (ANSWER_RIGHT - ANSWER_WRONG) * mean;
-        Evaluation { step: scheduler.step(), tokens: scheduler.ledger().tokens, reward }
+        Evaluation { step: scheduler.step(), tokens: scheduler.ledger().tokens, reward, success: mean }
     }
 }
 
@@ -288,6 +312,19 @@ mod tests {
         let with = last(&simulation);
         let tokens = with.tokens as f64 / without.tokens as f64;
         assert!(tokens > 1.2 && with.reward > without.reward + 0.05, "{with:?} {without:?}");
+    }
+
+    #[test]
+    fn gradients_have_the_cosines_of_transfer() {
+        let config = SimulateConfig { transfer: 0.6, ..SimulateConfig::default() };
+        let learner = SimulatedLearner::new(&config, 4);
+        let job = |arm| (Job { id: 0, arm, row: 0, seed: 0, refills: 0 }, f64::from(u8::from(arm != 3)));
+        let gradients = learner.gradients(&[0, 1, 2, 3].map(job));
+        let dot = |a: usize, b: usize| gradients[&a].iter().zip(&gradients[&b]).map(|(a, b)| a * b).sum::<f32>();
+        for (a, b, expected) in [(0, 0, 1.0), (2, 2, 1.0), (0, 1, 0.6), (1, 2, 0.6), (0, 2, 0.36)] {
+            assert!((dot(a, b) - expected).abs() < 1e-6, "{a} {b}: {gradients:?}");
+        }
+        assert!(!gradients.contains_key(&3), "it had no signal");
     }
 
     #[test]

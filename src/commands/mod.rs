@@ -5,6 +5,7 @@ pub mod data;
 pub mod dry_run;
 pub mod eval;
 pub mod export;
+pub mod fit;
 pub mod grade;
 pub mod import;
 pub mod init_model;

@@ -9,7 +9,7 @@
 //! - `record`: the recorded file · `importance`: the importance-weighted means · `rows`: how well rows were foreseen
 
 mod importance;
-mod record;
+pub mod record;
 mod rows;
 
 use std::collections::HashMap;

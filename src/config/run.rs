@@ -20,6 +20,7 @@ use super::pipeline::PipelineConfig;
 use super::reward::{AdvantageConfig, RewardConfig};
 use super::trainer::TrainerConfig;
 use crate::curriculum::CurriculumConfig;
+use crate::curriculum::rows::Rows;
 use crate::error::KeyError;
 use crate::scheduler::{FilterConfig, SchedulerConfig};
 use crate::simulator::{SimulateConfig, Simulation};
@@ -138,6 +139,12 @@ impl Config for RunConfig {
             let problem = "\"alternate\" generates and trains in turn, so that nothing can overlap: set \
                            pipeline.max_off_policy_steps = 0, or take \"reload\"";
             return Err(KeyError::new("engine.sync", problem));
+        }
+        if self.curriculum.rows != Rows::Uniform && self.data.iter().all(|entry| entry.fresh) {
+            let rows = self.curriculum.rows;
+            let problem =
+                format!("{rows} has nothing to choose from: every [[data]] table makes new rows at each draw (fresh)");
+            return Err(KeyError::new("curriculum.rows", problem));
         }
         Ok(())
     }

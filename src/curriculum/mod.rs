@@ -5,15 +5,18 @@
 //! group, including groups that are dropped later, but no validation group.
 //!
 //! - [`policies`]: the policies, one per file, and the list of them · [`rows`]: which row of the chosen arm is drawn
+//! - `checks`: ranges of settings · `saved`: what was learnt, in a checkpoint
 //! - [`observation`]: what a finished group says · [`arms`]: what is remembered of each arm · [`window`]: a mean over
 //!   the last values
 //!
 //! `docs/curriculum.md` has the theory, and how to add a policy.
 
 pub mod arms;
+mod checks;
 pub mod observation;
 pub mod policies;
 pub mod rows;
+mod saved;
 pub mod window;
 
 use std::collections::BTreeMap;

@@ -73,7 +73,7 @@ impl Curve {
 
     /// A simulated run.
     pub fn simulated(seed: u64, evaluations: &[Evaluation]) -> Self {
-        let point = |&Evaluation { step, tokens, reward }: &Evaluation| Point {
+        let point = |&Evaluation { step, tokens, reward, .. }: &Evaluation| Point {
             step,
             tokens: tokens as f64,
             seconds: 0.0,

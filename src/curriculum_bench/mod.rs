@@ -111,6 +111,11 @@ impl CurriculumBench {
     fn simulated(&self, variants: &[Variant], configs: &[RunConfig]) -> Result<Vec<VariantCurves>> {
         let of_variant = |(variant, config): (&Variant, &RunConfig)| -> Result<VariantCurves> {
             let mixture = dataset::mixture(config)?;
+            let skills = config.simulate.skills.len();
+            if skills > 0 && skills != mixture.arms() {
+                let problem = format!("has {skills} entries, and the data {} distributions", mixture.arms());
+                return Err(InputError::new("simulate.skills", problem).into());
+            }
             let simulation = config.simulation();
             let one = |seed| simulator::run(&simulation, &mixture, seed).map(|it| Curve::simulated(seed, &it));
             let curves: Result<_, _> = (0..self.seeds).into_par_iter().map(one).collect();

@@ -90,6 +90,8 @@ fn prompts_that_are_too_long_are_named() {
     refused("overlong = \"skip\"\n", &["c.toml:8", "data.overlong", "drop"]);
     let fresh = "[[data]]\ntask = \"kk\"\nlevels = \"3\"\nfresh = true\noverlong = \"drop\"\n";
     work.train_refused(&format!("{HEAD}{fresh}"), &[], &["data.overlong", "fresh"]);
+    let fresh = "[[data]]\ntask = \"kk\"\nlevels = \"3\"\nfresh = true\n[curriculum]\nrows = \"mopps\"\n";
+    work.train_refused(&format!("{HEAD}{fresh}"), &[], &["c.toml", "curriculum.rows", "nothing to choose", "fresh"]);
     for keys in ["overlong = \"drop\"\n", "max_prompt_tokens = 100\n", "max_prompt_tokens = 100\noverlong = \"drop\"\n"]
     {
         let said = printed(&["train", &work.config(&tables(keys)), "--dry-run"]);

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use dump_rl::config::eval::EvalConfig;
 use dump_rl::config::run::RunConfig;
+use dump_rl::curriculum::CurriculumConfig;
+use dump_rl::curriculum::rows::Rows;
 use dump_rl::pipeline::learner::End;
 use dump_rl::run_dir::checkpoint::Checkpoint;
 use engine::seed::mix_seed;
@@ -23,15 +25,22 @@ use crate::fixtures::world::{B, G, STEPS, World, out_of_memory};
 #[test]
 fn a_resumed_run_equals_an_uninterrupted_one() {
     let world = World::new();
-    let (config, straight) = (world.config(), world.out("straight"));
-    finish(&config, &straight, world.engine());
-    // In the first round, and at the first and the last request of later rounds.
-    for at in [1, 2 * B, 3 * B - 1] {
-        let out = world.out(&format!("stopped at {at}"));
-        assert_eq!(stop_at(world.engine(), &config, &out, at), End::Stopped);
-        assert_eq!(newest_step(&out), (at / B) as u64);
-        finish(&config, &out, world.engine());
-        assert_same(&straight, &out);
+    // The second learns from gradients and rows.
+    for (policy, rows) in [("dump", Rows::Uniform), ("tac", Rows::Mopps)] {
+        let curriculum = CurriculumConfig { policy: policy.into(), rows, ..CurriculumConfig::default() };
+        let config = RunConfig { curriculum, ..world.config() };
+        let straight = world.out(&format!("{policy} straight"));
+        finish(&config, &straight, world.engine());
+        // In the first round, and at the first and the last request of later rounds.
+        for at in [1, 2 * B, 3 * B - 1] {
+            let out = world.out(&format!("{policy} stopped at {at}"));
+            assert_eq!(stop_at(world.engine(), &config, &out, at), End::Stopped);
+            assert_eq!(newest_step(&out), (at / B) as u64);
+            finish(&config, &out, world.engine());
+            assert_same(&straight, &out);
+        }
+        let learnt = fs::read_to_string(straight.join("curriculum.jsonl")).expect("a record");
+        assert_eq!(learnt.contains("\"gradients\""), policy == "tac");
     }
 }
 

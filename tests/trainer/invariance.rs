@@ -4,10 +4,12 @@ use dump_rl::config::loss::LossConfig;
 use dump_rl::config::trainer::Recompute;
 use dump_rl::train::memory;
 use dump_rl::train::sample::Sample;
+use dump_rl::train::sketch::sketch;
+use dump_rl::train::trainer::TrainerSettings;
 
 use super::{
     MODES, TOLERANCE, batch, check_mismatch, check_tensors, expected, metric, model, settings, settings_of,
-    settings_with, settings_without_kl, trainer, trainer_gradients,
+    settings_with, settings_without_kl, trainer, trainer_gradients, unclipped,
 };
 
 /// Two updates of about 1e-3 per entry differ only by rounding, which AdamW enlarges where a gradient is near 0.
@@ -128,4 +130,32 @@ fn without_a_token_to_train_on_there_is_no_entropy() {
     samples.iter_mut().for_each(|sample| sample.advantage = 0.0);
     let stats = trainer(settings_without_kl()).step(0, &samples).unwrap().stats;
     assert!(stats.metrics().iter().all(|(name, _)| *name != "actor/entropy"));
+}
+
+/// Every second group is of another distribution. The sketch of each is that of the gradient that its groups have alone.
+#[test]
+fn gradients_are_sketched_by_distribution() {
+    let mut samples = batch();
+    samples.iter_mut().for_each(|sample| sample.source = sample.group as usize % 2);
+    let settings = unclipped(settings_without_kl());
+    let sketching = TrainerSettings { sketches_gradients: true, ..settings.clone() };
+    check_tensors(
+        &trainer_gradients(sketching.clone(), &samples),
+        &trainer_gradients(settings.clone(), &samples),
+        TOLERANCE,
+    );
+    let sketches = trainer(sketching).step(0, &samples).unwrap().stats.gradients;
+    assert_eq!(sketches.keys().copied().collect::<Vec<_>>(), [0, 1]);
+    for (source, found) in sketches {
+        let mut alone = samples.clone();
+        alone.iter_mut().filter(|sample| sample.source != source).for_each(|sample| sample.advantage = 0.0);
+        let expected = sketch(&trainer_gradients(settings.clone(), &alone)).unwrap();
+        let norm = |values: &[f32]| values.iter().map(|it| it * it).sum::<f32>().sqrt();
+        let difference: Vec<f32> = found.iter().zip(&expected).map(|(a, b)| a - b).collect();
+        assert!(
+            norm(&expected) > 0.0 && norm(&difference) < 1e-3 * norm(&expected),
+            "{source}: {found:?}, not {expected:?}"
+        );
+    }
+    assert!(trainer(settings).step(0, &samples).unwrap().stats.gradients.is_empty());
 }

@@ -4,10 +4,11 @@
 //! is the table `[curriculum.<file name>]` of a configuration, `build` makes the policy, and what is learnt is its
 //! `State`, with an `ArmState` per arm. `docs/curriculum.md` shows an example.
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::checks::{above_zero, not_negative, rate, within};
 use super::rows::{Rows, greso, mopps};
+use super::saved::{Learnt, from_json, load_into, same_arms, to_json};
 use super::{CountUnit, Mixture, Policy};
 use crate::error::KeyError;
 
@@ -122,38 +123,6 @@ impl CurriculumConfig {
 #[serde(deny_unknown_fields)]
 pub struct NoSettings {}
 
-/// Refuses a number that is not finite or not above 0.
-fn above_zero(key: &str, value: f64) -> Result<(), KeyError> {
-    match value.is_finite() && value > 0.0 {
-        true => Ok(()),
-        false => Err(KeyError::new(key, format!("must be a finite number above 0, got {value}"))),
-    }
-}
-
-/// Refuses a number that is not finite or below 0.
-fn not_negative(key: &str, value: f64) -> Result<(), KeyError> {
-    match value.is_finite() && value >= 0.0 {
-        true => Ok(()),
-        false => Err(KeyError::new(key, format!("must be a finite number of at least 0, got {value}"))),
-    }
-}
-
-/// Refuses a number outside `low` to `high`.
-fn within(key: &str, value: f64, low: f64, high: f64) -> Result<(), KeyError> {
-    match (low..=high).contains(&value) {
-        true => Ok(()),
-        false => Err(KeyError::new(key, format!("must be from {low} to {high}, got {value}"))),
-    }
-}
-
-/// Refuses a rate outside 0 (exclusive) to 1 (inclusive).
-pub(super) fn rate(key: &str, value: f64) -> Result<(), KeyError> {
-    match value > 0.0 && value <= 1.0 {
-        true => Ok(()),
-        false => Err(KeyError::new(key, format!("must be above 0 and at most 1, got {value}"))),
-    }
-}
-
 /// exp(x/τ) / Σ exp(x/τ). The maximum is subtracted before the division. So no exponent is above 0, nothing overflows,
 /// and the sum is at least 1.
 fn softmax(scores: &[f64], temperature: f64) -> Vec<f64> {
@@ -174,45 +143,6 @@ fn with_floor(mut weights: Vec<f64>, floor: f64) -> Vec<f64> {
     let least = floor / weights.len().max(1) as f64;
     weights.iter_mut().for_each(|weight| *weight = (1.0 - floor) * *weight + least);
     weights
-}
-
-/// Everything a policy has learnt, as it is saved. JSON text keeps every bit of its numbers.
-trait Learnt: Serialize + DeserializeOwned {
-    /// The number of arms that it is about.
-    fn arms(&self) -> usize;
-}
-
-/// One entry per arm and nothing else.
-impl<T: Serialize + DeserializeOwned> Learnt for Vec<T> {
-    fn arms(&self) -> usize {
-        self.len()
-    }
-}
-
-/// For [`Policy::save`] and its like.
-pub(super) fn to_json(learnt: &impl Serialize) -> serde_json::Value {
-    serde_json::to_value(learnt).expect("this is a bug: numbers and lists always serialise")
-}
-
-/// For [`Policy::load`] and its like.
-pub(super) fn from_json<T: DeserializeOwned>(saved: serde_json::Value) -> Result<T, String> {
-    serde_json::from_value(saved).map_err(|error| format!("not this policy's state: {error}"))
-}
-
-/// Refuses a saved state of another number of arms.
-fn same_arms<T: Learnt>(saved: &T, own: &T) -> Result<(), String> {
-    match saved.arms() == own.arms() {
-        true => Ok(()),
-        false => Err(format!("the state is of {} distributions, the data has {}", saved.arms(), own.arms())),
-    }
-}
-
-/// For [`Policy::load`]: replaces `own` by the saved state. On an error nothing has changed.
-fn load_into<T: Learnt>(own: &mut T, saved: serde_json::Value) -> Result<(), String> {
-    let saved = from_json(saved)?;
-    same_arms(&saved, own)?;
-    *own = saved;
-    Ok(())
 }
 
 #[cfg(test)]

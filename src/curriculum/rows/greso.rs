@@ -9,7 +9,8 @@
 use rand::{Rng, RngCore};
 use serde::{Deserialize, Serialize};
 
-use super::super::policies::{from_json, rate, to_json};
+use super::super::checks::rate;
+use super::super::saved::{from_json, to_json};
 use super::{Candidates, CurriculumConfig, Memory, Mixture, Observation, RowChoice, Seen};
 use crate::error::KeyError;
 
