@@ -54,10 +54,10 @@ proptest! {
             let text = serde_json::to_string(&one.save(&config)).unwrap();
             resumed.load(&config, serde_json::from_str(&text).unwrap()).unwrap();
             for group in &after {
-                for arm in 0..SIZES.len() {
+                for (arm, rows) in SIZES.iter().enumerate() {
                     let drawn = draws(&one, arm, 3);
                     prop_assert_eq!(&drawn, &draws(&resumed, arm, 3));
-                    prop_assert!(drawn.iter().all(|row| *row < SIZES[arm]));
+                    prop_assert!(drawn.iter().all(|row| row < rows));
                 }
                 one.observe(group, 2, &[0; 3]);
                 resumed.observe(group, 2, &[0; 3]);
