@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn the_start_does_not_count_in_the_mean() {
-        assert_eq!(of(&[(0, 0.0), (10, 0.2), (20, 0.6)]), Score { mean: 0.4, end: 0.6 });
-        assert_eq!(mean_of([of(&[(0, 0.4)]), of(&[(5, 0.8)])].into_iter()), Score { mean: 0.4, end: 0.6 });
+        assert_eq!(of(&[(0, 0.0), (10, 0.25), (20, 0.75)]), Score { mean: 0.5, end: 0.75 });
+        assert_eq!(mean_of([of(&[(0, 0.5)]), of(&[(5, 0.75)])].into_iter()), Score { mean: 0.375, end: 0.625 });
     }
 }
