@@ -84,6 +84,24 @@ fn policies_are_compared_and_finished_runs_are_kept() {
     let lock = dump_rl::files::lock(&work.path("bench/uniform/seed_0")).expect("no other program uses it");
     other(&["--set", "eval.interval=1"], &["seed_0", "another dump-rl"]);
     drop(lock);
+
+    let runs = ["uniform/seed_0", "uniform/seed_1", "dump_count=groups/seed_0"].map(|run| format!("{out}/{run}"));
+    let fit = |runs: &[String]| -> Vec<String> {
+        ["curriculum", "fit", "--seeds", "3"].map(String::from).iter().chain(runs).cloned().collect()
+    };
+    let said = printed(&fit(&runs).iter().map(String::as_str).collect::<Vec<_>>());
+    for words in ["[simulate]", "skills = [", "of 3 runs", "uniform", "dump_count=groups", "of 1 pairs of policies"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    let refused = |run: &str, words: &[&str]| work.refused(&["curriculum", "fit", &runs[0], run], words);
+    refused("nowhere", &["nowhere/config.toml"]);
+    let metrics = work.path("bench/uniform/seed_1/metrics.jsonl");
+    let text = fs::read_to_string(&metrics).expect("metrics");
+    let [first, rest] = text.split_once('\n').map(|(first, rest)| [first, rest]).expect("lines");
+    fs::write(&metrics, format!("{first}\n")).expect("a file");
+    refused(&runs[1], &["uniform/seed_1", "not finished", "--resume"]);
+    fs::write(&metrics, rest).expect("a file");
+    refused(&runs[1], &["metrics.jsonl", "no evaluation at step 0", "eval.interval"]);
 }
 
 /// A signal stops the runs at a checkpoint. The same command then goes on.

@@ -46,7 +46,7 @@ impl RecordedRun {
     /// Reads `config.toml`, `curriculum.jsonl` and `metrics.jsonl` of a run.
     ///
     /// # Errors
-    /// A file that is missing or wrong; no evaluation of the base model.
+    /// A file that is missing or wrong; a run that is not finished, or has no evaluation of the base model.
     pub fn load(folder: &Path) -> Result<Self, InputError> {
         let config: RunConfig = config::load(&folder.join("config.toml"), &[])?;
         let mixture = dataset::mixture(&config)?;
@@ -92,16 +92,20 @@ fn evaluations(folder: &Path, config: &RunConfig, mixture: &Mixture) -> Result<E
     let path = folder.join("metrics.jsonl");
     let text = std::fs::read_to_string(&path).map_err(|e| InputError::new(path.display(), e))?;
     let (prompts, samples) = (config.eval.prompts as u64, config.eval.samples as u64);
-    let (mut start, mut all) = (None, Vec::new());
+    let (mut start, mut all, mut last) = (None, Vec::new(), None);
     for (at, line) in text.lines().enumerate() {
         let place = || format!("{}:{}", path.display(), at + 1);
         let line: Value = serde_json::from_str(line).map_err(|e| InputError::new(place(), e))?;
+        last = line[names::STEP].as_u64();
         let share = |source: &String| line[format!("{}{samples}", names::avg_at(source))].as_f64();
         let shares: Option<Vec<f64>> = mixture.sources.iter().map(share).collect();
         if let (Some(step), Some(shares)) = (line[names::STEP].as_u64(), shares) {
             all.push((step, shares.iter().sum::<f64>() / shares.len() as f64));
             start.get_or_insert((step, shares));
         }
+    }
+    if last != Some(config.max_steps) {
+        return Err(InputError::new(folder.display(), "the run is not finished; train --resume goes on with it"));
     }
     match start {
         Some((0, shares)) => Ok((shares.into_iter().map(|share| (share, prompts * samples)).collect(), all)),
