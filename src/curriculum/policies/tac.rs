@@ -99,7 +99,9 @@ impl Policy for Tac {
         let memory = self.settings.memory as f32;
         for (arm, gradient) in gradients {
             let length = dot(gradient, gradient).sqrt() as f32;
-            let Some(mean) = self.gradients.get_mut(*arm).filter(|_| length.is_finite() && length > 0.0) else { continue };
+            let Some(mean) = self.gradients.get_mut(*arm).filter(|_| length.is_finite() && length > 0.0) else {
+                continue;
+            };
             if mean.len() == gradient.len() {
                 let parts = mean.iter_mut().zip(gradient);
                 parts.for_each(|(mean, new)| *mean = memory * *mean + (1.0 - memory) * new / length);
