@@ -39,7 +39,7 @@ struct ReplayedStep<'a> {
 /// Replays the events at `events` under `config` and writes the weights after each line to `out`, in full precision.
 ///
 /// The arms are those of `known` and then the sources of the file, in the order of first appearance. Every line names
-/// all of them, also those that appear only later. A source that only the file has counts as one row. Blank lines are
+/// all of them, also those that appear only later. A source that is only in the file has the rows that are named there, at least one. Blank lines are
 /// skipped.
 ///
 /// # Errors
@@ -50,8 +50,15 @@ pub fn run(config: &CurriculumConfig, known: &Mixture, events: &Path, out: &mut 
     let in_flight = groups().flat_map(|group| &group.drawn).flat_map(|drawn| drawn.in_flight.keys());
     let (names, arms) =
         index(known.sources.iter().chain(steps.iter().flat_map(RecordedStep::sources)).chain(in_flight));
+    if config.needs_gradients() && steps.iter().all(RecordedStep::has_no_gradients) {
+        let problem = format!("has no gradients, from which {} learns; record a run with it", config.policy);
+        return Err(InputError::new(events.display(), problem));
+    }
     let mut mixture = Mixture { sources: names.clone(), ..known.clone() };
     mixture.sizes.resize(names.len(), 1);
+    for (group, arm) in groups().map(|group| (group, arms[&group.source])).filter(|(_, arm)| *arm >= known.arms()) {
+        mixture.sizes[arm] = mixture.sizes[arm].max(group.row.map_or(1, |row| row + 1));
+    }
     let curriculum = Curriculum::new(config, &mixture).map_err(InputError::in_curriculum)?;
     let waiting = waiting(&steps, &arms);
     let (weights, sums) = (HashMap::new(), ImportanceSums::default());

@@ -217,8 +217,12 @@ impl Curriculum {
             return Err(format!("curriculum.rows was {} when saved and is {} now", state.rows, config.rows));
         }
         self.arms.fits(&state.arms)?;
+        let before = self.rows.save();
         self.rows.load(state.rows_learnt)?;
-        self.policy.load(state.learnt)?;
+        if let Err(problem) = self.policy.load(state.learnt) {
+            self.rows.load(before)?;
+            return Err(problem);
+        }
         self.arms = state.arms;
         Ok(())
     }

@@ -136,12 +136,14 @@ impl StepStats {
         self.skipped_updates += usize::from(!grad_norm.is_finite());
     }
 
-    /// Turns sums over updates into means.
+    /// Turns sums over updates into means, and drops gradients that are not finite.
     pub(super) fn finish(&mut self) {
         let n = self.updates.max(1) as f64;
         for value in [&mut self.pg_loss, &mut self.kl_loss, &mut self.grad_norm] {
             *value /= n;
         }
+        // They say nothing, and JSON has no such numbers.
+        self.gradients.retain(|_, gradient| gradient.iter().all(|value| value.is_finite()));
     }
 
     /// Name and value of every metric. Entropy is left out if no token was trained on.
@@ -169,6 +171,16 @@ impl StepStats {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn gradients_that_are_not_finite_are_dropped() {
+        let mut stats = StepStats::new(&[], 0);
+        for (source, part) in [(0, [1.0, 2.0]), (1, [1.0, f32::NAN]), (0, [0.5, 0.5]), (1, [1.0, 1.0])] {
+            stats.add_gradient(source, &part);
+        }
+        stats.finish();
+        assert_eq!(stats.gradients, [(0, vec![1.5, 2.5])].into());
+    }
 
     #[test]
     fn equal_log_probs_have_no_mismatch() {

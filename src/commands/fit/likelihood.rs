@@ -3,9 +3,9 @@
 use super::record::{Outcome, RecordedRun, Step};
 use crate::simulator::{SimulateConfig, SimulatedLearner, quantiles};
 
-/// ln P of the groups of all runs, under a learner that practises what each run practised. Which row a group was of is not known, so
-/// each is averaged over the prompts of its arm. Binomial coefficients, which are the same for every learner, are left out.
-pub fn log_likelihood(runs: &[RecordedRun], learner: &SimulateConfig) -> f64 {
+/// ln P of the groups of all runs, under a learner that practises what each run practised. How hard the row of a group
+/// is is not known, so each is averaged over the prompts of its arm. Binomial coefficients, which are the same for every learner, are left out.
+pub fn log_likelihood(runs: &[&RecordedRun], learner: &SimulateConfig) -> f64 {
     runs.iter().map(|run| of_steps(&run.steps, run.mixture.arms(), learner)).sum()
 }
 

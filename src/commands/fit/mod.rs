@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+use crate::curriculum::rows::Rows;
 use crate::error::InputError;
 use record::RecordedRun;
 
@@ -19,7 +20,8 @@ use record::RecordedRun;
 /// policies with `seeds` simulated runs of each.
 ///
 /// # Errors
-/// A folder that is no run, or a run without an evaluation at step 0; runs of different distributions.
+/// A folder that is no run, or a run without an evaluation at step 0; runs of different distributions; none whose rows are drawn
+/// uniformly.
 pub fn fit_and_compare(folders: &[PathBuf], seeds: u64) -> Result<String> {
     let runs = folders.iter().map(|folder| RecordedRun::load(folder)).collect::<Result<Vec<_>, _>>()?;
     let Some(first) = runs.first() else {
@@ -29,12 +31,18 @@ pub fn fit_and_compare(folders: &[PathBuf], seeds: u64) -> Result<String> {
         let problem = format!("has other distributions than {}", first.folder.display());
         return Err(InputError::new(other.folder.display(), problem).into());
     }
-    let fit = search::fit(&runs);
-    let groups: usize = runs.iter().map(RecordedRun::groups).sum();
+    // Under a choice of rows the rows of a group do not stand for their distribution.
+    let uniform: Vec<&RecordedRun> = runs.iter().filter(|run| run.config.curriculum.rows == Rows::Uniform).collect();
+    if uniform.is_empty() {
+        let problem = "all runs choose their rows; the learner is fitted to runs with curriculum.rows = \"uniform\"";
+        return Err(InputError::new(first.folder.display(), problem).into());
+    }
+    let fit = search::fit(&uniform)?;
+    let groups: usize = uniform.iter().map(|run| run.groups()).sum();
     Ok(format!(
         "[simulate]\n{}\nmean log-likelihood of a group ({groups} groups of {} runs): {:.4}; of a learner that learns nothing: {:.4}\n\n{}",
         toml::to_string(&fit.learner)?,
-        runs.len(),
+        uniform.len(),
         fit.log_likelihood / groups as f64,
         fit.without_learning / groups as f64,
         ranking::compare(&runs, &fit.learner, seeds)?

@@ -3,6 +3,7 @@
 //! Skills at the start are those of the evaluations of the base model. Spread, rate, transfer and drift are searched for by the method
 //! of Nelder and Mead. Tokens are a straight line through the means of the arms.
 
+use anyhow::{Context, Result, anyhow};
 use argmin::core::{CostFunction, Error, Executor, State};
 use argmin::solver::neldermead::NelderMead;
 
@@ -20,8 +21,11 @@ pub struct Fit {
     pub without_learning: f64,
 }
 
-/// The best learner for at least one run. All runs are of the same distributions.
-pub fn fit(runs: &[RecordedRun]) -> Fit {
+/// The best learner for at least one run. All runs are of the same distributions, and drew their rows uniformly.
+///
+/// # Errors
+/// If the search fails.
+pub fn fit(runs: &[&RecordedRun]) -> Result<Fit> {
     let problem = Problem { runs, start: start(runs), tokens: tokens(runs) };
     let first = [0.0, -1.4, 0.0, -6.0];
     let mut simplex = vec![first.to_vec()];
@@ -32,14 +36,16 @@ pub fn fit(runs: &[RecordedRun]) -> Fit {
     }));
     let solver = NelderMead::new(simplex);
     let found = Executor::new(&problem, solver).configure(|state| state.max_iters(STEPS)).run();
-    let best = found.ok().and_then(|found| found.state.get_best_param().cloned()).unwrap_or(first.to_vec());
-    let learner = problem.learner(&best);
+    let found = found.map_err(|e| anyhow!("the search for the best learner failed: {e}"))?;
+    let best = found.state.get_best_param().context("the search found nothing: this is a bug")?;
+    let learner = problem.learner(best);
     let nothing = SimulateConfig { rate: 0.0, ..learner.clone() };
-    Fit { log_likelihood: log_likelihood(runs, &learner), without_learning: log_likelihood(runs, &nothing), learner }
+    let (log_likelihood, without_learning) = (log_likelihood(runs, &learner), log_likelihood(runs, &nothing));
+    Ok(Fit { learner, log_likelihood, without_learning })
 }
 
 struct Problem<'a> {
-    runs: &'a [RecordedRun],
+    runs: &'a [&'a RecordedRun],
     /// The success rate of each arm at the start.
     start: Vec<f64>,
     /// Tokens of a completion of the first arm, and how many more each next one has.
@@ -74,7 +80,7 @@ impl CostFunction for &Problem<'_> {
 }
 
 /// The success rate of each arm over the first evaluations of all runs. One imagined success and one failure keep it off 0 and 1.
-fn start(runs: &[RecordedRun]) -> Vec<f64> {
+fn start(runs: &[&RecordedRun]) -> Vec<f64> {
     let of_arm = |arm: usize| {
         let parts = runs.iter().map(|run| run.start[arm]);
         let (right, all) =
@@ -85,7 +91,7 @@ fn start(runs: &[RecordedRun]) -> Vec<f64> {
 }
 
 /// The least-squares line through the mean lengths of the arms.
-fn tokens(runs: &[RecordedRun]) -> (f64, f64) {
+fn tokens(runs: &[&RecordedRun]) -> (f64, f64) {
     let points = runs.iter().flat_map(|run| (0..).zip(&run.tokens));
     let points: Vec<(f64, f64)> = points.filter_map(|(arm, mean)| Some((f64::from(arm), (*mean)?))).collect();
     let mean =

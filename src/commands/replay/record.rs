@@ -26,6 +26,10 @@ impl RecordedStep {
         self.observations.iter().map(|group| &group.source).chain(self.gradients.keys())
     }
 
+    pub fn has_no_gradients(&self) -> bool {
+        self.gradients.is_empty()
+    }
+
     /// The gradients as a curriculum sees them.
     pub fn gradients(&self, arms: &HashMap<String, usize>) -> Gradients {
         self.gradients.iter().map(|(source, gradient)| (arms[source], gradient.clone())).collect()

@@ -142,4 +142,9 @@ fn rows_that_come_again_are_compared_with_what_was_expected() {
         }
     }
     assert!(!replay(&rows(Rows::Uniform), &["a"], &events).unwrap().contains("rows"));
+    // A source that is only in the file has the rows that are named there.
+    assert_eq!(replay(&rows(Rows::Mopps), &[], &events).unwrap(), out);
+    let tac = CurriculumConfig { policy: "tac".into(), ..CurriculumConfig::default() };
+    let problem = replay(&tac, &["a"], &events).unwrap_err().problem;
+    assert!(problem.contains("has no gradients, from which tac learns"), "{problem}");
 }

@@ -138,6 +138,30 @@ fn normalised(mut weights: Vec<f64>) -> Vec<f64> {
     weights
 }
 
+/// For Thompson sampling without draws. Each arm's draw falls into a bin with these probabilities; all have as many bins. Returns the
+/// probability of each arm that its draw is in the first bin of all. Of two in the same bin, each is first in half of the cases.
+fn first_of(masses: &[Vec<f64>]) -> Vec<f64> {
+    let arms = masses.len();
+    let (mut later, mut below, mut weights) = (vec![1.0; arms], vec![1.0; arms], vec![0.0; arms]);
+    for bin in 0..masses.first().map_or(0, Vec::len) {
+        // `later` is the probability of a later bin, at the middle of this one. The product over all other arms is `below` times
+        // `above`.
+        later.iter_mut().zip(masses).for_each(|(later, mass)| *later -= mass[bin] / 2.0);
+        let mut product = 1.0;
+        for (below, later) in below.iter_mut().zip(&later) {
+            *below = product;
+            product *= later.max(0.0);
+        }
+        let mut above = 1.0;
+        for arm in (0..arms).rev() {
+            weights[arm] += masses[arm][bin] * below[arm] * above;
+            above *= later[arm].max(0.0);
+        }
+        later.iter_mut().zip(masses).for_each(|(later, mass)| *later -= mass[bin] / 2.0);
+    }
+    normalised(weights)
+}
+
 /// (1 − ε) P + ε/K: no arm falls below ε/K.
 fn with_floor(mut weights: Vec<f64>, floor: f64) -> Vec<f64> {
     let least = floor / weights.len().max(1) as f64;

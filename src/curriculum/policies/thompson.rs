@@ -18,7 +18,7 @@ use std::cell::OnceCell;
 use serde::{Deserialize, Serialize};
 
 use super::super::{Mixture, Observation, Policy, Score, View};
-use super::{CurriculumConfig, load_into, normalised, rate, to_json};
+use super::{CurriculumConfig, first_of, load_into, normalised, rate, to_json};
 use crate::error::KeyError;
 
 /// Bins of |p − ½| from 0 to ½. Their width, 0.008, is a quarter of the deviation of the narrowest belief at p = ½
@@ -70,26 +70,7 @@ pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Pol
 impl Thompson {
     /// P(d).
     fn nearest_to_half(&self) -> Vec<f64> {
-        let masses: Vec<Vec<f64>> = self.arms.iter().map(|arm| self.belief(arm)).collect();
-        let mut farther = vec![1.0; self.arms.len()];
-        let mut below = vec![1.0; self.arms.len()];
-        let mut weights = vec![0.0; self.arms.len()];
-        for bin in 0..BINS {
-            // `farther` is P(Y > y) at the middle of the bin. The product over all other arms is `below` times `above`.
-            farther.iter_mut().zip(&masses).for_each(|(farther, mass)| *farther -= mass[bin] / 2.0);
-            let mut product = 1.0;
-            for (below, farther) in below.iter_mut().zip(&farther) {
-                *below = product;
-                product *= farther.max(0.0);
-            }
-            let mut above = 1.0;
-            for arm in (0..self.arms.len()).rev() {
-                weights[arm] += masses[arm][bin] * below[arm] * above;
-                above *= farther[arm].max(0.0);
-            }
-            farther.iter_mut().zip(&masses).for_each(|(farther, mass)| *farther -= mass[bin] / 2.0);
-        }
-        normalised(weights)
+        first_of(&self.arms.iter().map(|arm| self.belief(arm)).collect::<Vec<_>>())
     }
 
     /// The probability of each bin of |p − ½|.

@@ -59,7 +59,7 @@ impl RowChoice for Greso {
     fn observe(&mut self, group: &Observation) {
         let Some(first) = group.rewards.first() else { return };
         let is_flat = group.rewards.iter().all(|reward| reward == first);
-        if let Some(flat) = self.rows.row(group) {
+        if let Some(flat) = group.row.and_then(|row| self.rows.entry(group.arm, row)) {
             *flat = if is_flat { flat.saturating_add(1) } else { 0 };
         }
     }

@@ -96,10 +96,11 @@ impl RowChoice for Uniform {
     }
 }
 
-/// What is remembered of each row of each distribution. It takes as much memory for a row that was not seen as for one that was, so
-/// millions of rows have a known size.
-#[derive(Clone)]
+/// What is remembered of each row of each distribution. Its memory grows up to the last row that was seen, so millions of rows have a
+/// known size, and rows that are new at every draw take none.
 struct Memory<T> {
+    /// Rows of each arm.
+    sizes: Vec<usize>,
     arms: Vec<Vec<T>>,
 }
 
@@ -108,15 +109,23 @@ type Seen<T> = Vec<(usize, T)>;
 
 impl<T: Clone + Default + PartialEq> Memory<T> {
     fn new(mixture: &Mixture) -> Self {
-        Self { arms: mixture.sizes.iter().map(|rows| vec![T::default(); *rows]).collect() }
+        Self { sizes: mixture.sizes.clone(), arms: vec![Vec::new(); mixture.arms()] }
     }
 
     fn of(&self, arm: usize, row: usize) -> T {
         self.arms[arm].get(row).cloned().unwrap_or_default()
     }
 
-    fn row(&mut self, group: &Observation) -> Option<&mut T> {
-        self.arms[group.arm].get_mut(group.row?)
+    /// What is remembered of a row, to change it. None if the arm has no such row.
+    fn entry(&mut self, arm: usize, row: usize) -> Option<&mut T> {
+        if row >= *self.sizes.get(arm)? {
+            return None;
+        }
+        let rows = &mut self.arms[arm];
+        if rows.len() <= row {
+            rows.resize(row + 1, T::default());
+        }
+        rows.get_mut(row)
     }
 
     /// The rows that were seen, by arm.
@@ -128,17 +137,19 @@ impl<T: Clone + Default + PartialEq> Memory<T> {
     /// # Errors
     /// Another number of arms, or a row that an arm does not have.
     fn with(&self, seen: Vec<Seen<T>>) -> Result<Self, String> {
-        let mut arms: Vec<Vec<T>> = self.arms.iter().map(|rows| vec![T::default(); rows.len()]).collect();
+        let (sizes, arms) = (self.sizes.clone(), vec![Vec::new(); self.sizes.len()]);
         if seen.len() != arms.len() {
             return Err(format!("the rows' state is of {} distributions, the data has {}", seen.len(), arms.len()));
         }
-        for (rows, seen) in arms.iter_mut().zip(seen) {
+        let mut memory = Self { sizes, arms };
+        for (arm, seen) in seen.into_iter().enumerate() {
             for (row, remembered) in seen {
-                let all = rows.len();
-                *rows.get_mut(row).ok_or_else(|| format!("the rows' state has row {row} of {all}"))? = remembered;
+                let all = memory.sizes[arm];
+                let missing = || format!("the rows' state has row {row} of {all}");
+                *memory.entry(arm, row).ok_or_else(missing)? = remembered;
             }
         }
-        Ok(Self { arms })
+        Ok(memory)
     }
 }
 

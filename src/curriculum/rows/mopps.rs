@@ -129,7 +129,8 @@ impl RowChoice for Mopps {
         pool.successes = MEMORY * pool.successes + successes as f64;
         pool.completions = MEMORY * pool.completions + completions as f64;
         let discount = self.settings.discount as f32;
-        if let Some(Evidence(before, beside)) = self.rows.row(group) {
+        let entry = group.row.and_then(|row| self.rows.entry(group.arm, row));
+        if let Some(Evidence(before, beside)) = entry {
             *before = discount * *before + successes as f32;
             *beside = discount * *beside + (completions - successes) as f32;
         }

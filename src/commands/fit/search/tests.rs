@@ -55,7 +55,7 @@ fn the_numbers_of_a_known_learner_are_found() {
     for (rate, transfer, spread) in [(0.2, 0.5, 1.0), (0.1, 0.8, 2.0), (0.3, 0.2, 0.5)] {
         let known = SimulateConfig { rate, transfer, spread, skill_slope: 0.6, ..SimulateConfig::default() };
         let runs: Vec<RecordedRun> = (0..4).map(|seed| run(&known, seed)).collect();
-        let Fit { learner, log_likelihood, without_learning } = fit(&runs);
+        let Fit { learner, log_likelihood, without_learning } = fit(&runs.iter().collect::<Vec<_>>()).unwrap();
         let found = format!("{learner:?} for {known:?}");
         assert!((learner.rate / rate - 1.0).abs() < 0.15, "{found}");
         assert!((learner.transfer - transfer).abs() < 0.08, "{found}");
