@@ -176,6 +176,21 @@ mod tests {
         text.encode_utf16().flat_map(to_bytes).collect()
     }
 
+    /// More paths than are synced at a time.
+    #[test]
+    fn what_is_not_there_is_not_synced_and_a_failure_is_named() {
+        let folder = temp_dir::TempDir::new().unwrap();
+        let mut paths: Vec<PathBuf> = (0..2 * SYNCED_AT_ONCE).map(|i| folder.child(i.to_string())).collect();
+        paths.iter().step_by(2).for_each(|path| fs::write(path, "text").unwrap());
+        paths.push(folder.path().to_path_buf());
+        sync_all(&paths).unwrap();
+        sync_all(&[]).unwrap();
+        // Below a file there is nothing.
+        paths.insert(1, folder.child("0").join("below"));
+        let error = sync_all(&paths).unwrap_err().to_string();
+        assert!(error.contains("0/below"), "{error}");
+    }
+
     #[test]
     fn a_byte_order_mark_is_left_out_and_other_encodings_are_named() {
         let text = |bytes: &[u8]| decode(bytes.to_vec()).map_err(|error| (error.line, error.to_string()));

@@ -226,6 +226,11 @@ impl<'a> SimulatedLearner<'a> {
         1.0 / (1.0 + (-logit).exp())
     }
 
+    /// The mean success rate over the prompts of an arm.
+    pub fn mean_success(&self, arm: usize) -> f64 {
+        quantiles().map(|quantile| self.success(arm, quantile)).sum::<f64>() / GRID as f64
+    }
+
     fn step(&mut self, batch: &[(Job, f64)]) {
         let mut practice = vec![0.0; self.skills.len()];
         batch.iter().for_each(|(job, signal)| practice[job.arm] += signal / batch.len() as f64);
@@ -255,8 +260,7 @@ impl<'a> SimulatedLearner<'a> {
 
     /// The expected answer reward. Exact, except that the prompts are taken from a grid of quantiles.
     fn evaluation(&self, scheduler: &Scheduler) -> Evaluation {
-        let success = |arm: usize| quantiles().map(|quantile| self.success(arm, quantile)).sum::<f64>() / GRID as f64;
-        let mean = (0..self.skills.len()).map(success).sum::<f64>() / self.skills.len() as f64;
+        let mean = (0..self.skills.len()).map(|arm| self.mean_success(arm)).sum::<f64>() / self.skills.len() as f64;
         let reward = ANSWER_WRONG + (ANSWER_RIGHT - ANSWER_WRONG) * mean;
         Evaluation { step: scheduler.step(), tokens: scheduler.ledger().tokens, reward, success: mean }
     }

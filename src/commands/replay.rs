@@ -39,8 +39,8 @@ struct ReplayedStep<'a> {
 /// Replays the events at `events` under `config` and writes the weights after each line to `out`, in full precision.
 ///
 /// The arms are those of `known` and then the sources of the file, in the order of first appearance. Every line names
-/// all of them, also those that appear only later. A source that is only in the file has the rows that are named there, at least one. Blank lines are
-/// skipped.
+/// all of them, also those that appear only later. A source that is only in the file has
+/// the rows that are named there, at least one. Blank lines are skipped.
 ///
 /// # Errors
 /// Wrong input, with its `file:line:column`; a setting that does not fit; an output that cannot be written.

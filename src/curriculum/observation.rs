@@ -58,7 +58,8 @@ pub(super) fn finite(values: &[f64]) -> impl Iterator<Item = f64> + '_ {
     values.iter().copied().filter(|value| value.abs() <= f64::from(f32::MAX))
 }
 
-fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+/// None of no values.
+pub(super) fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     let (sum, n) = values.fold((0.0, 0_u64), |(sum, n), value| (sum + value, n + 1));
     (n > 0).then(|| sum / n as f64)
 }

@@ -27,7 +27,7 @@ pub fn from_json<T: DeserializeOwned>(saved: serde_json::Value) -> Result<T, Str
 }
 
 /// Refuses a saved state of another number of arms.
-pub fn same_arms<T: Learnt>(saved: &T, own: &T) -> Result<(), String> {
+pub fn same_arms(saved: &impl Learnt, own: &impl Learnt) -> Result<(), String> {
     match saved.arms() == own.arms() {
         true => Ok(()),
         false => Err(format!("the state is of {} distributions, the data has {}", saved.arms(), own.arms())),

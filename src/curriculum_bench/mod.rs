@@ -16,11 +16,13 @@ use rayon::prelude::*;
 
 use crate::config;
 use crate::config::run::RunConfig;
+use crate::curriculum::Mixture;
 use crate::error::InputError;
 use crate::files;
 use crate::pipeline::dataset;
 use crate::signals::Stop;
-use crate::{simulator, terminal};
+use crate::simulator::{self, Evaluation, Simulation};
+use crate::terminal;
 use curve::Curve;
 use summary::Summary;
 use variant::Variant;
@@ -116,11 +118,23 @@ impl CurriculumBench {
                 let problem = format!("has {skills} entries, and the data {} distributions", mixture.arms());
                 return Err(InputError::new("simulate.skills", problem).into());
             }
-            let simulation = config.simulation();
-            let one = |seed| simulator::run(&simulation, &mixture, seed).map(|it| Curve::simulated(seed, &it));
-            let curves: Result<_, _> = (0..self.seeds).into_par_iter().map(one).collect();
-            Ok(VariantCurves { label: variant.label.clone(), curves: curves.map_err(InputError::in_curriculum)? })
+            let runs = simulated_runs(&config.simulation(), &mixture, self.seeds)?;
+            let curves = (0..).zip(&runs).map(|(seed, run)| Curve::simulated(seed, run)).collect();
+            Ok(VariantCurves { label: variant.label.clone(), curves })
         };
         variants.iter().zip(configs).map(of_variant).collect()
     }
+}
+
+/// A simulated run with each seed from 0, on all threads of the pool.
+///
+/// # Errors
+/// The key inside `[curriculum]` that does not fit the data, and what would.
+pub fn simulated_runs(
+    simulation: &Simulation,
+    mixture: &Mixture,
+    seeds: u64,
+) -> Result<Vec<Vec<Evaluation>>, InputError> {
+    let one = |seed| simulator::run(simulation, mixture, seed).map_err(InputError::in_curriculum);
+    (0..seeds).into_par_iter().map(one).collect()
 }

@@ -10,9 +10,9 @@
 mod config;
 mod job;
 mod ledger;
+mod running_rows;
 mod state;
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 
 use rand::SeedableRng;
@@ -26,6 +26,7 @@ pub use config::{FilterConfig, SchedulerConfig};
 pub use job::{DropReason, FinishedGroup, Job, Next, Outcome};
 use ledger::{Decision, Flight};
 pub use ledger::{DrawState, Ended, History, Ledger, Observed};
+use running_rows::RunningRows;
 pub use state::SchedulerState;
 
 /// See the module.
@@ -42,8 +43,7 @@ pub struct Scheduler {
     /// Flights that were drawn and not dispatched yet.
     queue: VecDeque<u64>,
     flights: BTreeMap<u64, Flight>,
-    /// How many flights have this row of this arm.
-    running_rows: BTreeMap<(usize, usize), usize>,
+    running_rows: RunningRows,
     /// Flights of each arm that the curriculum has not observed.
     in_flight: Vec<u64>,
     /// Observations of the current round, in dispatch order (η = 0).
@@ -78,7 +78,7 @@ impl Scheduler {
             closed: false,
             queue: VecDeque::new(),
             flights: BTreeMap::new(),
-            running_rows: BTreeMap::new(),
+            running_rows: RunningRows::default(),
             in_flight: zeros,
             pending: BTreeMap::new(),
             filtered: 0,
@@ -127,7 +127,7 @@ impl Scheduler {
         let row = match self.fresh[arm] {
             true => self.ledger.dispatched[arm] as usize,
             false => {
-                let is_running = |row| self.running_rows.contains_key(&(arm, row));
+                let is_running = |row| self.running_rows.contains(arm, row);
                 let from = Candidates { arm, rows: self.mixture.sizes[arm], is_running: &is_running };
                 self.curriculum.draw_row(from, &mut self.rng)
             }
@@ -143,7 +143,7 @@ impl Scheduler {
             bonuses: rounded(scores.iter().map(|score| score.bonus)),
         };
         self.queue.push_back(job.id);
-        *self.running_rows.entry((arm, row)).or_default() += 1;
+        self.running_rows.add(&job);
         self.flights.insert(job.id, Flight { job, decision, observed: false, settled: None });
         self.in_flight[arm] += 1;
         self.ledger.dispatched[arm] += 1;
@@ -228,12 +228,7 @@ impl Scheduler {
     fn end(&mut self, id: u64, dropped: Option<DropReason>) {
         if let Some(Flight { job, decision, observed, .. }) = self.flights.remove(&id) {
             self.in_flight[job.arm] -= u64::from(!observed);
-            if let Entry::Occupied(mut running) = self.running_rows.entry((job.arm, job.row)) {
-                match running.get() {
-                    1 => drop(running.remove()),
-                    _ => *running.get_mut() -= 1,
-                }
-            }
+            self.running_rows.remove(&job);
             self.history.ended.push(Ended { job, decision, dropped });
         }
     }

@@ -1,13 +1,12 @@
 //! What a checkpoint keeps of a scheduler.
 
-use std::collections::BTreeMap;
-
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::Scheduler;
 use super::job::Job;
 use super::ledger::{Decision, Flight, History, Ledger};
+use super::running_rows::RunningRows;
 use crate::curriculum::{CurriculumState, Mixture};
 
 /// What a checkpoint keeps.
@@ -89,10 +88,8 @@ impl Scheduler {
         self.in_flight = vec![0; sources.len()];
         let waiting = state.flights.iter().filter(|flight| !flight.observed);
         waiting.for_each(|flight| self.in_flight[flight.job.arm] += 1);
-        self.running_rows = BTreeMap::new();
-        for Flight { job, .. } in &state.flights {
-            *self.running_rows.entry((job.arm, job.row)).or_default() += 1;
-        }
+        self.running_rows = RunningRows::default();
+        state.flights.iter().for_each(|flight| self.running_rows.add(&flight.job));
         self.flights = state.flights.into_iter().map(|flight| (flight.job.id, flight)).collect();
         Ok(())
     }

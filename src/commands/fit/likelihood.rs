@@ -3,8 +3,8 @@
 use super::record::{Outcome, RecordedRun, Step};
 use crate::simulator::{SimulateConfig, SimulatedLearner, quantiles};
 
-/// ln P of the groups of all runs, under a learner that practises what each run practised. How hard the row of a group
-/// is is not known, so each is averaged over the prompts of its arm. Binomial coefficients, which are the same for every learner, are left out.
+/// ln P of the groups of all runs, under a learner that practises what each run practised. Nothing is known of a group's row, so a group
+/// is averaged over the prompts of its arm. Binomial coefficients, which are the same for every learner, are left out.
 pub fn log_likelihood(runs: &[&RecordedRun], learner: &SimulateConfig) -> f64 {
     runs.iter().map(|run| of_steps(&run.steps, run.mixture.arms(), learner)).sum()
 }
@@ -37,10 +37,7 @@ pub fn skill_of(rate: f64, spread: f64) -> f64 {
     for _ in 0..50 {
         let middle: f64 = f64::midpoint(low, high);
         let learner = SimulateConfig { skills: vec![middle], spread, ..SimulateConfig::default() };
-        let learner = SimulatedLearner::new(&learner, 1);
-        let count = quantiles().count() as f64;
-        let mean = quantiles().map(|quantile| learner.success(0, quantile)).sum::<f64>() / count;
-        if mean < rate {
+        if SimulatedLearner::new(&learner, 1).mean_success(0) < rate {
             low = middle;
         } else {
             high = middle;

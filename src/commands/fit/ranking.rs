@@ -4,11 +4,10 @@
 use std::fmt::Write;
 
 use anyhow::Result;
-use rayon::prelude::*;
 
 use super::record::RecordedRun;
-use crate::error::InputError;
-use crate::simulator::{self, SimulateConfig, Simulation};
+use crate::curriculum_bench::simulated_runs;
+use crate::simulator::{Evaluation, SimulateConfig, Simulation};
 use crate::table;
 
 /// One policy, with its settings.
@@ -104,9 +103,8 @@ fn mean_of(results: impl Iterator<Item = Score>) -> Score {
 
 fn simulate(run: &RecordedRun, learner: &SimulateConfig, seeds: u64) -> Result<Score> {
     let simulation = Simulation { learner: learner.clone(), ..run.config.simulation() };
-    let one = |seed| simulator::run(&simulation, &run.mixture, seed).map_err(InputError::in_curriculum);
-    let runs = (0..seeds).into_par_iter().map(one).collect::<Result<Vec<_>, _>>()?;
-    let of_run = |run: &Vec<simulator::Evaluation>| of(&run.iter().map(|it| (it.step, it.success)).collect::<Vec<_>>());
+    let runs = simulated_runs(&simulation, &run.mixture, seeds)?;
+    let of_run = |run: &Vec<Evaluation>| of(&run.iter().map(|it| (it.step, it.success)).collect::<Vec<_>>());
     Ok(mean_of(runs.iter().map(of_run)))
 }
 

@@ -1,5 +1,6 @@
 //! What a run's folder says about learning: the success of each group, what was practised, and the evaluations.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -9,8 +10,10 @@ use crate::config;
 use crate::config::run::RunConfig;
 use crate::curriculum::Mixture;
 use crate::error::InputError;
+use crate::files;
 use crate::metric_names as names;
 use crate::pipeline::dataset;
+use crate::report::lines::json_lines;
 
 /// Successes and completions of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,13 +66,13 @@ impl RecordedRun {
 type Steps = (Vec<Step>, Vec<Option<f64>>);
 
 fn steps(folder: &Path, config: &RunConfig, mixture: &Mixture) -> Result<Steps, InputError> {
-    let path = crate::files::plain_or_compressed(&folder.join("curriculum.jsonl"));
-    let arms = mixture.sources.iter().cloned().zip(0..).collect();
+    let path = files::plain_or_compressed(&folder.join("curriculum.jsonl"));
+    let arms: HashMap<String, usize> = mixture.sources.iter().cloned().zip(0..).collect();
     let (mut steps, mut tokens, mut completions) = (Vec::new(), vec![0; mixture.arms()], vec![0; mixture.arms()]);
     for recorded in record::read(&path)? {
         let mut step = Step { groups: Vec::new(), practice: vec![0.0; mixture.arms()] };
         for group in recorded.observations {
-            if !mixture.sources.contains(&group.source) {
+            if !arms.contains_key(&group.source) {
                 let problem = format!("names {:?}, which config.toml does not", group.source);
                 return Err(InputError::new(path.display(), problem));
             }
@@ -90,12 +93,9 @@ type Evaluations = (Vec<(f64, u64)>, Vec<(u64, f64)>);
 
 fn evaluations(folder: &Path, config: &RunConfig, mixture: &Mixture) -> Result<Evaluations, InputError> {
     let path = folder.join("metrics.jsonl");
-    let text = std::fs::read_to_string(&path).map_err(|e| InputError::new(path.display(), e))?;
     let (prompts, samples) = (config.eval.prompts as u64, config.eval.samples as u64);
     let (mut start, mut all, mut last) = (None, Vec::new(), None);
-    for (at, line) in text.lines().enumerate() {
-        let place = || format!("{}:{}", path.display(), at + 1);
-        let line: Value = serde_json::from_str(line).map_err(|e| InputError::new(place(), e))?;
+    json_lines(&path, |line: Value| {
         last = line[names::STEP].as_u64();
         let share = |source: &String| line[format!("{}{samples}", names::avg_at(source))].as_f64();
         let shares: Option<Vec<f64>> = mixture.sources.iter().map(share).collect();
@@ -103,7 +103,8 @@ fn evaluations(folder: &Path, config: &RunConfig, mixture: &Mixture) -> Result<E
             all.push((step, shares.iter().sum::<f64>() / shares.len() as f64));
             start.get_or_insert((step, shares));
         }
-    }
+        Ok(())
+    })?;
     if last != Some(config.max_steps) {
         return Err(InputError::new(folder.display(), "the run is not finished; train --resume goes on with it"));
     }

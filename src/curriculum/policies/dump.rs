@@ -58,12 +58,12 @@ impl Policy for Dump {
 
     fn scores(&self, view: View) -> Vec<Score> {
         let evidence = 2.0 * ((view.arms.total() + 1) as f64).ln();
-        let mean = mean_of_all(view.arms);
-        let value = |arm: &Arm| match self.shrinkage {
-            0.0 => arm.window.mean(),
-            imagined => {
+        let mean = (self.shrinkage > 0.0).then(|| mean_of_all(view.arms));
+        let value = |arm: &Arm| match mean {
+            None => arm.window.mean(),
+            Some(mean) => {
                 let seen = arm.window.count() as f64;
-                (seen * arm.window.mean() + imagined * mean) / (seen + imagined)
+                (seen * arm.window.mean() + self.shrinkage * mean) / (seen + self.shrinkage)
             }
         };
         let score = |arm: &Arm| Score { value: value(arm), bonus: (evidence / (arm.n + 1) as f64).sqrt() };

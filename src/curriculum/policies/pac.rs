@@ -20,7 +20,7 @@ use std::f64::consts::FRAC_1_SQRT_2;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::observation::finite;
+use super::super::observation::{finite, mean};
 use super::super::{Mixture, Observation, Policy, Score, View};
 use super::{CurriculumConfig, Learnt, first_of, load_into, to_json, within};
 use crate::error::KeyError;
@@ -117,14 +117,14 @@ pub fn build(config: &CurriculumConfig, mixture: &Mixture) -> Result<Box<dyn Pol
 impl ArmState {
     /// (1 + s_prog)·s_adv of an arm that was seen.
     fn utility(&self, half_range: f64) -> f64 {
-        let signal = mean(self.groups.iter().map(|group| group.signal));
+        let signal = mean(self.groups.iter().map(|group| group.signal)).unwrap_or_default();
         let progress = if half_range > 0.0 { (self.rise() / half_range).clamp(-1.0, 1.0) } else { 0.0 };
         (1.0 + progress) * signal
     }
 
     /// How far the line through the rewards rises from the first step of the groups to the last.
     fn rise(&self) -> f64 {
-        let centre = mean(self.groups.iter().map(|group| group.step as f64));
+        let centre = mean(self.groups.iter().map(|group| group.step as f64)).unwrap_or_default();
         let (mut products, mut squares) = (0.0, 0.0);
         for Seen { step, reward, .. } in &self.groups {
             let offset = *step as f64 - centre;
@@ -135,11 +135,6 @@ impl ArmState {
         let span = steps.clone().max().zip(steps.min()).map_or(0, |(last, first)| last - first);
         if squares > 0.0 { products / squares * span as f64 } else { 0.0 }
     }
-}
-
-fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
-    let count = values.len();
-    values.sum::<f64>() / count as f64
 }
 
 impl Belief {

@@ -9,8 +9,10 @@ pub mod mopps;
 use std::fmt;
 
 use rand::{Rng, RngCore};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::saved::same_arms;
 use super::{CurriculumConfig, Mixture, Observation};
 use crate::error::KeyError;
 
@@ -107,7 +109,7 @@ struct Memory<T> {
 /// A row that was seen: its index and what is remembered of it.
 type Seen<T> = Vec<(usize, T)>;
 
-impl<T: Clone + Default + PartialEq> Memory<T> {
+impl<T: Clone + Default + PartialEq + Serialize + DeserializeOwned> Memory<T> {
     fn new(mixture: &Mixture) -> Self {
         Self { sizes: mixture.sizes.clone(), arms: vec![Vec::new(); mixture.arms()] }
     }
@@ -137,11 +139,8 @@ impl<T: Clone + Default + PartialEq> Memory<T> {
     /// # Errors
     /// Another number of arms, or a row that an arm does not have.
     fn with(&self, seen: Vec<Seen<T>>) -> Result<Self, String> {
-        let (sizes, arms) = (self.sizes.clone(), vec![Vec::new(); self.sizes.len()]);
-        if seen.len() != arms.len() {
-            return Err(format!("the rows' state is of {} distributions, the data has {}", seen.len(), arms.len()));
-        }
-        let mut memory = Self { sizes, arms };
+        same_arms(&seen, &self.arms)?;
+        let mut memory = Self { sizes: self.sizes.clone(), arms: vec![Vec::new(); self.arms.len()] };
         for (arm, seen) in seen.into_iter().enumerate() {
             for (row, remembered) in seen {
                 let all = memory.sizes[arm];

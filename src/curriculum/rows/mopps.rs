@@ -15,7 +15,7 @@ use rand_distr::{Beta, Distribution};
 use serde::{Deserialize, Serialize};
 
 use super::super::checks::rate;
-use super::super::saved::{from_json, to_json};
+use super::super::saved::{from_json, same_arms, to_json};
 use super::{Candidates, CurriculumConfig, Memory, Mixture, Observation, RowChoice, Seen};
 use crate::error::KeyError;
 
@@ -147,13 +147,7 @@ impl RowChoice for Mopps {
 
     fn load(&mut self, state: serde_json::Value) -> Result<(), String> {
         let State { arms, rows } = from_json(state)?;
-        if arms.len() != self.arms.len() {
-            return Err(format!(
-                "the rows' state is of {} distributions, the data has {}",
-                arms.len(),
-                self.arms.len()
-            ));
-        }
+        same_arms(&arms, &self.arms)?;
         self.rows = self.rows.with(rows)?;
         self.arms = arms;
         Ok(())

@@ -8,7 +8,7 @@ use super::*;
 use crate::advantage::{AdvantageScale, group_advantages};
 use crate::config::run::RunConfig;
 use crate::curriculum::Mixture;
-use crate::simulator::{SimulatedLearner, quantiles};
+use crate::simulator::SimulatedLearner;
 
 const ARMS: usize = 6;
 const BATCH: usize = 24;
@@ -18,10 +18,7 @@ const GROUP: u64 = 8;
 fn run(learner: &SimulateConfig, seed: u64) -> RecordedRun {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut state = SimulatedLearner::new(learner, ARMS);
-    let rate = |state: &SimulatedLearner, arm| {
-        quantiles().map(|quantile| state.success(arm, quantile)).sum::<f64>() / quantiles().count() as f64
-    };
-    let start = (0..ARMS).map(|arm| (rate(&state, arm), 400)).collect();
+    let start = (0..ARMS).map(|arm| (state.mean_success(arm), 400)).collect();
     let mut steps = Vec::new();
     for _ in 0..80 {
         let mut step = Step { groups: Vec::new(), practice: vec![0.0; ARMS] };
